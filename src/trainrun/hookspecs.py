@@ -1,0 +1,458 @@
+"""Every hook of trainrun, grouped by phase. This file is the manual for plugin authors.
+
+The client (the process of `trainrun launch`) and each worker (one training process per device)
+call these hooks in this order; indented lines repeat::
+
+    check_recipe                                                        client
+    on_package_start · on_package_end · on_launch_start                 client
+    on_submit_start · on_submit_end (schedulers) · on_attempt_start     client
+        on_worker_start                                                 worker
+        build_model · parallelize_model · build_optimizer · build_scheduler
+        build_dataset · build_dataloader (once a split)
+        on_resume                     when a checkpoint was loaded
+        on_train_start
+            on_epoch_start
+                decisions due at this step: on_stop_requested, on_control, a voted evaluation or checkpoint
+                on_step_start
+                    on_batch_fetched · move_batch · on_microbatch_start       for each micro-batch
+                    training_step · on_forward_end · backward · on_backward_end
+                on_gradients_ready · should_skip_update
+                clip_gradients · on_gradients_clipped · optimizer_step · on_update_end
+                on_log                                                  when due
+                on_step_end
+                on_evaluation_start · on_evaluation_batch_start         when due or voted, for each split
+                    move_batch · evaluation_step · on_evaluation_batch_end
+                on_evaluation_end · on_log
+                on_checkpoint_start · on_checkpoint_saved               when due or voted
+                should_evaluate · should_checkpoint · should_stop
+            on_epoch_end
+        on_train_end · on_completed (rank 0)
+        on_exception                  when anything raised
+        on_worker_end                 always
+    on_status                         while workers run                 client
+    on_attempt_end · on_completed · on_launch_end                       client, always
+
+Kinds: all hookimpls of an *event* run and their answers are ignored; the first answer of a
+*provider* that is not None wins; all answers of a *vote* are gathered, and any reason counts.
+
+A hookimpl takes any subset of a hook's arguments, by name. Every worker hook also offers `run`
+(`trainrun.Run`), bound to the plugin instance that receives it. Ranks are the default; `hookimpl(ranks=…)`
+overrides it. Steps count optimizer updates from 1, epochs from 1, micro-batches and evaluation batches from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainrun.marker import hookspec
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainrun.launch.handle import Launch, WorkersHandle
+    from trainrun.recipe import Recipe
+    from trainrun.rundir import Outcome
+    from trainrun.worker.run import Run, World
+
+# --- in the client -----------------------------------------------------------------------------
+
+
+@hookspec(locus="client", kind="event")
+def check_recipe(recipe: Recipe) -> str | list[str] | None:
+    """The recipe is valid and nothing has been created yet. Veto the launch by answering with problems.
+
+    Fires in `trainrun check`, `smoke` and `launch`, once. `recipe` is the resolved recipe. The answer is a
+    problem, a list of problems, or None; any problem ends the command with exit code 2, and all
+    plugins' problems are shown together.
+    """
+
+
+@hookspec(locus="client", kind="event")
+def on_package_start(launch: Launch) -> None:
+    """The code snapshot in the run directory's `source/` is about to be taken. `launch` describes the run."""
+
+
+@hookspec(locus="client", kind="event")
+def on_package_end(launch: Launch, snapshot: str) -> None:
+    """The code snapshot has been taken. `snapshot` is the folder that holds it."""
+
+
+@hookspec(locus="client", kind="event")
+def on_launch_start(launch: Launch) -> None:
+    """The run directory exists and holds the frozen recipe; no worker has been started. `launch` describes the run."""
+
+
+@hookspec(locus="client", kind="event")
+def on_submit_start(launch: Launch, request: Mapping[str, Any]) -> None:
+    """A scheduler is about to be asked for machines. `request` holds what it will be asked for.
+
+    Fired by scheduler backends; the local backend submits nothing.
+    """
+
+
+@hookspec(locus="client", kind="event")
+def on_submit_end(launch: Launch, request: Mapping[str, Any], job: str | None) -> None:
+    """The scheduler has answered, or refused. `job` is its job id, None if it refused. `request` as before.
+
+    Fires after every `on_submit_start`. Fired by scheduler backends; the local backend submits nothing.
+    """
+
+
+@hookspec(locus="client", kind="provider")
+def start_workers(launch: Launch) -> WorkersHandle | None:
+    """Start the workers of one attempt and answer with a handle to them. Called once an attempt.
+
+    `launch.recipe.launch.backend` names the backend that the recipe asks for: answer None when it
+    is not yours. The handle offers `poll()` (None while workers run, then an exit code),
+    `stop(reason)` (ask for an orderly end; returns at once) and `kill()` (end everything now;
+    returns when nothing is left).
+    """
+
+
+@hookspec(locus="client", kind="event")
+def on_attempt_start(launch: Launch, attempt: int) -> None:
+    """A worker group is about to be started. `attempt` counts from 1."""
+
+
+@hookspec(locus="client", kind="event", host=("status", "previous"))
+def on_status(launch: Launch, status: Mapping[str, Any], previous: Mapping[str, Any]) -> None:
+    """The run's status changed, or the plugin's `poll_interval` (seconds, a class attribute) has passed.
+
+    `status` and `previous` are the contents of `status.json` now and at the last call: `state`,
+    `attempt`, `step`, `steps`, `epoch`, `metrics`, `samples_per_second` and `updated`.
+    """
+
+
+@hookspec(locus="client", kind="event")
+def on_attempt_end(launch: Launch, attempt: int, outcome: Outcome) -> None:
+    """A worker group has ended and nothing of it is left running. `outcome` says how `attempt` ended."""
+
+
+@hookspec(locus="client", kind="event")
+def on_launch_end(launch: Launch, outcome: Outcome) -> None:
+    """The run is over. Always called, last, also after Ctrl-C, SIGTERM and failures. `outcome` says how it ended."""
+
+
+@hookspec(locus="client", kind="provider")
+def sample_trials(sweep: Any) -> Any:
+    """Answer with the ask-and-tell object that proposes the trials of `sweep`. Called once a sweep."""
+
+
+@hookspec(locus="client", kind="event")
+def on_sweep_start(sweep: Any) -> None:
+    """A sweep is about to run its first trial. `sweep` describes it."""
+
+
+@hookspec(locus="client", kind="event")
+def on_sweep_end(sweep: Any, results: Any) -> None:
+    """All trials of `sweep` are over, or the sweep was stopped. `results` holds every trial's outcome."""
+
+
+@hookspec(locus="both", kind="event", ranks="zero", host=("outcome", "locus"))
+def on_completed(outcome: Outcome, locus: str, run: Run | None, launch: Launch | None) -> None:
+    """The run completed. Fires on rank 0 when training ended (`locus` is `"worker"`), and in the client when the
+    run ended (`locus` is `"client"`), after `on_attempt_end`.
+
+    `outcome` is how it ended; the client's knows more than rank 0's, which cannot see its peers
+    die. `run` is given in the worker, `launch` in the client; the other is None.
+    """
+
+
+# --- worker: setting up ------------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_worker_start(run: Run) -> None:
+    """The process group is up and the plugins are loaded; nothing has been built. `run.model` is None still."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def build_model(run: Run, recipe: Recipe, device: torch.device) -> torch.nn.Module | None:
+    """Build the model, once. Required.
+
+    Every rank is seeded alike before the call, so all build the same weights. `device` is where
+    the model will train; a model left on the CPU is moved there. Answer with the bare module:
+    `parallelize_model` wraps it.
+    """
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def parallelize_model(run: Run, model: torch.nn.Module, world: World) -> torch.nn.Module | None:
+    """Wrap the built `model` for the ranks of `world`, once. The default follows the recipe's `[parallel]` table."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def build_optimizer(run: Run, model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
+    """Build the optimizer for `model` (already parallel), once. The default follows the recipe's `[optimizer]` table."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def build_scheduler(run: Run, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Any:
+    """Build the learning-rate scheduler for `optimizer`, once; it is stepped once an update.
+
+    Optional: where nobody answers, rates stay as they are. The default follows the recipe's `[scheduler]` table.
+    """
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def build_dataset(run: Run, recipe: Recipe, split: str) -> Any:
+    """Build the dataset of one split: `"train"` first, then each of the recipe's `evaluate.splits`.
+
+    Answer with a map-style dataset (`__len__` and `__getitem__`) or an iterable one that yields
+    whole micro-batches already sharded by rank. `"train"` is required unless somebody answers
+    `build_dataloader`; a split for which nobody answers is not evaluated.
+    """
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def build_dataloader(run: Run, dataset: Any, split: str, world: World) -> Iterable[Any] | None:
+    """Build an iterable of this rank's micro-batches of `split`, once a split.
+
+    `dataset` is what `build_dataset` answered, or None; `world` holds this worker's rank and the
+    number of workers. The default is a `torch.utils.data.DataLoader` over a sampler that visits
+    each sample exactly once an epoch, over all ranks. An iterable with `set_epoch(epoch)` has it
+    called before each epoch.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_resume(run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None:
+    """A checkpoint was loaded, before training goes on.
+
+    `checkpoint` is its path; `differences` maps `plugins`, `versions`, `world` and `recipe` to
+    what changed since it was written, and is empty where nothing did.
+    """
+
+
+# --- worker: training --------------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_train_start(run: Run) -> None:
+    """Everything is built; the first step of this attempt comes next."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("epoch", "resumed"))
+def on_epoch_start(run: Run, epoch: int, resumed: bool) -> None:
+    """An epoch begins. `epoch` counts from 1; `resumed` is True when it is entered in the middle."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("step", "epoch"))
+def on_step_start(run: Run, step: int, epoch: int) -> None:
+    """An update begins; decisions due at `step` have been applied, no batch has been fetched. `epoch` as usual."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("seconds",))
+def on_batch_fetched(run: Run, batch: Any, seconds: float) -> None:
+    """A micro-batch came from the loader, still where the loader put it. `seconds` is how long training waited."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def move_batch(run: Run, batch: Any, device: torch.device, split: str) -> Any:
+    """Move `batch` to `device`, for training and evaluation; `split` tells which. Wrap it to transform batches.
+
+    The default moves tensors in nested dicts, lists and tuples, without waiting where the memory is pinned.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("microbatch",))
+def on_microbatch_start(run: Run, batch: Any, microbatch: int) -> None:
+    """A micro-batch is on the device, before its forward. `microbatch` counts from 0 within the update."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def training_step(run: Run, model: torch.nn.Module, batch: Any) -> Any:
+    """Compute the loss of one micro-batch. Required.
+
+    Answer with the loss (a scalar tensor: the mean over the samples of `batch`), or a mapping that
+    holds it as `"loss"`; other scalar tensors in it are averaged and logged as `train/NAME`. `model` is
+    the parallel model: call it, not its parts. Runs under autocast where the recipe's precision asks for it.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_forward_end(run: Run, outputs: Any, loss: torch.Tensor) -> None:
+    """After the forward of a micro-batch. `outputs` is the step's answer; `loss` is neither scaled nor divided."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def backward(run: Run, loss: torch.Tensor, scaler: Any) -> bool | None:
+    """Run backward of one micro-batch and answer True.
+
+    `loss` is already weighted by the micro-batch's share of the update; `scaler` is the
+    `torch.amp.GradScaler` under fp16, else None. The default is `loss.backward()`, scaled under fp16.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_backward_end(run: Run) -> None:
+    """After the backward of a micro-batch. Gradients may be loss-scaled and not reduced over ranks yet."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_gradients_ready(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor | None) -> None:
+    """Once an update: gradients are reduced over ranks and unscaled, not clipped.
+
+    `model` is the parallel model. `grad_norm` is the total 2-norm, a scalar tensor on the device,
+    computed once and only if a hookimpl on any rank names it (or clipping does).
+    """
+
+
+@hookspec(locus="worker", kind="vote", ranks="all")
+def should_skip_update(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor | None) -> str | None:
+    """Skip this update? Answer with a reason, or None. The arguments are those of `on_gradients_ready`.
+
+    Every rank must come to the same answer, from the same gradients: this vote alone is counted on each
+    rank for itself, and applied at once. A skipped update leaves model, optimizer and scheduler as they were.
+    """
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def clip_gradients(run: Run, model: torch.nn.Module, max_norm: float) -> torch.Tensor | None:
+    """Clip the gradients of `model` to `max_norm` and answer with the norm before clipping, once an update.
+
+    Called when the recipe sets `train.clip_grad_norm`.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_gradients_clipped(run: Run, grad_norm: torch.Tensor | None) -> None:
+    """After clipping, before the optimizer. `grad_norm` is the norm before clipping, None where none was computed.
+
+    Does not fire for skipped updates; fires without clipping too.
+    """
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def optimizer_step(run: Run, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None) -> bool | None:
+    """Update the parameters and answer True, once an update. Answer False when the update was left out.
+
+    `closure` is None: gradients are ready when this is called. The default is `optimizer.step()`,
+    through the scaler under fp16, which may leave an update out.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("skipped",))
+def on_update_end(run: Run, skipped: str | None) -> None:
+    """After optimizer and scheduler; gradients are still there. `skipped` is the reason of a skipped update, or None."""
+
+
+@hookspec(locus="worker", kind="event", ranks="zero", host=("metrics", "step"))
+def on_log(run: Run, metrics: Mapping[str, float], step: int) -> None:
+    """Metrics are ready on the host: every `train.log_every` steps, and after an evaluation.
+
+    `metrics` maps names to numbers, reduced over steps and ranks as each was declared in
+    `run.log`; it is the plugin's to keep. `step` is the step just made.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("step", "epoch"))
+def on_step_end(run: Run, step: int, epoch: int, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
+    """An update is complete; gradients have been cleared.
+
+    `loss` is the loss of the update's last micro-batch on this rank and `metrics` what
+    `training_step` answered beside it: tensors on the device; reading their value waits for it.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("epoch",))
+def on_epoch_end(run: Run, epoch: int) -> None:
+    """An epoch ends, also when training stops within it. `epoch` counts from 1."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_train_end(run: Run) -> None:
+    """Training ended as planned: the last step was made, or a stop was agreed. Not called after a failure."""
+
+
+# --- worker: decisions -------------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="vote", ranks="all")
+def should_evaluate(run: Run) -> str | None:
+    """Evaluate now? Answer with a reason, or None. Asked at the end of each step; any rank's reason counts.
+
+    What is voted at the end of a step takes effect on all ranks at the same later step
+    (two steps on; at once at the end of an evaluation and of the run).
+    """
+
+
+@hookspec(locus="worker", kind="vote", ranks="all")
+def should_checkpoint(run: Run) -> str | None:
+    """Save a checkpoint? Answer with a reason, or None. Asked and applied as `should_evaluate` is."""
+
+
+@hookspec(locus="worker", kind="vote", ranks="all")
+def should_stop(run: Run) -> str | None:
+    """Stop training? Answer with a reason, or None. Asked and applied as `should_evaluate` is."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("reason", "source"))
+def on_stop_requested(run: Run, reason: str, source: str) -> None:
+    """All ranks have agreed to stop before the next step. `source` names the plugin, signal or command behind it."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("command",))
+def on_control(run: Run, command: Mapping[str, Any]) -> None:
+    """A live command was applied, at the same step on all ranks. `command` holds its `verb` and arguments."""
+
+
+# --- worker: evaluation ------------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("split",))
+def on_evaluation_start(run: Run, split: str) -> None:
+    """The evaluation of `split` begins; the model is in evaluation mode."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split"))
+def on_evaluation_batch_start(run: Run, batch: Any, index: int, split: str) -> None:
+    """An evaluation batch of `split` is on the device. `index` counts from 0 on this rank."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def evaluation_step(run: Run, model: torch.nn.Module, batch: Any, split: str) -> Mapping[str, Any] | None:
+    """Evaluate one batch of `split`, without gradients. Needed as soon as there is a split to evaluate.
+
+    Answer with a mapping of names to values: each a scalar tensor or number that is the mean over
+    the samples of `batch`, or a pair (value, weight) where the mean is over something else, such
+    as tokens. They are averaged by weight over all batches and ranks, each sample counted exactly
+    once, and logged as `SPLIT/NAME`.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split"))
+def on_evaluation_batch_end(run: Run, batch: Any, index: int, split: str, outputs: Mapping[str, Any]) -> None:
+    """After an evaluation batch. `outputs` is the answer of `evaluation_step`; the others as at its start."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("split", "metrics"))
+def on_evaluation_end(run: Run, split: str, metrics: Mapping[str, float]) -> None:
+    """The evaluation of `split` ended. `metrics` maps `SPLIT/NAME` to numbers, the same on all ranks."""
+
+
+# --- worker: checkpoints -----------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("checkpoint",))
+def on_checkpoint_start(run: Run, checkpoint: str) -> None:
+    """A checkpoint is about to be taken, never within an evaluation. `checkpoint` is the path it will have."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("checkpoint",))
+def on_checkpoint_saved(run: Run, checkpoint: str) -> None:
+    """The checkpoint at path `checkpoint` is committed; fires on all ranks at one agreed step."""
+
+
+# --- worker: the end ---------------------------------------------------------------------------
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_exception(run: Run, error: BaseException) -> None:
+    """Something raised on this rank; `error` is what. Observe only: peers may be gone, so no collectives."""
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("outcome",))
+def on_worker_end(run: Run, outcome: Outcome) -> None:
+    """The worker leaves, however it ends; `outcome` is this rank's view of it. Called last, also after failures."""

@@ -1,0 +1,116 @@
+"""The two decorators: `hookspec` declares a hook, `hookimpl` marks a plugin's answer to one.
+
+Both are pluggy's markers with trainrun's own options put beside pluggy's. A leaf: it imports only pluggy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, overload
+
+import pluggy
+
+PROJECT = "trainrun"
+
+Locus = Literal["client", "worker", "both"]
+Kind = Literal["event", "provider", "vote"]
+Ranks = Literal["all", "local_zero", "zero"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_pluggy_spec = pluggy.HookspecMarker(PROJECT)
+_pluggy_impl = pluggy.HookimplMarker(PROJECT)
+_SPEC = "trainrun_hook"
+_IMPL = "trainrun_hookimpl"
+
+
+@dataclass(frozen=True)
+class SpecOptions:
+    """What a hookspec declares beside its signature.
+
+    `host` names the arguments that are plain host values (numbers, strings, mappings of them):
+    the only ones that a background hookimpl may take.
+    """
+
+    locus: Locus
+    kind: Kind
+    ranks: Ranks | None
+    host: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImplOptions:
+    """What a hookimpl declares beside pluggy's own options."""
+
+    ranks: Ranks | None = None
+    background: bool = False
+    mutates: bool = False
+
+
+def hookspec(
+    *, locus: Locus, kind: Kind, ranks: Ranks | None = None, host: tuple[str, ...] = ()
+) -> Callable[[F], F]:
+    """Declare a hook; a plugin may bring its own hooks in its `hookspecs` attribute (a module or class)."""
+
+    def decorate(function: F) -> F:
+        setattr(function, _SPEC, SpecOptions(locus, kind, ranks, host))
+        return _pluggy_spec(function, firstresult=kind == "provider")
+
+    return decorate
+
+
+@overload
+def hookimpl(function: F) -> F: ...
+@overload
+def hookimpl(
+    *,
+    ranks: Ranks | None = ...,
+    background: bool = ...,
+    mutates: bool = ...,
+    tryfirst: bool = ...,
+    trylast: bool = ...,
+    wrapper: bool = ...,
+    specname: str | None = ...,
+) -> Callable[[F], F]: ...
+def hookimpl(
+    function: F | None = None,
+    *,
+    ranks: Ranks | None = None,
+    background: bool = False,
+    mutates: bool = False,
+    tryfirst: bool = False,
+    trylast: bool = False,
+    wrapper: bool = False,
+    specname: str | None = None,
+) -> Any:
+    """Mark a method or function as the answer to the hook of the same name.
+
+    ranks: on which workers it runs; left out, the hook's own default. `"zero"` is the first
+        worker of the run, `"local_zero"` the first of each node.
+    background: run it on the plugin's own thread, so that it never delays training. Events only,
+        and only with arguments that are host values.
+    mutates: it changes model, gradients, optimizer or data, or calls a collective. An error in it
+        always fails the run, because half a change on one rank cannot be repaired.
+    tryfirst, trylast, wrapper, specname: as in pluggy.
+    """
+
+    def decorate(function: F) -> F:
+        setattr(function, _IMPL, ImplOptions(ranks, background, mutates))
+        return _pluggy_impl(
+            function, tryfirst=tryfirst, trylast=trylast, wrapper=wrapper, specname=specname
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+def spec_options(function: object) -> SpecOptions | None:
+    """The options of a function marked with `hookspec`, else None."""
+    options = getattr(function, _SPEC, None)
+    return options if isinstance(options, SpecOptions) else None
+
+
+def impl_options(function: object) -> ImplOptions | None:
+    """The options of a function marked with `hookimpl`, else None."""
+    options = getattr(function, _IMPL, None)
+    return options if isinstance(options, ImplOptions) else None
