@@ -1,0 +1,65 @@
+# Needs Python 3.11, make and pip; everything else is installed into .venv.
+PYTHON ?= python3.11
+
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH := $(VENV)/bench
+PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint types imports bench docs clean
+
+help:  ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is newer than the manifests that it was installed from, so a second call installs nothing.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(MANIFESTS) | $(BIN)/python
+	$(BIN)/python $(PIP) --editable '.[test,dev]' $(addprefix --editable ./,$(PLUGINS))
+	@touch $@ $(VENV)/.run
+
+# The peers of the benchmarks live in a venv of their own that also sees .venv's packages, so those stay as tested.
+# Without dependencies: peers.txt lists what the benchmark needs of them, and torch is the one in .venv.
+$(BENCH)/.peers: $(VENV)/.test tests/benchmarks/peers.txt
+	$(PYTHON) -m venv $(BENCH)
+	echo "$(CURDIR)/$(VENV)/lib/python3.11/site-packages" > $(BENCH)/lib/python3.11/site-packages/trainrun-venv.pth
+	$(BENCH)/bin/python $(PIP) --no-deps --requirement tests/benchmarks/peers.txt
+	@touch $@
+
+install: $(VENV)/.test  ## everything that the tests and the documentation need
+
+run: $(VENV)/.run  ## train on handwritten digits with two workers
+	$(BIN)/trainrun launch train.toml
+
+test: lint types imports  ## every check, then the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+imports: $(VENV)/.test
+	$(BIN)/lint-imports
+
+bench: $(BENCH)/.peers  ## overhead of the loop, of the command line, and throughput, beside others'
+	$(BENCH)/bin/python tests/benchmarks/loop_overhead.py
+	$(BIN)/python tests/benchmarks/command_line.py
+	$(BIN)/python tests/benchmarks/throughput.py
+
+docs: $(VENV)/.test  ## write the pages that are made from the code
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove what make made; runs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
