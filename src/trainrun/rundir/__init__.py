@@ -1,0 +1,21 @@
+"""The run directory: its layout, its records, and who owns it. Client and workers meet here and nowhere else."""
+
+from __future__ import annotations
+
+from trainrun.rundir.create import create, find
+from trainrun.rundir.lease import Lease, LeaseInfo, held
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Failure, Outcome, WorkerError, WorkerRecord
+
+__all__ = [
+    "Failure",
+    "Lease",
+    "LeaseInfo",
+    "Outcome",
+    "RunPaths",
+    "WorkerError",
+    "WorkerRecord",
+    "create",
+    "find",
+    "held",
+]

@@ -1,0 +1,97 @@
+"""Making a run directory, and finding one again by what a person types."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+from trainrun.errors import EnvironmentProblem, UsageError
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.words import ADJECTIVES, ANIMALS
+
+LATEST = "latest"
+
+_TRIES = 1000
+
+
+def create(
+    base: Path, name: str, *, today: date | None = None, rng: random.Random | random.SystemRandom | None = None
+) -> RunPaths:
+    """Make a new run directory in `base`, for this user only, and point `latest` at it."""
+    day, words = today or date.today(), rng or random.SystemRandom()
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        root = _reserve(base, f"{day.isoformat()}-{name}", words)
+    except OSError as error:
+        raise EnvironmentProblem(f"{base}: no run directory can be made here: {error.strerror or error}") from error
+    paths = RunPaths(root.resolve())
+    paths.logs.mkdir(mode=0o700)
+    paths.attempts.mkdir(mode=0o700)
+    _point_latest(base, root.name)
+    return paths
+
+
+def find(run: str, base: Path) -> RunPaths:
+    """The run that `run` means: a path, an id or the unique beginning of one in `base`, or `latest`."""
+    for candidate in (base / run, Path(run)):
+        if is_run(candidate):
+            return RunPaths(candidate.resolve())
+    ids = run_ids(base)
+    if run == LATEST and ids:
+        return RunPaths((base / ids[-1]).resolve())
+    matches = [run_id for run_id in ids if run_id.startswith(run)]
+    if len(matches) == 1:
+        return RunPaths((base / matches[0]).resolve())
+    raise UsageError(_not_found(run, base, ids, matches))
+
+
+def run_ids(base: Path) -> list[str]:
+    """The ids of all runs in `base`, oldest first."""
+    try:
+        entries = [entry for entry in base.iterdir() if not entry.is_symlink() and is_run(entry)]
+        return [entry.name for entry in sorted(entries, key=_age)]
+    except OSError:
+        return []
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run directory."""
+    return (folder / "attempts").is_dir() and (folder / "logs").is_dir()
+
+
+def _reserve(base: Path, prefix: str, rng: random.Random) -> Path:
+    # mkdir is the reservation: of two launches that draw the same words one fails and draws again.
+    for _ in range(_TRIES):
+        root = base / f"{prefix}-{rng.choice(ADJECTIVES)}-{rng.choice(ANIMALS)}"
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+            return root
+    raise EnvironmentProblem(f"{base}: no free run id for {prefix} in {_TRIES} tries; use another run.dir")
+
+
+def _point_latest(base: Path, run_id: str) -> None:
+    # A convenience: a file system without symbolic links, or a folder of that name, must not stop a run.
+    scratch = base / f".{LATEST}.{run_id}"
+    with suppress(OSError):
+        scratch.symlink_to(run_id)
+        try:
+            scratch.replace(base / LATEST)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _age(folder: Path) -> tuple[int, str]:
+    return (folder / "attempts").stat().st_mtime_ns, folder.name
+
+
+def _not_found(run: str, base: Path, ids: list[str], matches: list[str]) -> str:
+    if not ids:
+        return f"no run {run!r}: there are no runs in {base}"
+    if matches:
+        return f"{run!r} could be {', '.join(matches)}; type more of it"
+    close = difflib.get_close_matches(run, ids, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}?" if close else "`trainrun ps` lists them"
+    return f"no run {run!r} in {base}; {hint}"

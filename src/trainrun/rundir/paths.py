@@ -1,0 +1,113 @@
+"""Every file of a run as a property of one class, so that no other module spells a file name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run. Nothing is created or read by asking for a path."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the name of its folder."""
+        return self.root.name
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, secrets redacted. Writer: client, once."""
+        return self.root / "recipe.toml"
+
+    @property
+    def manifest(self) -> Path:
+        """What runs: plugins, versions, git, arguments. Writer: client, once."""
+        return self.root / "manifest.json"
+
+    @property
+    def status(self) -> Path:
+        """Where the run is now. Writer: rank 0."""
+        return self.root / "status.json"
+
+    @property
+    def outcome(self) -> Path:
+        """How the run ended. Writer: client, once, last."""
+        return self.root / "outcome.json"
+
+    @property
+    def events(self) -> Path:
+        """Decisions, attempts and errors. Writer: rank 0 while workers run, the client before and after."""
+        return self.root / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One record a log. Writer: rank 0."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of all logs."""
+        return self.root / "logs"
+
+    @property
+    def client_log(self) -> Path:
+        """The client's structured log."""
+        return self.logs / "client.jsonl"
+
+    @property
+    def agent_log(self) -> Path:
+        """What torchrun itself prints."""
+        return self.logs / "agent.out"
+
+    def rank_log(self, rank: int) -> Path:
+        """The structured log of one worker. Writer: that worker."""
+        return self.logs / f"rank-{rank}.jsonl"
+
+    def rank_output(self, rank: int) -> Path:
+        """The raw output of one worker. Writer: that worker."""
+        return self.logs / f"rank-{rank}.out"
+
+    @property
+    def attempts(self) -> Path:
+        """The folder of all attempts."""
+        return self.root / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        """The folder of one attempt; attempts count from 1."""
+        return self.attempts / str(number)
+
+    def worker_record(self, attempt: int, rank: int) -> Path:
+        """The `WorkerRecord` of one worker in one attempt. Writer: that worker."""
+        return self.attempt(attempt) / f"rank-{rank}.json"
+
+    def decisions(self, attempt: int, node: int) -> Path:
+        """The folder in which the ranks of one node post decisions."""
+        return self.attempt(attempt) / f"decisions-{node}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def control(self) -> Path:
+        """The folder of live commands."""
+        return self.root / "control"
+
+    @property
+    def source(self) -> Path:
+        """The snapshot of the task's code. Writer: client, once."""
+        return self.root / "source"
+
+    @property
+    def lease(self) -> Path:
+        """Who owns the run. Writer: the client that holds its lock."""
+        return self.root / "lease"
+
+    @property
+    def crash_log(self) -> Path:
+        """The report of a bug in trainrun, if there was one. Writer: client."""
+        return self.logs / "crash.txt"

@@ -1,0 +1,123 @@
+"""Telling processes apart for certain, and ending them. A pid alone is never trusted: the kernel reuses them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+RUN_DIR_VARIABLE = "TRAINRUN_RUN_DIR"
+RUN_ID_VARIABLE = "TRAINRUN_RUN_ID"
+
+_PROC = Path("/proc")
+
+
+class Recorded(Protocol):
+    """What must have been recorded of a process to end its group later."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def pgid(self) -> int: ...
+    @property
+    def start_time(self) -> int: ...
+
+
+def start_time(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot; None if there is no such process."""
+    stat = _stat(pid)
+    return None if stat is None else int(stat[19])
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether the very process `pid` that started at `started` still runs. A zombie does not."""
+    stat = _stat(pid)
+    return stat is not None and int(stat[19]) == started and stat[0] not in {"Z", "X"}
+
+
+def boot_id() -> str:
+    """An id that changes with each boot of this machine; start times compare only within one."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def send(record: Recorded, number: signal.Signals) -> bool:
+    """Send a signal to the recorded process only, not to its group; False if it is gone."""
+    if not alive(record.pid, record.start_time):
+        return False
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(record.pid, number)
+        return True
+    return False
+
+
+def kill_group(record: Recorded) -> None:
+    """SIGKILL the recorded process group, also where its leader is dead and children are left.
+
+    The kernel does not hand out a pid that still names a process group, so a group whose leader
+    is gone is the recorded one; a leader with another start time means that the number was reused.
+    """
+    now = start_time(record.pid)
+    if now is not None and now != record.start_time:
+        return
+    if record.pgid == os.getpgrp() or record.pgid <= 1:
+        return
+    if now is None and not any(_group(pid) == record.pgid for pid in _pids()):
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(record.pgid, signal.SIGKILL)
+
+
+def members(run_dir: Path) -> list[int]:
+    """Every process that carries the run directory in its environment, this one left out.
+
+    Finds what no record names: a child that made a session of its own, a worker that died before its
+    first record, the loader processes of either.
+    """
+    mark = f"{RUN_DIR_VARIABLE}={run_dir}".encode()
+    return [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid) and _running(pid)]
+
+
+def sweep(run_dir: Path) -> list[int]:
+    """SIGKILL every member of the run; answers with the pids that were found."""
+    found = members(run_dir)
+    for pid in found:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+
+
+def _stat(pid: int) -> list[str] | None:
+    # The command's name is in parentheses and may hold anything; fields are counted from after it.
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    rest = text.rpartition(")")[2].split()
+    return rest if len(rest) > 19 else None
+
+
+def _group(pid: int) -> int | None:
+    stat = _stat(pid)
+    return None if stat is None else int(stat[2])
+
+
+def _running(pid: int) -> bool:
+    stat = _stat(pid)
+    return stat is not None and stat[0] not in {"Z", "X"}
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

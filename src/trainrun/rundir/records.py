@@ -1,0 +1,117 @@
+"""The records that processes leave for each other in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypedDict, TypeVar
+
+State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
+
+T = TypeVar("T")
+
+
+class WorkerError(TypedDict):
+    """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node."""
+
+    type: str
+    message: str
+    traceback: str
+    monotonic_ns: int
+    instance: str | None
+    hook: str | None
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """A worker's own account of itself, rewritten at each change of phase.
+
+    `phase` is ``starting``, ``setup``, ``training``, ``evaluation``, … and at the end ``finished``
+    or ``failed``. A worker that is gone without a ``finished`` record has failed, whatever its exit code.
+    `stopped` is the reason of an agreed stop and `source` who asked for it (a plugin, a signal).
+    """
+
+    pid: int
+    pgid: int
+    start_time: int
+    rank: int
+    phase: str
+    step: int = 0
+    instance: str | None = None
+    hook: str | None = None
+    error: WorkerError | None = None
+    stopped: str | None = None
+    source: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorkerRecord:
+        """The record that `to_json` made, also by another version of trainrun."""
+        return _known(cls, data)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first thing that went wrong in an attempt. `log` is the path of the failing rank's output."""
+
+    rank: int | None
+    message: str
+    kind: Literal["error", "signal", "exit", "agent", "silent"]
+    type: str | None = None
+    traceback: str | None = None
+    step: int = 0
+    phase: str | None = None
+    instance: str | None = None
+    hook: str | None = None
+    signal: str | None = None
+    exit_code: int | None = None
+    log: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The failure as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """The failure that `to_json` made, also by another version of trainrun."""
+        return _known(cls, data)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt or a run ended, and why. `started` and `ended` are seconds since the epoch."""
+
+    state: State
+    exit_code: int
+    reason: str
+    step: int = 0
+    attempt: int = 1
+    first_failure: Failure | None = None
+    started: float = 0.0
+    ended: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run ended as it should: finished, or stopped by a vote."""
+        return self.exit_code == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain JSON values."""
+        return {**asdict(self), "metrics": dict(self.metrics)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` made, also by another version of trainrun."""
+        failure = data.get("first_failure")
+        return _known(cls, {**data, "first_failure": Failure.from_json(failure) if failure else None})
+
+
+def _known(cls: type[T], data: Mapping[str, Any]) -> T:
+    # Keys of a newer version are passed over: `ps` and `why` read runs of any age.
+    names = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{key: value for key, value in data.items() if key in names})
