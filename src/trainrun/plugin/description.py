@@ -1,0 +1,108 @@
+"""What is known of a plugin without importing it: the answer of the describe process, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainrun.marker import Kind, Locus, Ranks
+from trainrun.plugin.instance import Policy
+
+
+@dataclass(frozen=True)
+class ImplInfo:
+    """One function that is marked with `hookimpl`. `function` is its attribute's name, `hook` the hook it answers."""
+
+    function: str
+    hook: str
+    ranks: Ranks | None = None
+    background: bool = False
+    mutates: bool = False
+    tryfirst: bool = False
+    trylast: bool = False
+    wrapper: bool = False
+    arguments: tuple[str, ...] = ()
+    keyword_only: tuple[str, ...] = ()
+    var_keyword: bool = False
+    file: str = ""
+    line: int = 0
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ImplInfo:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        return cls(**_tuples(data))
+
+
+@dataclass(frozen=True)
+class SpecInfo:
+    """One hook: trainrun's own, or one that a plugin brings in its `hookspecs`."""
+
+    hook: str
+    locus: Locus
+    kind: Kind
+    ranks: Ranks | None
+    host: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    doc: str = ""
+    file: str = ""
+    line: int = 0
+
+    @property
+    def summary(self) -> str:
+        """The first line of the hook's manual."""
+        return self.doc.partition("\n")[0]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SpecInfo:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        return cls(**_tuples(data))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What importing `target` showed. Where `ok` is False, `error` says in one line why it cannot be used.
+
+    `traceback` is given where the plugin's own code raised. `unmarked` names functions that are
+    called like a hook but lack `@hookimpl`; `files` are the sources that the answer depends on.
+    """
+
+    target: str
+    ok: bool = True
+    error: str | None = None
+    traceback: str | None = None
+    doc: str = ""
+    file: str = ""
+    line: int = 0
+    options_schema: dict[str, Any] | None = None
+    has_validators: bool = False
+    live: tuple[str, ...] = ()
+    impls: tuple[ImplInfo, ...] = ()
+    specs: tuple[SpecInfo, ...] = ()
+    unmarked: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    on_error: Policy = "fail"
+    poll_interval: float | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first line of the plugin's docstring."""
+        return self.doc.partition("\n")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Description:
+        """The inverse of `to_json`."""
+        known = _tuples(data)
+        known["impls"] = tuple(ImplInfo.from_json(impl) for impl in data["impls"])
+        known["specs"] = tuple(SpecInfo.from_json(spec) for spec in data["specs"])
+        return cls(**known)
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

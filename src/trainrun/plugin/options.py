@@ -1,0 +1,52 @@
+"""What a plugin's table in the recipe may hold: a pydantic model that the plugin declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import pydantic
+from pydantic.fields import FieldInfo
+
+LIVE = "x-live"
+
+
+class PluginOptions(pydantic.BaseModel):
+    """The base of a plugin's `Options`: strict, no unknown keys, and no NaN or infinity.
+
+    Recipes are checked against the model's JSON Schema before anything is started, so an option has
+    a type that JSON can hold, and gets what the recipe says without conversion: `"3"` is no number.
+    """
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Build the options from a recipe table, by the rules that `trainrun check` applies.
+
+        In JSON form, because strict mode then still takes a string for a path or an enumeration.
+        """
+        return cls.model_validate_json(json.dumps(dict(table), default=str))
+
+
+def Field(default: Any = ..., *, live: bool = False, **pydantic_options: Any) -> Any:  # noqa: N802 - pydantic's name
+    """Describe an option: pydantic's `Field`, plus `live`.
+
+    live: the option may be set while the run goes on, with `trainrun ctl set`; the plugin reads it
+        from its options object each time, and so sees the new value.
+    """
+    if live:
+        extra = pydantic_options.pop("json_schema_extra", None) or {}
+        pydantic_options["json_schema_extra"] = {**extra, LIVE: True}
+    return pydantic.Field(default, **pydantic_options)
+
+
+def live_fields(options: type[PluginOptions]) -> tuple[str, ...]:
+    """The names of the options that may be set while the run goes on."""
+    return tuple(name for name, field in options.model_fields.items() if _is_live(field))
+
+
+def _is_live(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get(LIVE) is True

@@ -1,0 +1,65 @@
+"""From a target, the text that says what to import, to the object.
+
+A target is ``package.module``, ``package.module:Attribute``, ``/path/to/file.py`` or
+``/path/to/file.py:Attribute``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def split(target: str) -> tuple[str, str]:
+    """Module or path, and the attribute within it (empty when the module itself is meant)."""
+    module, _, attribute = target.partition(":")
+    return module, attribute
+
+
+def is_path(target: str) -> bool:
+    """Whether the target names a file rather than a module."""
+    module, _ = split(target)
+    return "/" in module or module.endswith(".py")
+
+
+def absolute(target: str, folder: Path) -> str:
+    """The target with a path made absolute: relative ones start at `folder`, that of the recipe."""
+    if not is_path(target):
+        return target
+    module, attribute = split(target)
+    path = (folder / Path(module).expanduser()).resolve()
+    return f"{path}:{attribute}" if attribute else str(path)
+
+
+def load(target: str) -> object:
+    """Import the target. Raises ImportError where it is not what it should be, and what the code itself raises."""
+    module, attribute = split(target)
+    loaded: object = _import_file(Path(module)) if is_path(target) else importlib.import_module(module)
+    for part in attribute.split(".") if attribute else ():
+        try:
+            loaded = getattr(loaded, part)
+        except AttributeError:
+            raise ImportError(f"{module} has no {attribute!r}") from None
+    return loaded
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import by the file's stem with its folder on `sys.path`.
+
+    Not under a name of our own: what the module defines could then not be unpickled in a data
+    loader's process.
+    """
+    if not path.is_file():
+        raise ImportError(f"there is no file {path}")
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module = importlib.import_module(path.stem)
+    found = getattr(module, "__file__", None)
+    if found is None or not path.samefile(found):
+        raise ImportError(
+            f"{path} cannot be imported: {path.stem!r} is already {found or 'built into Python'}; rename it"
+        )
+    return module
