@@ -1,0 +1,129 @@
+"""No hook without a manual, a page, something that fires it, a test, and a plugin or task of ours that uses it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from trainrun import hookspecs
+from trainrun.marker import spec_options
+
+HOOKS = {name: function for name, function in vars(hookspecs).items() if spec_options(function) is not None}
+
+# Hooks of parts that do not exist yet. A line leaves this table in the commit that fires its hook.
+FIRED_BY_NOBODY_YET = {
+    "on_submit_start": "scheduler backends",
+    "on_submit_end": "scheduler backends",
+    "sample_trials": "sweeps",
+    "on_sweep_start": "sweeps",
+    "on_sweep_end": "sweeps",
+    "on_resume": "checkpoints",
+    "on_checkpoint_start": "checkpoints",
+    "on_checkpoint_saved": "checkpoints",
+    "on_control": "live control",
+}
+
+WHEN = re.compile(
+    r"\b(after|before|begins?|built|called|comes|each|ended|ends|every|fires?|here|leaves|now|once|over|raised|ready"
+    r"|running|start(ed)?|taken|up|was|when|while)\b|\babout to\b|\bhas answered\b|\bhave agreed\b|\bis complete\b",
+    re.IGNORECASE,
+)
+
+Hook = Callable[..., Any]
+each_hook = pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+
+
+def arguments(hook: Hook) -> list[str]:
+    return [name for name in inspect.signature(hook).parameters if name != "run"]
+
+
+def text_of(*folders: Path) -> str:
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def implements(hook: str, source: str) -> bool:
+    return re.search(rf"@hookimpl(\([^@]*?\))?\s+def {hook}\(", source) is not None
+
+
+@pytest.fixture(scope="module")
+def own_source(root: Path) -> str:
+    return text_of(root / "src", root / "plugins")
+
+
+@pytest.fixture(scope="module")
+def firing_source(root: Path) -> str:
+    return text_of(*(root / "src" / "trainrun" / part for part in ("cli", "launch", "worker")))
+
+
+@pytest.fixture(scope="module")
+def test_source(root: Path) -> str:
+    return text_of(*(folder for folder in (root / "tests").iterdir() if folder.is_dir() and folder.name != "guards"))
+
+
+@each_hook
+def test_docstring_says_when_it_fires(hook: Hook) -> None:
+    assert WHEN.search(hook.__doc__ or ""), "the docstring does not say when the hook fires"
+
+
+@each_hook
+def test_docstring_mentions_every_argument(hook: Hook) -> None:
+    shared = re.search(r"those of `(\w+)`", hook.__doc__ or "")
+    manual = (hook.__doc__ or "") + (HOOKS[shared[1]].__doc__ or "" if shared else "")
+    missing = [name for name in arguments(hook) if f"`{name}`" not in manual and f"`{name}." not in manual]
+    assert not missing, f"not in the docstring: {missing}"
+
+
+@each_hook
+def test_page_has_a_section(hook: Hook, root: Path) -> None:
+    page = (root / "docs" / "hooks.md").read_text(encoding="utf-8")
+    assert f"\n### {hook.__name__}\n" in page
+    assert f"| [`{hook.__name__}`](#{hook.__name__}) |" in page
+
+
+def test_every_hook_is_in_the_picture_of_a_run() -> None:
+    picture = hookspecs.__doc__ or ""
+    sweeps = {name for name, reason in FIRED_BY_NOBODY_YET.items() if reason == "sweeps"}
+    backend = {"start_workers"}  # what on_attempt_start stands before
+    assert [name for name in HOOKS if name not in picture and name not in sweeps | backend] == []
+
+
+@each_hook
+def test_it_is_fired_and_tested_and_used(hook: Hook, firing_source: str, test_source: str, own_source: str) -> None:
+    name = hook.__name__
+    fired = re.search(rf"\b{name}\b", firing_source) is not None
+    if name in FIRED_BY_NOBODY_YET:
+        return
+    assert fired, "nothing fires it"
+    assert re.search(rf"\b{name}\b", test_source), "no test names it"
+    assert implements(name, own_source), "no plugin or task of ours implements it"
+
+
+def test_table_of_exceptions_names_hooks() -> None:
+    assert set(FIRED_BY_NOBODY_YET) <= set(HOOKS)
+
+
+@each_hook
+def test_host_arguments_are_arguments(hook: Hook) -> None:
+    options = spec_options(hook)
+    assert options is not None
+    assert set(options.host) <= set(inspect.signature(hook).parameters)
+
+
+@each_hook
+def test_worker_hooks_offer_run(hook: Hook) -> None:
+    options = spec_options(hook)
+    assert options is not None
+    assert ("run" in inspect.signature(hook).parameters) == (options.locus in {"worker", "both"})
+    assert (options.ranks is not None) == (options.locus in {"worker", "both"})
+
+
+def test_pages_are_made_from_the_hooks(generate: ModuleType) -> None:
+    shown = [hook.__name__ for _, hooks in generate.phases() for hook in hooks]
+    assert shown == list(HOOKS)

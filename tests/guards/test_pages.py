@@ -1,0 +1,72 @@
+"""The pages that are made from the code are up to date, and hold every command, option and recipe key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+from trainrun.cli.main import cli
+from trainrun.recipe.schema import base_schema
+
+
+@pytest.mark.parametrize("page", ["hooks.md", "recipe.md", "commands.md"])
+def test_page_is_what_the_generator_makes(page: str, root: Path, generate: ModuleType) -> None:
+    written = (root / "docs" / page).read_text(encoding="utf-8")
+    assert written == generate.PAGES[page](), f"docs/{page} is out of date: run `make docs`"
+
+
+def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+COMMANDS = dict(commands(cli, "trainrun"))
+
+
+def section(page: str, heading: str) -> str:
+    _, found, rest = page.partition(f"\n## {heading}\n")
+    assert found, f"no section {heading!r}"
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_command_and_its_options_are_documented(path: str, root: Path) -> None:
+    command = COMMANDS[path]
+    if command.hidden:
+        return
+    assert command.help, "the command has no help"
+    text = section((root / "docs" / "commands.md").read_text(encoding="utf-8"), path)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, f"{parameter.opts} has no help"
+            assert all(name in text for name in parameter.opts)
+
+
+def tables(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for name, value in schema["properties"].items():
+        table = schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+        for key, item in table.get("properties", {}).items():
+            yield name, key, item
+
+
+def test_every_recipe_key_is_documented(root: Path) -> None:
+    page = (root / "docs" / "recipe.md").read_text(encoding="utf-8")
+    schema = base_schema()
+    for name, key, _ in tables(schema):
+        assert f"| `{key}` |" in section(page, f"[{name}]")
+    for name in schema["properties"]:
+        assert f"\n## [{name}]\n" in page
+
+
+def test_every_recipe_key_has_a_description() -> None:
+    assert [f"{name}.{key}" for name, key, item in tables(base_schema()) if not item.get("description")] == []
