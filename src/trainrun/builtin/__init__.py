@@ -1,0 +1,11 @@
+"""The plugins that are on without being named, through the same decorator as everybody else's."""
+
+from __future__ import annotations
+
+# Name in recipes, and target. In plan order: what only reports comes after what builds.
+BUILTINS: tuple[tuple[str, str], ...] = (
+    ("local", "trainrun.launch.local:Local"),
+    ("providers", "trainrun.worker.providers"),
+    ("metrics", "trainrun.builtin.metrics:Metrics"),
+    ("progress", "trainrun.builtin.progress:Progress"),
+)
