@@ -20,7 +20,7 @@ class Order:
 
 
 def plan_order(instances: Sequence[Instance]) -> Order:
-    """Sort stably: an instance moves only as far as a constraint asks for.
+    """Sort stably: an instance is held back only until those have gone that a constraint puts before it.
 
     `before` and `after` may name an instance, or a plugin: then all its instances are meant. Names
     that are not enabled constrain nothing. Where the constraints form a cycle, they are
@@ -53,7 +53,7 @@ def _predecessors(instances: Sequence[Instance]) -> dict[str, set[str]]:
 
 
 def _next(waiting: Sequence[Instance], earlier: Mapping[str, set[str]], done: Sequence[Instance]) -> Instance | None:
-    """The first one that may go now; what must precede the first one waiting is pulled forward, not it pushed back."""
+    """The first one that waits for nobody any more."""
     placed = {one.name for one in done}
     return next((one for one in waiting if earlier[one.name] <= placed), None)
 

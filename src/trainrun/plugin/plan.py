@@ -1,0 +1,234 @@
+"""The plan: for each hook, who is called, in which order, and why.
+
+pluggy itself computes the order. `register` puts one proxy object for each instance and direction
+into a plugin manager: with stubs here, with the real functions where hooks are called, so that what
+`trainrun hooks` shows cannot differ from what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from trainrun.marker import PROJECT, Locus, Ranks
+from trainrun.plugin.description import ImplInfo, SpecInfo
+from trainrun.plugin.guard import policy
+from trainrun.plugin.instance import Instance, Policy
+
+Members = Sequence[tuple[Instance, Sequence[ImplInfo]]]
+Make = Callable[[Instance, ImplInfo], Callable[..., Any]]
+
+_spec = pluggy.HookspecMarker(PROJECT)
+_impl = pluggy.HookimplMarker(PROJECT)
+_PRECEDENCE = {"builtin": 0, "task": 1, "plugin": 2}  # for a provider, lowest first
+
+
+class Proxy:
+    """What pluggy sees of an instance: its functions for one direction, as attributes."""
+
+    def add(self, impl: ImplInfo, function: Callable[..., Any], *, chosen: bool) -> None:
+        """Mark a function of this proxy's own as the hookimpl that `impl` describes.
+
+        The answer that `[providers]` has chosen goes before the others' `tryfirst` too.
+        """
+        _impl(
+            function,
+            specname=impl.hook,
+            wrapper=impl.wrapper,
+            tryfirst=impl.tryfirst or chosen,
+            trylast=impl.trylast and not chosen,
+        )
+        # No identifier, so that no method's name can clash with another function for the same hook.
+        setattr(self, f"{impl.hook}.{impl.function}", function)
+
+
+def register(
+    manager: pluggy.PluginManager,
+    members: Members,
+    make: Make,
+    specs: Mapping[str, SpecInfo],
+    providers: Mapping[str, str],
+) -> None:
+    """Register the hookimpls of all members, given in plan order, such that pluggy calls them by the rules.
+
+    Events run in plan order, and in reverse where they end what a `_start` hook began. A provider
+    asks the instance that `providers` names for it, then plugins, the task and the built-ins.
+    `make` answers with a new function for each hookimpl; wrapped with `functools.wraps`, it
+    shows pluggy the arguments of the original. pluggy calls what was registered last first.
+    """
+
+    def add(name: str, owner: Instance, impls: Sequence[ImplInfo], *, chosen: bool = False) -> None:
+        if impls:
+            proxy = Proxy()
+            for impl in impls:
+                proxy.add(impl, make(owner, impl), chosen=chosen)
+            manager.register(proxy, name)
+
+    def part(direction: str, owner: Instance, impls: Sequence[ImplInfo]) -> list[ImplInfo]:
+        return [impl for impl in impls if _direction(impl, owner, specs, providers) == direction]
+
+    backwards = members[::-1]
+    for owner, impls in backwards:
+        add(owner.name, owner, part("forward", owner, impls))
+    for owner, impls in members:
+        add(f"{owner.name}:end", owner, part("reverse", owner, impls))
+    for owner, impls in sorted(backwards, key=lambda member: _PRECEDENCE[member[0].role]):
+        add(f"{owner.name}:provider", owner, part("provider", owner, impls))
+    for owner, impls in members:
+        add(f"{owner.name}:chosen", owner, part("chosen", owner, impls), chosen=True)
+
+
+def _direction(
+    impl: ImplInfo, owner: Instance, specs: Mapping[str, SpecInfo], providers: Mapping[str, str]
+) -> str | None:
+    spec = specs.get(impl.hook)
+    if spec is None:
+        return None
+    if spec.kind == "provider":
+        return "chosen" if providers.get(impl.hook) == owner.name and not impl.wrapper else "provider"
+    return "reverse" if is_reversed(impl.hook, specs) else "forward"
+
+
+def is_reversed(hook: str, specs: Mapping[str, SpecInfo]) -> bool:
+    """Whether the hook runs in reverse plan order: an `_end` that has a `_start` twin."""
+    return hook.endswith("_end") and f"{hook.removesuffix('_end')}_start" in specs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One hookimpl in the plan. `winner` is None except in the answers of a provider: the first of them wins."""
+
+    instance: Instance
+    impl: ImplInfo
+    ranks: Ranks | None
+    policy: Policy
+    reason: str
+    winner: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`."""
+        return {
+            "instance": self.instance.name,
+            "role": self.instance.role,
+            "plugin": self.instance.plugin,
+            "distribution": self.instance.distribution,
+            "version": self.instance.version,
+            "function": self.impl.function,
+            "ranks": self.ranks,
+            "background": self.impl.background,
+            "wrapper": self.impl.wrapper,
+            "reason": self.reason,
+            "on_error": self.policy,
+            "winner": self.winner,
+            "file": self.impl.file,
+            "line": self.impl.line,
+        }
+
+
+@dataclass(frozen=True)
+class HookPlan:
+    """One hook and its entries in calling order. `locus` repeats the spec's, for the plan's readers."""
+
+    spec: SpecInfo
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def locus(self) -> Locus:
+        """Where the hook runs."""
+        return self.spec.locus
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`."""
+        spec = self.spec
+        return {
+            "hook": spec.hook,
+            "locus": spec.locus,
+            "kind": spec.kind,
+            "ranks": spec.ranks,
+            "arguments": list(spec.arguments),
+            "summary": spec.summary,
+            "file": spec.file,
+            "line": spec.line,
+            "implementations": [entry.to_json() for entry in self.entries],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every hook with its entries, in the order of the hookspecs."""
+
+    hooks: Mapping[str, HookPlan]
+
+    def __getitem__(self, hook: str) -> tuple[Entry, ...]:
+        return self.hooks[hook].entries
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values for `json.dump`."""
+        return [hook.to_json() for hook in self.hooks.values()]
+
+
+def make_plan(
+    members: Members, specs: Mapping[str, SpecInfo], providers: Mapping[str, str], reasons: Mapping[str, str]
+) -> Plan:
+    """Let pluggy order stubs of all hookimpls. `reasons` says why each instance stands where it stands."""
+    known = [(owner, [impl for impl in impls if impl.hook in specs]) for owner, impls in members]
+    manager = _stub_manager(specs)
+    made: dict[Callable[..., Any], tuple[Instance, ImplInfo]] = {}
+
+    def make(owner: Instance, impl: ImplInfo) -> Callable[..., Any]:
+        stub = _stub(impl.wrapper)
+        made[stub] = (owner, impl)
+        return stub
+
+    register(manager, known, make, specs, providers)
+    hooks = {}
+    for name, spec in specs.items():
+        order = [made[found.function] for found in reversed(getattr(manager.hook, name).get_hookimpls())]
+        hooks[name] = HookPlan(spec, tuple(_entries(order, spec, specs, providers, reasons)))
+    return Plan(hooks)
+
+
+def _entries(
+    order: Sequence[tuple[Instance, ImplInfo]],
+    spec: SpecInfo,
+    specs: Mapping[str, SpecInfo],
+    providers: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> Iterator[Entry]:
+    answers = [impl for _, impl in order if not impl.wrapper]
+    for owner, impl in order:
+        reason = [reasons.get(owner.name, "")]
+        if spec.kind == "provider" and providers.get(spec.hook) == owner.name and not impl.wrapper:
+            reason = ["[providers]"]
+        reason += ["in reverse"] if is_reversed(spec.hook, specs) else []
+        reason += [flag for flag in ("wrapper", "tryfirst", "trylast") if getattr(impl, flag)]
+        yield Entry(
+            instance=owner,
+            impl=impl,
+            ranks=impl.ranks or spec.ranks,
+            policy=policy(owner, impl, spec.kind),
+            reason=", ".join(filter(None, reason)),
+            winner=impl is answers[0] if spec.kind == "provider" and not impl.wrapper else None,
+        )
+
+
+def _stub_manager(specs: Mapping[str, SpecInfo]) -> pluggy.PluginManager:
+    """A manager that knows the hooks by name and kind alone: what plugins bring is not imported for it."""
+    namespace = type("Specs", (), {})
+    for spec in specs.values():
+        setattr(namespace, spec.hook, _spec(staticmethod(_stub(False)), firstresult=spec.kind == "provider"))
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(namespace)
+    return manager
+
+
+def _stub(wrapper: bool) -> Callable[..., Any]:
+    def plain() -> None: ...
+
+    def generator() -> Iterator[None]:
+        yield
+
+    return generator if wrapper else plain
