@@ -1,0 +1,232 @@
+"""What an imported plugin declares. Only looks: no property, constructor or hookimpl is run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, cast, get_args
+
+from trainrun.marker import PROJECT, ImplOptions, impl_options
+from trainrun.plugin.description import Description, ImplInfo, SpecInfo
+from trainrun.plugin.instance import Policy
+from trainrun.plugin.options import PluginOptions, live_fields
+from trainrun.plugin.specs import by_name, own_specs, specs_in
+from trainrun.plugin.targets import is_path, split
+
+
+class UnusableError(Exception):
+    """The plugin declares something that cannot work; the message says what."""
+
+
+def describe_object(target: str, plugin: object) -> Description:
+    """Describe a plugin, a class or a module. Where it cannot be used, the description says why."""
+    described = Description(
+        target, doc=_doc(plugin), file=_file(plugin), line=_line(plugin), files=_files(target, plugin)
+    )
+    try:
+        return _declared(described, plugin)
+    except UnusableError as error:
+        return replace(described, ok=False, error=str(error))
+
+
+def options_of(plugin: object) -> type[PluginOptions] | None:
+    """The plugin's `Options` model, None where it declares none. Raises UnusableError where it is something else."""
+    options = _attribute(plugin, "Options")
+    if options is None:
+        return None
+    if not (isinstance(options, type) and issubclass(options, PluginOptions)):
+        raise UnusableError("Options must be a subclass of trainrun.PluginOptions")
+    return options
+
+
+def brought_specs(plugin: object) -> object | None:
+    """The module or class of hookspecs that the plugin brings, if any."""
+    holder: object | None = _attribute(plugin, "hookspecs")
+    return holder
+
+
+def _declared(described: Description, plugin: object) -> Description:
+    if not isinstance(plugin, type | ModuleType):
+        raise UnusableError(f"a plugin is a class or a module, not {_article(type(plugin).__name__)}")
+    options = options_of(plugin)
+    _require_constructor(plugin, options)
+    holder = brought_specs(plugin)
+    specs = () if holder is None else specs_in(holder)
+    return replace(
+        described,
+        options_schema=_schema(options) if options else None,
+        has_validators=options is not None and _has_functions(options.__pydantic_core_schema__),
+        live=live_fields(options) if options else (),
+        impls=tuple(_impls(plugin)),
+        specs=specs,
+        unmarked=tuple(_unmarked(plugin, by_name(own_specs(), specs))),
+        before=_names(plugin, "before"),
+        after=_names(plugin, "after"),
+        on_error=_policy(plugin),
+        poll_interval=_poll_interval(plugin),
+    )
+
+
+# --- functions ---------------------------------------------------------------------------------
+
+
+def _functions(plugin: object) -> Iterator[tuple[str, FunctionType, bool]]:
+    """Name, function, and whether its first argument is the instance or class."""
+    for name in dir(plugin):
+        found = inspect.getattr_static(plugin, name, None)
+        bound = not isinstance(plugin, ModuleType) and not isinstance(found, staticmethod)
+        if isinstance(found, staticmethod | classmethod):
+            found = found.__func__
+        if isinstance(found, FunctionType):
+            yield name, found, bound
+
+
+def _impls(plugin: object) -> Iterator[ImplInfo]:
+    for name, function, bound in _functions(plugin):
+        marks = getattr(function, f"{PROJECT}_impl", None)
+        if isinstance(marks, dict):
+            yield _impl(name, function, bound, marks)
+
+
+def _impl(name: str, function: FunctionType, bound: bool, marks: Mapping[str, Any]) -> ImplInfo:
+    own = impl_options(function) or ImplOptions()
+    if marks.get("hookwrapper"):
+        raise UnusableError(f"{name}: old-style wrappers are not supported; use hookimpl(wrapper=True)")
+    if marks.get("wrapper") and not inspect.isgeneratorfunction(function):
+        raise UnusableError(f"{name}: hookimpl(wrapper=True) needs a function with one yield")
+    # What pluggy will see: it looks through functools.wraps.
+    code = cast("FunctionType", inspect.unwrap(function)).__code__
+    positional = code.co_varnames[: code.co_argcount]
+    end = code.co_argcount + code.co_kwonlyargcount
+    return ImplInfo(
+        function=name,
+        hook=marks.get("specname") or name,
+        ranks=own.ranks,
+        background=own.background,
+        mutates=own.mutates,
+        tryfirst=bool(marks.get("tryfirst")),
+        trylast=bool(marks.get("trylast")),
+        wrapper=bool(marks.get("wrapper")),
+        arguments=positional[1:] if bound else positional,
+        keyword_only=code.co_varnames[code.co_argcount : end],
+        var_keyword=bool(code.co_flags & inspect.CO_VARKEYWORDS),
+        file=code.co_filename,
+        line=code.co_firstlineno,
+    )
+
+
+def _unmarked(plugin: object, hooks: Mapping[str, SpecInfo]) -> Iterator[str]:
+    for name, function, _ in _functions(plugin):
+        if name in hooks and not hasattr(function, f"{PROJECT}_impl"):
+            yield name
+
+
+# --- declarations ------------------------------------------------------------------------------
+
+
+def _attribute(plugin: object, name: str) -> Any:
+    """A declaration, read without running a property that happens to be called so."""
+    found = inspect.getattr_static(plugin, name, None)
+    return None if isinstance(found, property | FunctionType) else found
+
+
+def _names(plugin: object, name: str) -> tuple[str, ...]:
+    value = _attribute(plugin, name)
+    names = (value,) if isinstance(value, str) else value or ()
+    if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(one, str) for one in names):
+        raise UnusableError(f"{name} must be a name or a sequence of names, not {value!r}")
+    return tuple(sorted(names) if isinstance(names, set | frozenset) else names)
+
+
+def _policy(plugin: object) -> Policy:
+    value = _attribute(plugin, "on_error")
+    if value not in (None, *get_args(Policy)):
+        raise UnusableError(f"on_error must be one of {', '.join(map(repr, get_args(Policy)))}, not {value!r}")
+    return cast("Policy", value or "fail")
+
+
+def _poll_interval(plugin: object) -> float | None:
+    value = _attribute(plugin, "poll_interval")
+    if value is not None and (not isinstance(value, int | float) or value <= 0):
+        raise UnusableError(f"poll_interval must be a positive number of seconds, not {value!r}")
+    return value
+
+
+def _require_constructor(plugin: object, options: type[PluginOptions] | None) -> None:
+    if not isinstance(plugin, type):
+        return
+    if inspect.isabstract(plugin):
+        raise UnusableError("it cannot be made: it is abstract")
+    try:
+        signature = inspect.signature(plugin)
+    except (TypeError, ValueError):
+        return  # made in C: only making it tells
+    try:
+        signature.bind(*([None] if options else []))
+    except TypeError as error:
+        wanted = "the options" if options else "no arguments, for it declares no Options"
+        raise UnusableError(f"it is made with {wanted}, which its __init__{signature} does not take: {error}") from None
+
+
+def _schema(options: type[PluginOptions]) -> dict[str, Any]:
+    try:
+        return options.model_json_schema()
+    except Exception as error:
+        raise UnusableError(f"its Options have no JSON Schema: {str(error).splitlines()[0]}") from error
+
+
+def _has_functions(schema: Any) -> bool:
+    """Whether validation calls functions, of which JSON Schema can say nothing."""
+    if isinstance(schema, Mapping):
+        kind = schema.get("type")
+        return (isinstance(kind, str) and kind.startswith("function-")) or any(map(_has_functions, schema.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_functions, schema))
+
+
+# --- sources -----------------------------------------------------------------------------------
+
+
+def _doc(plugin: object) -> str:
+    return inspect.cleandoc(getattr(plugin, "__doc__", None) or "")
+
+
+def _file(plugin: object) -> str:
+    if isinstance(plugin, ModuleType):
+        return getattr(plugin, "__file__", None) or ""
+    return _module_file(getattr(plugin, "__module__", ""))
+
+
+def _line(plugin: object) -> int:
+    try:
+        return inspect.getsourcelines(plugin)[1] if isinstance(plugin, type) else 1
+    except (OSError, TypeError):
+        return 0
+
+
+def _files(target: str, plugin: object) -> tuple[str, ...]:
+    """The sources that decide the description: the target's own package, and where its base classes come from."""
+    bases = plugin.__mro__ if isinstance(plugin, type) else ()
+    files = {_module_file(base.__module__) for base in bases} | set(own_files(target))
+    return tuple(sorted(file for file in files if file))
+
+
+def own_files(target: str) -> list[str]:
+    """The sources loaded so far from the target's top-level package, or from the folder of its file."""
+    module, _ = split(target)
+    if is_path(module):
+        folder = Path(module).parent
+        return [file for name in list(sys.modules) if (file := _module_file(name)) and Path(file).parent == folder]
+    top = module.partition(".")[0]
+    return [file for name in list(sys.modules) if name.partition(".")[0] == top and (file := _module_file(name))]
+
+
+def _module_file(name: str) -> str:
+    return getattr(sys.modules.get(name), "__file__", None) or ""
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0].lower() in "aeiou" else f"a {noun}"

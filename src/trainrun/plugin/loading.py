@@ -1,0 +1,52 @@
+"""From an instance to the live plugin, in the process in which it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainrun.errors import PluginProblem, Problem
+from trainrun.plugin.description import Description
+from trainrun.plugin.inspecting import brought_specs, describe_object, options_of
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.options import PluginOptions
+from trainrun.plugin.targets import load
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An imported plugin. `plugin` holds the hookimpls; `hookspecs` is what it brings, to give to pluggy."""
+
+    instance: Instance
+    plugin: object
+    options: PluginOptions | None
+    description: Description
+    hookspecs: object | None
+
+
+def load_plugin(instance: Instance) -> Loaded:
+    """Import the target and make the plugin. Raises PluginProblem where it cannot be used, with the cause."""
+    try:
+        found = load(instance.target)
+        description = describe_object(instance.target, found)
+        options = _options(instance, found) if description.ok else None
+        plugin = _make(found, options) if description.ok else found
+    except (Exception, SystemExit) as error:
+        raise _problem(instance, f"{type(error).__name__}: {error}") from error
+    if not description.ok:
+        raise _problem(instance, description.error or "it cannot be used")
+    return Loaded(instance, plugin, options, description, brought_specs(found))
+
+
+def _options(instance: Instance, found: object) -> PluginOptions | None:
+    model = options_of(found)
+    return None if model is None else model.from_table(instance.options)
+
+
+def _make(found: object, options: PluginOptions | None) -> object:
+    if not isinstance(found, type):
+        return found
+    return found() if options is None else found(options)
+
+
+def _problem(instance: Instance, what: str) -> PluginProblem:
+    return PluginProblem([Problem(instance.where, f"cannot be loaded: {what}", instance.switch)])
