@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ $(VENV)/.test: $(MANIFESTS) | $(BIN)/python
 # Without dependencies: peers.txt lists what the benchmark needs of them, and torch is the one in .venv.
 $(BENCH)/.peers: $(VENV)/.test tests/benchmarks/peers.txt
 	$(PYTHON) -m venv $(BENCH)
-	echo "$(CURDIR)/$(VENV)/lib/python3.11/site-packages" > $(BENCH)/lib/python3.11/site-packages/trainrun-venv.pth
+	$(BIN)/python -c '$(SITE)' > "$$($(BENCH)/bin/python -c '$(SITE)')/trainrun-venv.pth"
 	$(BENCH)/bin/python $(PIP) --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
 

@@ -73,6 +73,20 @@ Kinds: all hookimpls of an *event* run; the first answer of a *provider* that is
 the arguments that a `background=True` hookimpl may take. How plugins are written: [plugins.md](plugins.md).
 """
 
+# What means the same in every hook that has it; a docstring says more only where there is more to say.
+ARGUMENTS = {
+    "run": "the worker's handle, bound to the plugin instance that receives it",
+    "launch": "the run as the client sees it: recipe, paths, run id and attempt",
+    "recipe": "the resolved recipe; it never changes",
+    "model": "the model as `parallelize_model` left it",
+    "batch": "what the loader yielded, after `move_batch` unless the hook says otherwise",
+    "step": "the update being made, counted from 1",
+    "epoch": "the pass over the training data, counted from 1",
+    "split": "`train`, or one of the recipe's `evaluate.splits`",
+    "reason": "text for people that says why",
+    "outcome": "how it ended: state, exit code, reason, step",
+}
+
 
 def hooks_page() -> str:
     picture = inspect.getdoc(hookspecs) or ""
@@ -80,6 +94,8 @@ def hooks_page() -> str:
     assert loop is not None, "the docstring of hookspecs.py has no picture of the loop"
     parts = ["# Hooks", NOTICE.format(source="src/trainrun/hookspecs.py"), HOOKS_INTRO.strip()]
     parts += ["## In the order of a run", "```text\n" + inspect.cleandoc(loop[1]) + "\n```"]
+    parts += ["## Arguments that mean the same everywhere"]
+    parts += ["\n".join(f"* `{name}`: {text}" for name, text in ARGUMENTS.items())]
     for title, hooks in phases():
         parts += [f"## {title[0].upper()}{title[1:]}"]
         parts += [table(("hook", "where", "kind", "ranks", "arguments"), [hook_row(hook) for hook in hooks])]
