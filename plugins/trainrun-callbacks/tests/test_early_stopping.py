@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pydantic
+import pytest
+from trainrun_callbacks import EarlyStopping, EarlyStoppingOptions
+
+from trainrun import TrainingError
+
+
+def early_stopping(**options: Any) -> EarlyStopping:
+    return EarlyStopping(EarlyStoppingOptions(**{"monitor": "eval/loss", **options}))
+
+
+def reasons(plugin: EarlyStopping, *values: float) -> list[str | None]:
+    found = []
+    for value in values:
+        plugin.on_evaluation_end(split="eval", metrics={"eval/loss": value})
+        found.append(plugin.should_stop())
+    return found
+
+
+def test_stops_after_patience_evaluations_without_a_better_value() -> None:
+    *before, last = reasons(early_stopping(patience=2), 3.0, 2.0, 2.5, 2.0)
+    assert before == [None, None, None]
+    assert last == "eval/loss no better than 2 for 2 evaluations"
+
+
+def test_a_better_value_starts_the_count_anew() -> None:
+    assert reasons(early_stopping(patience=2), 3.0, 3.0, 2.0, 2.0)[-1] is None
+
+
+def test_mode_max_takes_larger_as_better() -> None:
+    assert reasons(early_stopping(patience=1, mode="max"), 0.1, 0.2, 0.1)[-1] is not None
+    assert reasons(early_stopping(patience=1, mode="max"), 0.1, 0.2, 0.3)[-1] is None
+
+
+def test_a_gain_of_no_more_than_min_delta_is_none() -> None:
+    assert reasons(early_stopping(patience=1, min_delta=0.5), 3.0, 2.5)[-1] is not None
+    assert reasons(early_stopping(patience=1, min_delta=0.5), 3.0, 2.4)[-1] is None
+
+
+def test_small_gains_add_up_against_the_best() -> None:
+    assert reasons(early_stopping(patience=3, min_delta=0.5), 3.0, 2.8, 2.6, 2.4)[-1] is None
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_not_a_number_is_never_the_best(mode: str) -> None:
+    plugin = early_stopping(patience=2, mode=mode)
+    assert reasons(plugin, math.nan, 1.0, math.nan) == [None, None, None]
+    assert plugin.state_dict()["best"] == 1.0
+    assert reasons(plugin, math.nan) == ["eval/loss no better than 1 for 2 evaluations"]
+
+
+def test_a_metric_that_never_was_a_number_stops_too() -> None:
+    assert reasons(early_stopping(patience=1), math.nan) == ["eval/loss was never a number for 1 evaluation"]
+
+
+@pytest.mark.parametrize(("mode", "far", "reached"), [("min", 0.6, 0.5), ("max", 0.4, 0.5)])
+def test_stops_at_the_threshold(mode: str, far: float, reached: float) -> None:
+    answers = reasons(early_stopping(mode=mode, threshold=0.5), far, reached)
+    assert answers == [None, "eval/loss is 0.5, as good as the threshold 0.5"]
+
+
+def test_the_first_evaluations_are_passed_over() -> None:
+    plugin = early_stopping(patience=1, skip_first=2, threshold=0.0)
+    assert reasons(plugin, -1.0, 5.0, 4.0, 3.0) == [None, None, None, None]
+    assert plugin.state_dict() == {"best": 3.0, "seen": 4, "waited": 0}
+
+
+def test_patience_is_live() -> None:
+    options = EarlyStoppingOptions(monitor="eval/loss", patience=1)
+    plugin = EarlyStopping(options)
+    reasons(plugin, 1.0)
+    options.patience = 2
+    assert reasons(plugin, 1.0, 1.0) == [None, "eval/loss no better than 1 for 2 evaluations"]
+
+
+def test_state_goes_on_where_it_was_but_does_not_stop_by_itself() -> None:
+    first = early_stopping(patience=2)
+    reasons(first, 1.0, 2.0, 2.0)
+    second = early_stopping(patience=4)
+    second.load_state_dict(first.state_dict())
+    assert second.should_stop() is None
+    assert reasons(second, 2.0, 2.0) == [None, "eval/loss no better than 1 for 4 evaluations"]
+
+
+def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
+    with pytest.raises(TrainingError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
+        early_stopping().on_evaluation_end(split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
+
+
+def test_the_evaluation_of_another_split_is_passed_over() -> None:
+    plugin = early_stopping(patience=1)
+    plugin.on_evaluation_end(split="test", metrics={"test/loss": 1.0})
+    assert plugin.state_dict()["seen"] == 0
+
+
+def test_a_split_that_is_not_evaluated_is_an_error_before_training() -> None:
+    run: Any = SimpleNamespace(recipe=SimpleNamespace(evaluate=SimpleNamespace(splits=["eval", "test"])))
+    early_stopping().on_train_start(run)
+    with pytest.raises(TrainingError, match="'train/loss' names no evaluated split; there is eval/NAME, test/NAME"):
+        early_stopping(monitor="train/loss").on_train_start(run)
+
+
+@pytest.mark.parametrize("wrong", [{"patience": 0}, {"mode": "most"}, {"min_delta": -1.0}, {"pateince": 3}])
+def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        EarlyStoppingOptions(**{"monitor": "eval/loss", **wrong})
