@@ -1,0 +1,61 @@
+"""Fill in the defaults that a schema declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from trainrun.recipe.schema import Schema, resolved
+from trainrun.recipe.validator import is_null
+
+
+def complete(data: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """A copy of `data` with the defaults of `schema` filled in.
+
+    Optional keys whose default is "nothing" stay absent, because TOML has no null. Values of the
+    wrong type are kept as they are: saying so is `check`'s.
+    """
+    return _table(data, schema, schema)
+
+
+def _table(data: Mapping[str, Any], node: Schema, root: Schema) -> dict[str, Any]:
+    properties = node.get("properties", {})
+    filled = {}
+    for name, inner in properties.items():
+        if name in data:
+            filled[name] = _value(data[name], inner, root)
+        elif name not in node.get("required", ()):
+            filled.update(_default(name, inner, root))
+    extra = node.get("additionalProperties")
+    for name in data.keys() - properties.keys():
+        filled[name] = _value(data[name], extra, root)
+    # Keys that are set keep their order: it is the order in which plugins run.
+    return {name: filled[name] for name in (*data, *(new for new in filled if new not in data))} if extra else filled
+
+
+def _value(value: Any, node: Any, root: Schema) -> Any:
+    shape = only(node, root)
+    if isinstance(value, dict):
+        return _table(value, shape, root)
+    if isinstance(value, list):
+        return [_value(item, shape.get("items"), root) for item in value]
+    return value
+
+
+def _default(name: str, node: Schema, root: Schema) -> dict[str, Any]:
+    shape = only(node, root)
+    if "default" in node:
+        return {} if node["default"] is None else {name: deepcopy(node["default"])}
+    return {name: _table({}, shape, root)} if shape.get("type") == "object" else {}
+
+
+def only(node: Any, root: Schema) -> Schema:
+    """What a subschema asks for, seen through references and "or nothing"."""
+    node = resolved(root, node)
+    branches = [branch for branch in node.get("anyOf", ()) if not is_null(branch)]
+    return only({**node, **_without(branches[0]), "anyOf": ()}, root) if len(branches) == 1 else node
+
+
+def _without(branch: Schema) -> Schema:
+    return {key: value for key, value in branch.items() if key not in {"description", "default"}}

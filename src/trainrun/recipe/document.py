@@ -1,0 +1,137 @@
+"""A recipe as a plain document: files merged along `extends`, overrides on top, and where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainrun.errors import Problem, RecipeError
+from trainrun.recipe.overrides import Override, parse_overrides
+from trainrun.recipe.plain import Key, dotted, lookup
+from trainrun.recipe.source import Location, Source
+from trainrun.recipe.text import read_text
+
+_INT64 = 1 << 63
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was set, and what it overrode there (nearest first)."""
+
+    location: Location
+    value: Any
+    overrode: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """The merged, unchecked recipe. `layers` holds what it was made of, the weakest first."""
+
+    path: Path
+    data: dict[str, Any]
+    layers: tuple[Source | Override, ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files, the weakest first."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Source))
+
+    def locate(self, key: Key) -> Location:
+        """Where `key` was set last; for a key that nobody set, where its table is."""
+        while key:
+            for layer in reversed(self.layers):
+                if lookup(layer.data, key)[0]:
+                    return layer.locate(key)
+            key = key[:-1]
+        return self.sources[-1].locate(())
+
+    def origin(self, key: Key) -> Origin | None:
+        """Where the value of `key` came from; None when neither a file nor an override sets it."""
+        found: tuple[Origin, ...] = ()
+        for layer in self.layers:
+            present, value = lookup(layer.data, key)
+            if present:
+                found = (Origin(layer.locate(key), value, found), *found)
+        return found[0] if found else None
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
+    """Read the recipe at `path`, what it extends, and the overrides. Raises RecipeError.
+
+    Finds everything that is wrong below the level of recipes: files that cannot be read, TOML that
+    does not parse, numbers that do not fit, overrides that are none. What keys mean is `check`'s.
+    """
+    path = Path(path)
+    sources = tuple(reversed(_chain(path)))
+    layers = (*sources, *parse_overrides(overrides, rank=len(sources)))
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = _merged(data, layer.data)
+    data.pop("extends", None)
+    document = Document(path, data, layers)
+    _require_plain(document)
+    return document
+
+
+def _chain(path: Path) -> list[Source]:
+    """The recipe, what it extends, what that extends, and so on."""
+    sources: list[Source] = []
+    seen: list[Path] = []
+    base: Path | None = path
+    while base is not None:
+        sources.append(Source(str(base), read_text(base), rank=len(sources)))
+        seen.append(base.resolve())
+        base = _base(base, sources[-1], seen)
+    return sources
+
+
+def _base(path: Path, source: Source, seen: list[Path]) -> Path | None:
+    if "extends" not in source.data:
+        return None
+    place, value = source.locate(("extends",)), source.data["extends"]
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise RecipeError([place.problem("extends: expected the path of a recipe", "relative to this file")])
+    base = path.parent / value
+    if base.resolve() in seen:
+        cycle = " → ".join(step.name for step in [*seen, base])
+        raise RecipeError([place.problem(f"extends: recipes extend each other in a circle: {cycle}")])
+    if not base.exists():
+        raise RecipeError([place.problem(f"extends: no such file: {base}", "the path is relative to this file")])
+    return base
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; anything else, lists included, is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, dict):
+            merged[key] = _merged(old if isinstance(old, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _require_plain(document: Document) -> None:
+    found = [(document.locate(key), key, what, hint) for key, what, hint in _not_plain(document.data)]
+    if found:
+        raise RecipeError([_problem(*entry) for entry in sorted(found, key=lambda entry: entry[0].order)])
+
+
+def _problem(place: Location, key: Key, what: str, hint: str) -> Problem:
+    return place.problem(f"{dotted(key)}: {what}", hint)
+
+
+def _not_plain(value: Any, key: Key = ()) -> Iterator[tuple[Key, str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if "." in name:
+                yield (*key, name), "a quoted key with a dot in it", "write tables as a.b, without quotes"
+            yield from _not_plain(inner, (*key, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _not_plain(inner, (*key, index))
+    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+        yield key, "the number does not fit into 64 bits", "write a smaller one, or a float such as 1e20"

@@ -1,0 +1,75 @@
+"""The resolved recipe as TOML text, without its secrets."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainrun.recipe.secret import REDACTED, is_secret
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+
+
+def freeze(data: Mapping[str, Any]) -> str:
+    """TOML text of `data`, secrets redacted; reading it back gives the same (redacted) data."""
+    return "\n".join(_table((), redact(data))).strip() + "\n"
+
+
+def redact(data: Any) -> Any:
+    """A copy of `data` in which every value whose key names a secret is replaced."""
+    if isinstance(data, Mapping):
+        return {key: REDACTED if is_secret(key) else redact(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [redact(value) for value in data]
+    return data
+
+
+def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
+    """Plain keys first: whatever follows a header belongs to that header."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping) and value is not None}
+    tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    if path and (plain or not tables):
+        yield ""
+        yield f"[{'.'.join(map(_key, path))}]"
+    for key, value in plain.items():
+        yield f"{_key(key)} = {toml_value(value)}"
+    for key, value in tables.items():
+        yield from _table((*path, key), value)
+
+
+def toml_value(value: Any) -> str:
+    """One value as TOML writes it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return _string(value)
+        case float() if math.isnan(value):
+            return "nan"
+        case int() | float():
+            return repr(value)
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case Mapping():
+            inner = ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items() if item is not None)
+            return f"{{ {inner} }}" if inner else "{}"
+        case list() | tuple():
+            return f"[{', '.join(toml_value(item) for item in value)}]"
+    raise TypeError(f"TOML cannot hold {type(value).__name__}")
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _string(key)
+
+
+def _string(text: str) -> str:
+    return '"' + "".join(_ESCAPES.get(letter) or _control(letter) for letter in text) + '"'
+
+
+def _control(letter: str) -> str:
+    code = ord(letter)
+    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F else letter

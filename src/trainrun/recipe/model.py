@@ -1,0 +1,298 @@
+"""The recipe's tables as pydantic models: the one place for names, types, ranges, defaults and meanings.
+
+The recipe reference in the documentation, the JSON Schema for editors, and the checks of the command
+line all come from here. A field that this version accepts without acting on it carries `x-planned`
+(noted when it is set), one that would change what a run means carries `x-unavailable` (an error).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from trainrun.recipe import duration, rules
+from trainrun.recipe.plain import dotted, json_form
+
+SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"
+
+Slug = Annotated[str, Field(pattern=SLUG, max_length=64)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
+Keyword = bool | int | float | str | list[bool | int | float | str]
+
+_DURATION_TEXT = {"type": "string", "pattern": duration.PATTERN}
+Duration = Annotated[
+    float,
+    Field(ge=0),
+    BeforeValidator(lambda value: duration.seconds(value) if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, _DURATION_TEXT], "x-type": "duration"}),
+]
+DurationText = Annotated[str, Field(pattern=duration.PATTERN, json_schema_extra={"x-type": "duration"})]
+
+_CHECKPOINTS: dict[str, Any] = {"x-planned": "checkpoints are not written by this version"}
+_CONTROL: dict[str, Any] = {"x-planned": "live control is not part of this version"}
+_RESTARTS: dict[str, Any] = {"x-planned": "this version makes one attempt"}
+_HANGS: dict[str, Any] = {"x-planned": "this version does not watch for hangs"}
+
+
+def _unavailable(why: str, *values: Any) -> dict[str, Any]:
+    return {"x-unavailable": {"why": why, "values": list(values)} if values else {"why": why}}
+
+
+class Table(BaseModel):
+    """What all tables share: nothing is converted, nothing is ignored, nothing changes afterwards."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunTable(Table):
+    """What the run is called, where it is kept, and what makes it repeatable."""
+
+    name: Slug = Field(
+        "train", description="Short name of the run: lower-case letters, digits, and . _ - between them."
+    )
+    dir: str = Field("runs", min_length=1, description="Folder that holds the run directories.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, data order and every random generator.")
+    deterministic: bool = Field(True, description="Ask torch for deterministic algorithms.")
+    autoload: bool = Field(False, description="Enable every installed plugin, not only those the recipe names.")
+
+
+class TaskTable(Table):
+    """The training code. Keys other than `use` are the task's own options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: str = Field(
+        min_length=1,
+        description="The task: name of an installed one, `package.module`, `module:Class`, or a path such as `tasks/digits.py`.",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The task's own options."""
+        return dict(self.model_extra or {})
+
+
+class LaunchTable(Table):
+    """How workers are started, stopped and restarted."""
+
+    backend: Slug = Field("local", description="Who starts the workers: `local`, or a backend plugin.")
+    workers: PositiveInt | Literal["auto"] = Field(
+        "auto", description="Workers on each node; `auto` is one for each GPU, or one without GPUs."
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Number of machines.",
+        json_schema_extra=_unavailable("this version runs on one node"),
+    )
+    start: Literal["cold", "warm"] = Field(
+        "cold",
+        description="`cold` starts each worker as a new process; `warm` forks them from a preloaded one.",
+        json_schema_extra=_unavailable("this version starts workers cold", "warm"),
+    )
+    max_restarts: int = Field(
+        3, ge=0, le=1000, description="Attempts after the first, when workers crash.", json_schema_extra=_RESTARTS
+    )
+    grace: Duration = Field(30.0, description="Time from the request to stop until workers are killed.")
+    timeout: Duration = Field(
+        600.0, description="When no rank makes a step for this long, the attempt hangs.", json_schema_extra=_HANGS
+    )
+
+
+class DataTable(Table):
+    """How batches reach the workers."""
+
+    workers: int = Field(0, ge=0, le=1024, description="Loader processes of each worker; 0 loads in the worker itself.")
+    pin_memory: bool | Literal["auto"] = Field("auto", description="Page-locked batches; `auto` does so with CUDA.")
+    shuffle: bool = Field(True, description="A new order of the training data in each epoch, drawn from `run.seed`.")
+    drop_last: bool = Field(False, description="Leave out the last, smaller batch of an epoch.")
+
+
+class TrainTable(Table):
+    """How long and in what batches training runs. Exactly one of `steps` and `epochs` is required."""
+
+    steps: PositiveInt | None = Field(None, description="Optimizer updates to make.")
+    epochs: PositiveInt | None = Field(None, description="Times to go through the training data.")
+    batch_size: PositiveInt = Field(64, description="Samples of one optimizer update, over all workers.")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="Samples of one forward and backward on a worker; left out, its whole share of the batch."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="`bf16` and `fp16` use autocast, `fp16` with a gradient scaler."
+    )
+    clip_grad_norm: float | None = Field(
+        None, gt=0, description="Largest 2-norm of the gradients; left out, no clipping."
+    )
+    compile: bool = Field(False, description="Compile the model with `torch.compile`.")
+    log_every: PositiveInt = Field(10, description="Steps between two records of metrics.")
+    nonfinite: Literal["fail", "warn"] = Field(
+        "fail", description="What a loss that is not finite does when it is logged."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` is CUDA where there is a GPU, else the CPU."
+    )
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Checkpoint or safetensors file to take initial weights from.",
+        json_schema_extra=_unavailable("this version cannot load weights"),
+    )
+
+
+class EvaluateTable(Table):
+    """When and on what the model is evaluated."""
+
+    every: PositiveInt | Literal["epoch"] | None = Field(
+        None, description="Steps between two evaluations, or `epoch`; left out, only at the end of training."
+    )
+    splits: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["eval"], description="Splits to evaluate; one that the task has no data for is left out."
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="Samples of one evaluation batch on a worker; left out, the micro-batch of training."
+    )
+
+
+class OptimizerKeywords(Table):
+    """What the whole optimizer and each of its groups may set: any keyword of the `torch.optim` class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, Keyword]
+
+    lr: float | None = Field(None, ge=0, description="Learning rate; left out, the optimizer's own default.")
+    weight_decay: float | None = Field(None, ge=0, description="Weight decay; left out, the optimizer's own default.")
+    momentum: float | None = Field(None, ge=0, description="Momentum, for the optimizers that have one.")
+    betas: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="The two decay rates of the Adam family."
+    )
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments that the recipe sets."""
+        own = {"name", "groups", "match"}
+        return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in own}
+
+
+class OptimizerGroup(OptimizerKeywords):
+    """Parameters that get other settings than the rest."""
+
+    match: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1,
+        description="Shell patterns of parameter names; a parameter belongs to the first group that matches.",
+    )
+
+
+class OptimizerTable(OptimizerKeywords):
+    """The optimizer: a class of `torch.optim` by name, and any of its keywords."""
+
+    name: str = Field(
+        "adamw",
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        description="Name of the class, in any case: adamw, sgd, rmsprop, …",
+    )
+    groups: list[OptimizerGroup] = Field([], description="Groups of parameters with settings of their own.")
+
+
+class SchedulerTable(Table):
+    """How the learning rate changes from step to step."""
+
+    name: Literal["constant", "linear", "cosine", "polynomial", "exponential", "step"] = Field(
+        "constant", description="Shape of the learning rate after the warm-up."
+    )
+    warmup: int = Field(
+        0, ge=0, le=2**53, description="Steps in which the learning rate rises from 0, in a straight line."
+    )
+    min_lr: float = Field(0.0, ge=0, description="The learning rate never falls below this.")
+    power: float | None = Field(None, gt=0, description="`polynomial`: the exponent; 1 when left out.")
+    gamma: float | None = Field(None, gt=0, le=1, description="`exponential`, `step`: the factor of each decay.")
+    step_size: PositiveInt | None = Field(None, description="`step`: steps between two decays.")
+
+
+class ParallelTable(Table):
+    """How the model is spread over the workers."""
+
+    strategy: Literal["none", "ddp", "fsdp"] = Field(
+        "ddp",
+        description="`ddp` keeps a replica on each worker; `none` does not wrap the model at all.",
+        json_schema_extra=_unavailable("this version knows none and ddp", "fsdp"),
+    )
+
+
+class CheckpointTable(Table):
+    """When checkpoints are written, how many are kept, and where a run goes on from."""
+
+    every: PositiveInt | DurationText | None = Field(
+        None, description="Steps, or time, between two checkpoints.", json_schema_extra=_CHECKPOINTS
+    )
+    keep: PositiveInt = Field(2, description="Checkpoints to keep.", json_schema_extra=_CHECKPOINTS)
+    resume: str = Field(
+        "auto", min_length=1, description="`auto`, `never`, or a checkpoint's path.", json_schema_extra=_CHECKPOINTS
+    )
+
+
+class ControlTable(Table):
+    """Whether a running job takes live commands."""
+
+    mode: Literal["open", "frozen"] = Field(
+        "open", description="`frozen` refuses every command.", json_schema_extra=_CONTROL
+    )
+
+
+class PluginTable(Table):
+    """One enabled use of a plugin. Keys other than these are the plugin's own options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: str | None = Field(None, min_length=1, description="The plugin; left out, the name of the table.")
+    enabled: bool = Field(True, description="`false` turns the plugin off.")
+    on_error: Literal["fail", "disable", "warn"] | None = Field(
+        None, description="What an exception in one of its event hooks does; left out, the plugin's own choice."
+    )
+    before: list[str] = Field([], description="Instances that this one runs before.")
+    after: list[str] = Field([], description="Instances that this one runs after.")
+    queue: PositiveInt = Field(1000, description="Calls that may wait for its background hooks.")
+    when_full: Literal["drop", "block"] = Field(
+        "drop", description="A full queue drops its oldest call, or blocks training."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+class Recipe(Table):
+    """A validated recipe. Immutable; workers get the one that the launch resolved."""
+
+    run: RunTable = Field(default_factory=RunTable, description="Name, place and seed of the run.")
+    task: TaskTable = Field(description="The training code and its options.")
+    launch: LaunchTable = Field(default_factory=LaunchTable, description="Starting and stopping workers.")
+    data: DataTable = Field(default_factory=DataTable, description="Loading of data.")
+    train: TrainTable = Field(default_factory=TrainTable, description="Length, batches and precision of training.")
+    evaluate: EvaluateTable = Field(default_factory=EvaluateTable, description="Evaluation.")
+    optimizer: OptimizerTable = Field(default_factory=OptimizerTable, description="The optimizer.")
+    scheduler: SchedulerTable = Field(default_factory=SchedulerTable, description="The learning-rate schedule.")
+    parallel: ParallelTable = Field(default_factory=ParallelTable, description="Parallel training.")
+    checkpoint: CheckpointTable = Field(default_factory=CheckpointTable, description="Checkpoints.")
+    control: ControlTable = Field(default_factory=ControlTable, description="Live control.")
+    plugins: dict[str, PluginTable] = Field(default_factory=dict, description="Plugins, one table each.")
+    providers: dict[str, str] = Field(
+        default_factory=dict, description="Which instance answers a provider hook, where several could."
+    )
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """The recipe of a plain document, for example a frozen recipe's. Raises pydantic's ValidationError."""
+        return cls.model_validate_json(json.dumps(json_form(data)))
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        broken = rules.broken(self.model_dump(exclude_none=True))
+        if broken:
+            raise ValueError("; ".join(f"{dotted(found.key)}: {found.what}" for found in broken))
+        return self

@@ -1,0 +1,93 @@
+"""Overrides from the command line: ``-o optimizer.lr=1e-3``. The value is TOML, a bare word a string."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tomli
+
+from trainrun.errors import Problem, RecipeError
+from trainrun.recipe.plain import Key
+from trainrun.recipe.secret import is_secret
+from trainrun.recipe.source import Location
+
+_BARE_WORD = re.compile(r"[A-Za-z_./~][^\s\"'\[\]{},#=]*")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One override as a small document of its own."""
+
+    name: str
+    data: dict[str, Any]
+    rank: int
+
+    def locate(self, key: Key) -> Location:
+        """An override is one place, whatever the key."""
+        return Location(self.name, rank=self.rank) if key else Location("command line", rank=self.rank)
+
+
+def parse_overrides(texts: Sequence[str], rank: int) -> list[Override]:
+    """All overrides in order, or a RecipeError with everything that is wrong with them."""
+    overrides, problems = [], []
+    for number, text in enumerate(texts, 1):
+        try:
+            overrides.append(Override(f"-o #{number}", _parse(text), rank + number))
+        except ValueError as error:
+            problems.append(Problem(f"-o #{number}", *error.args))
+    if problems:
+        raise RecipeError(problems)
+    return overrides
+
+
+def _parse(text: str) -> dict[str, Any]:
+    key_text, equals, value_text = _split(text)
+    if not equals:
+        raise ValueError(f"expected KEY=VALUE, got {text[:80]!r}", "for example -o optimizer.lr=1e-3")
+    keys = _key(key_text)
+    value = _value(value_text.strip(), keys)
+    for key in reversed(keys):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Split at the first ``=`` that is not within a quoted key."""
+    found = re.match(r"""((?:"[^"]*"|'[^']*'|[^"'=])*)=(.*)""", text, re.DOTALL)
+    return (found[1], "=", found[2]) if found else (text, "", "")
+
+
+def _key(text: str) -> list[str]:
+    try:
+        table: Any = tomli.loads(f"{text.strip()} = 0") if "\n" not in text else {}
+    except (tomli.TOMLDecodeError, RecursionError):
+        table = {}
+    keys = []
+    while isinstance(table, dict) and len(table) == 1:
+        key, table = next(iter(table.items()))
+        keys.append(key)
+    if table != 0 or any("." in key for key in keys):
+        raise ValueError(f"not a key: {text[:80]!r}", "write the table and the key, as in optimizer.lr")
+    return keys
+
+
+def _value(text: str, keys: list[str]) -> Any:
+    name = ".".join(keys)
+    if not text:
+        raise ValueError(f"{name}: no value given", 'an empty string is written "", in the shell \'""\'')
+    try:
+        parsed = tomli.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    if parsed.keys() == {"value"}:
+        return parsed["value"]
+    if _BARE_WORD.fullmatch(text):
+        return text
+    shown = "its value" if any(is_secret(key) for key in keys) else repr(text[:80])
+    raise ValueError(
+        f"{name}: {shown} is not a TOML value", "strings with spaces need double quotes within the shell's"
+    )
