@@ -115,20 +115,28 @@ def resolve(schema: Schema, root: Schema) -> Schema:
 
 
 RANGES = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+LARGE = 2**31  # bounds beyond this only keep out what no machine can count
 
 
 def type_text(schema: Schema, root: Schema) -> str:
     """What a value may be, in words."""
     schema = resolve(schema, root)
+    if schema.get("x-type"):
+        return str(schema["x-type"])
     if "anyOf" in schema:
         kinds = [type_text(kind, root) for kind in schema["anyOf"] if kind.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "const" in schema or "enum" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
-        return f"list of {type_text(schema.get('items', {}), root)}"
-    ranges = [text.format(schema[key]) for key, text in RANGES.items() if key in schema]
-    return " ".join([schema.get("title_type", schema.get("type", "any")), ", ".join(ranges)]).strip()
+        return f"list of {plural(type_text(schema.get('items', {}), root))}"
+    ranges = [text.format(schema[key]) for key, text in RANGES.items() if key in schema and abs(schema[key]) < LARGE]
+    kind = str(schema.get("type", "object")).replace("object", "table")
+    return " ".join([kind, ", ".join(ranges)]).strip()
+
+
+def plural(kind: str) -> str:
+    return f"{kind}s" if kind.isalpha() else kind
 
 
 def default_text(schema: Schema, *, required: bool) -> str:
@@ -139,21 +147,42 @@ def default_text(schema: Schema, *, required: bool) -> str:
 
 
 def meaning(schema: Schema) -> str:
+    """The description, and what this version does not do with the key yet."""
     text = " ".join(str(schema.get("description", "")).split())
-    planned = schema.get("x-planned")
-    return f"{text} *Not acted on yet: {planned}.*" if planned else text
+    planned, unavailable = schema.get("x-planned"), schema.get("x-unavailable")
+    if planned:
+        text += f" *Accepted, not acted on yet: {planned}.*"
+    if unavailable:
+        values = (
+            ", ".join(f"`{json.dumps(value)}`" for value in unavailable.get("values", [])) or "anything but the default"
+        )
+        text += f" *An error for now: {values}, because {unavailable['why']}.*"
+    return text
 
 
-def recipe_section(name: str, schema: Schema, root: Schema) -> str:
-    parts = [f"## [{name}]", meaning(schema)]
+def recipe_section(name: str, schema: Schema, root: Schema) -> list[str]:
+    """A table of the recipe; below it, the tables that it holds."""
+    inner = resolve(schema.get("additionalProperties") or {}, root) if "properties" not in schema else {}
+    heading = f"[{name}.NAME]" if inner.get("properties") else f"[{name}]"
+    parts = [
+        f"## {heading}",
+        meaning(inner if inner.get("properties") else schema),
+        *recipe_rows(inner or schema, root),
+    ]
+    for key, raw in schema.get("properties", {}).items():
+        items = resolve(resolve(raw, root).get("items", {}), root)
+        if items.get("properties"):
+            parts += [f"### [[{name}.{key}]]", meaning(items), *recipe_rows(items, root)]
+    return [part for part in parts if part]
+
+
+def recipe_rows(schema: Schema, root: Schema) -> list[str]:
     required = schema.get("required", [])
     rows = []
     for key, raw in schema.get("properties", {}).items():
         value = resolve(raw, root)
-        default = default_text(value, required=key in required)
-        rows.append((f"`{key}`", type_text(raw, root), default, meaning(value)))
-    parts += [table(("key", "type", "default", "meaning"), rows)] if rows else []
-    return "\n\n".join(part for part in parts if part)
+        rows.append((f"`{key}`", type_text(raw, root), default_text(value, required=key in required), meaning(value)))
+    return [table(("key", "type", "default", "meaning"), rows)] if rows else []
 
 
 RECIPE_INTRO = """\
@@ -166,7 +195,9 @@ A duration is a number of seconds or a string such as `"30s"`, `"10m"` or `"1h30
 def recipe_page() -> str:
     root = base_schema()
     parts = ["# Recipe", NOTICE.format(source="src/trainrun/recipe/model.py"), RECIPE_INTRO.strip()]
-    parts += [recipe_section(name, resolve(schema, root), root) for name, schema in root["properties"].items()]
+    for name, schema in root["properties"].items():
+        table_schema = resolve({"$ref": schema["$ref"]}, root) if "$ref" in schema else schema
+        parts += recipe_section(name, table_schema, root)
     return "\n\n".join(parts) + "\n"
 
 

@@ -52,21 +52,29 @@ def test_command_and_its_options_are_documented(path: str, root: Path) -> None:
             assert all(name in text for name in parameter.opts)
 
 
-def tables(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def tables() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Heading and keys of every table of the recipe."""
+    schema = base_schema()
+
+    def target(value: dict[str, Any]) -> dict[str, Any]:
+        return schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+
     for name, value in schema["properties"].items():
-        table = schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else value
-        for key, item in table.get("properties", {}).items():
-            yield name, key, item
+        rows = target(value).get("additionalProperties")
+        if isinstance(rows, dict) and "$ref" in rows and "properties" not in target(value):
+            yield f"[{name}.NAME]", target(rows)["properties"]
+        else:
+            yield f"[{name}]", target(value).get("properties", {})
 
 
 def test_every_recipe_key_is_documented(root: Path) -> None:
     page = (root / "docs" / "recipe.md").read_text(encoding="utf-8")
-    schema = base_schema()
-    for name, key, _ in tables(schema):
-        assert f"| `{key}` |" in section(page, f"[{name}]")
-    for name in schema["properties"]:
-        assert f"\n## [{name}]\n" in page
+    for heading, keys in tables():
+        text = section(page, heading)
+        assert [key for key in keys if f"| `{key}` |" not in text] == []
 
 
 def test_every_recipe_key_has_a_description() -> None:
-    assert [f"{name}.{key}" for name, key, item in tables(base_schema()) if not item.get("description")] == []
+    assert [
+        f"{name} {key}" for name, keys in tables() for key, item in keys.items() if not item.get("description")
+    ] == []
