@@ -63,3 +63,13 @@ def _import_file(path: Path) -> ModuleType:
             f"{path} cannot be imported: {path.stem!r} is already {found or 'built into Python'}; rename it"
         )
     return module
+
+
+def guess_files(target: str) -> list[str]:
+    """The sources that importing the target would start with, found without importing anything."""
+    module, _ = split(target)
+    if is_path(module):
+        return [module]
+    stem = Path(*module.split("."))
+    candidates = [Path(folder) / name for folder in sys.path for name in (f"{stem}.py", stem / "__init__.py")]
+    return [str(file) for file in candidates if file.is_file()][:1]

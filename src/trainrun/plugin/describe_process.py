@@ -1,0 +1,111 @@
+"""The process that imports plugins in order to describe them: `python -m trainrun.plugin.describe_process FD`.
+
+Reads one JSON request from stdin, answers with JSON lines on FD: for each job its index when it begins,
+and again with the answer. Where this process dies or hangs, its parent knows by the last line at what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TextIO
+
+from trainrun.plugin.description import Description
+from trainrun.plugin.inspecting import describe_object, options_of, own_files
+from trainrun.plugin.targets import load
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Do the jobs of the request, one after another."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    channel = int(sys.argv[1])
+    os.set_inheritable(channel, False)  # what a plugin starts must not keep the parent waiting
+    request = json.load(sys.stdin)
+    sys.path[:] = request["path"]
+    with os.fdopen(channel, "w", encoding="utf-8") as out:
+        for index, job in enumerate(request["jobs"]):
+            _send(out, {"begin": index})
+            _send(out, {"done": index, "answer": _JOBS[job["do"]](job)})
+    os._exit(0)  # threads and exit handlers of plugins have no say here
+
+
+def _send(out: TextIO, line: Mapping[str, Any]) -> None:
+    out.write(json.dumps(line) + "\n")
+    out.flush()
+
+
+def _describe(job: Mapping[str, Any]) -> dict[str, Any]:
+    target = job["target"]
+    try:
+        return describe_object(target, load(target)).to_json()
+    except BaseException as error:
+        return _failed(target, error).to_json()
+
+
+def _failed(target: str, error: BaseException) -> Description:
+    ours = (__file__, load.__code__.co_filename)
+    files = {*own_files(target), *(file for file in _frames(error) if not _is_machinery(file, ours))}
+    return Description(
+        target,
+        ok=False,
+        error=f"importing it failed: {_one_line(error)}",
+        traceback=_user_traceback(error, ours),
+        files=tuple(sorted(file for file in files if os.path.isfile(file))),  # noqa: PTH113 - str in, str out
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}"
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    yield from (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    if isinstance(error, SyntaxError) and error.filename:
+        yield error.filename
+
+
+def _user_traceback(error: BaseException, ours: tuple[str, ...]) -> str | None:
+    """The traceback below our own frames and the import machinery's; None where the user's code has no part in it."""
+    trace = error.__traceback__
+    while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename, ours):
+        trace = trace.tb_next
+    if trace is None:
+        return None
+    return "".join(traceback.format_exception(type(error), error.with_traceback(trace), trace))
+
+
+def _is_machinery(file: str, ours: tuple[str, ...]) -> bool:
+    return file in ours or file.startswith("<frozen ") or file.endswith("/importlib/__init__.py")
+
+
+def _validate(job: Mapping[str, Any]) -> list[tuple[list[str | int], str]]:
+    import pydantic_core  # noqa: PLC0415 - only plugins with validators of their own get here
+
+    options = options_of(load(job["target"]))
+    if options is None:
+        return []
+    try:
+        options.from_table(job["options"])
+    except pydantic_core.ValidationError as error:
+        return [(list(one["loc"]), one["msg"]) for one in error.errors(include_url=False, include_context=False)]
+    return []
+
+
+_JOBS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"describe": _describe, "validate": _validate}
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()

@@ -1,0 +1,121 @@
+"""Which plugins are installed, from metadata alone: nothing is imported.
+
+`importlib.metadata` answers the same questions, but importing it takes longer than all of this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+PLUGINS = "trainrun"
+COMMANDS = "trainrun.commands"
+
+_SUFFIXES = (".dist-info", ".egg-info")
+
+
+@dataclass(frozen=True, order=True)
+class EntryPoint:
+    """One line of a distribution's entry points: `name` = `value`. `location` is the metadata's folder."""
+
+    distribution: str
+    name: str
+    value: str
+    version: str
+    group: str
+    location: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}, entry point {self.name} = {self.value}"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What is installed. `fingerprint` changes when a distribution comes, goes or changes."""
+
+    entry_points: tuple[EntryPoint, ...]
+    fingerprint: str
+
+    @cached_property
+    def plugins(self) -> dict[str, tuple[EntryPoint, ...]]:
+        """Plugin name to entry points, by distribution and then name; more than one under a name is a clash."""
+        return self._named(PLUGINS)
+
+    @cached_property
+    def commands(self) -> dict[str, tuple[EntryPoint, ...]]:
+        """Extra commands: name to entry points."""
+        return self._named(COMMANDS)
+
+    def _named(self, group: str) -> dict[str, tuple[EntryPoint, ...]]:
+        table: dict[str, tuple[EntryPoint, ...]] = {}
+        for entry in self.entry_points:
+            if entry.group == group:
+                table[entry.name] = (*table.get(entry.name, ()), entry)
+        return table
+
+
+def discover(path: Sequence[str] | None = None) -> Installed:
+    """Scan `sys.path`, or `path`, for distributions with entry points for trainrun."""
+    digest = hashlib.sha256()
+    entries: list[EntryPoint] = []
+    seen: set[str] = set()
+    for folder in dict.fromkeys(sys.path if path is None else path):
+        for metadata in _distributions(folder or "."):
+            digest.update(f"{metadata.path}\0{metadata.stat().st_mtime_ns}\n".encode(errors="surrogateescape"))
+            identity = metadata.name.partition("-")[0].lower().replace(".", "_")
+            if identity not in seen:  # the first one on the path is the one that Python imports
+                seen.add(identity)
+                entries += _entry_points(metadata.path)
+    return Installed(tuple(sorted(entries)), digest.hexdigest())
+
+
+def _distributions(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted((one for one in found if one.name.endswith(_SUFFIXES)), key=lambda one: one.name)
+    except OSError:
+        return []  # zip files, missing and unreadable folders
+
+
+def _entry_points(location: str) -> list[EntryPoint]:
+    try:
+        text = Path(location, "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = [line for line in _parsed(text) if line[0] in (PLUGINS, COMMANDS)]
+    if not lines:
+        return []
+    distribution, version = _identity(location)
+    return [EntryPoint(distribution, name, value, version, group, location) for group, name, value in lines]
+
+
+def _parsed(text: str) -> Iterator[tuple[str, str, str]]:
+    """Group, name and value of each line; extras such as ``[test]`` behind a value mean nothing any more."""
+    group = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+        elif "=" in line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield group, name.strip(), value.partition("[")[0].replace(" ", "").strip()
+
+
+def _identity(location: str) -> tuple[str, str]:
+    """Name and version from the metadata's head, else from the folder's name."""
+    name, _, version = Path(location).stem.partition("-")
+    fields = {"Name": name, "Version": version}
+    for file in ("METADATA", "PKG-INFO"):
+        try:
+            head = Path(location, file).read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        except OSError:
+            continue
+        for line in head.splitlines():
+            key, _, value = line.partition(":")
+            if key in fields and value.strip():
+                fields[key] = value.strip()
+    return fields["Name"], fields["Version"]
