@@ -52,10 +52,9 @@ def _default(name: str, node: Schema, root: Schema) -> dict[str, Any]:
 
 def only(node: Any, root: Schema) -> Schema:
     """What a subschema asks for, seen through references and "or nothing"."""
-    node = resolved(root, node)
-    branches = [branch for branch in node.get("anyOf", ()) if not is_null(branch)]
-    return only({**node, **_without(branches[0]), "anyOf": ()}, root) if len(branches) == 1 else node
-
-
-def _without(branch: Schema) -> Schema:
-    return {key: value for key, value in branch.items() if key not in {"description", "default"}}
+    shape = resolved(root, node)
+    branches = [branch for branch in shape.get("anyOf", ()) if not is_null(branch)]
+    if len(branches) != 1:
+        return shape
+    beside = {key: value for key, value in shape.items() if key != "anyOf"}
+    return only({**branches[0], **beside}, root)

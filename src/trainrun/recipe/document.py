@@ -65,7 +65,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
     """
     path = Path(path)
     sources = tuple(reversed(_chain(path)))
-    layers = (*sources, *parse_overrides(overrides, rank=len(sources)))
+    layers: tuple[Source | Override, ...] = (*sources, *parse_overrides(overrides, rank=len(sources)))
     data: dict[str, Any] = {}
     for layer in layers:
         data = _merged(data, layer.data)

@@ -51,12 +51,12 @@ class RunTable(Table):
     """What the run is called, where it is kept, and what makes it repeatable."""
 
     name: Slug = Field(
-        "train", description="Short name of the run: lower-case letters, digits, and . _ - between them."
+        default="train", description="Short name of the run: lower-case letters, digits, and . _ - between them."
     )
-    dir: str = Field("runs", min_length=1, description="Folder that holds the run directories.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, data order and every random generator.")
-    deterministic: bool = Field(True, description="Ask torch for deterministic algorithms.")
-    autoload: bool = Field(False, description="Enable every installed plugin, not only those the recipe names.")
+    dir: str = Field(default="runs", min_length=1, description="Folder that holds the run directories.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of weights, data order and every random generator.")
+    deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms.")
+    autoload: bool = Field(default=False, description="Enable every installed plugin, not only those the recipe names.")
 
 
 class TaskTable(Table):
@@ -66,7 +66,7 @@ class TaskTable(Table):
 
     use: str = Field(
         min_length=1,
-        description="The task: name of an installed one, `package.module`, `module:Class`, or a path such as `tasks/digits.py`.",
+        description="The task: an installed one's name, `module`, `module:Class`, or a path such as `tasks/digits.py`.",
     )
 
     @property
@@ -78,65 +78,78 @@ class TaskTable(Table):
 class LaunchTable(Table):
     """How workers are started, stopped and restarted."""
 
-    backend: Slug = Field("local", description="Who starts the workers: `local`, or a backend plugin.")
+    backend: Slug = Field(default="local", description="Who starts the workers: `local`, or a backend plugin.")
     workers: PositiveInt | Literal["auto"] = Field(
-        "auto", description="Workers on each node; `auto` is one for each GPU, or one without GPUs."
+        default="auto", description="Workers on each node; `auto` is one for each GPU, or one without GPUs."
     )
     nodes: int = Field(
-        1,
+        default=1,
         ge=1,
         le=100_000,
         description="Number of machines.",
         json_schema_extra=_unavailable("this version runs on one node"),
     )
     start: Literal["cold", "warm"] = Field(
-        "cold",
+        default="cold",
         description="`cold` starts each worker as a new process; `warm` forks them from a preloaded one.",
         json_schema_extra=_unavailable("this version starts workers cold", "warm"),
     )
     max_restarts: int = Field(
-        3, ge=0, le=1000, description="Attempts after the first, when workers crash.", json_schema_extra=_RESTARTS
+        default=3,
+        ge=0,
+        le=1000,
+        description="Attempts after the first, when workers crash.",
+        json_schema_extra=_RESTARTS,
     )
-    grace: Duration = Field(30.0, description="Time from the request to stop until workers are killed.")
+    grace: Duration = Field(default=30.0, description="Time from the request to stop until workers are killed.")
     timeout: Duration = Field(
-        600.0, description="When no rank makes a step for this long, the attempt hangs.", json_schema_extra=_HANGS
+        default=600.0,
+        description="When no rank makes a step for this long, the attempt hangs.",
+        json_schema_extra=_HANGS,
     )
 
 
 class DataTable(Table):
     """How batches reach the workers."""
 
-    workers: int = Field(0, ge=0, le=1024, description="Loader processes of each worker; 0 loads in the worker itself.")
-    pin_memory: bool | Literal["auto"] = Field("auto", description="Page-locked batches; `auto` does so with CUDA.")
-    shuffle: bool = Field(True, description="A new order of the training data in each epoch, drawn from `run.seed`.")
-    drop_last: bool = Field(False, description="Leave out the last, smaller batch of an epoch.")
+    workers: int = Field(
+        default=0, ge=0, le=1024, description="Loader processes of each worker; 0 loads in the worker itself."
+    )
+    pin_memory: bool | Literal["auto"] = Field(
+        default="auto", description="Page-locked batches; `auto` does so with CUDA."
+    )
+    shuffle: bool = Field(
+        default=True, description="A new order of the training data in each epoch, drawn from `run.seed`."
+    )
+    drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch.")
 
 
 class TrainTable(Table):
     """How long and in what batches training runs. Exactly one of `steps` and `epochs` is required."""
 
-    steps: PositiveInt | None = Field(None, description="Optimizer updates to make.")
-    epochs: PositiveInt | None = Field(None, description="Times to go through the training data.")
-    batch_size: PositiveInt = Field(64, description="Samples of one optimizer update, over all workers.")
+    steps: PositiveInt | None = Field(default=None, description="Optimizer updates to make.")
+    epochs: PositiveInt | None = Field(default=None, description="Times to go through the training data.")
+    batch_size: PositiveInt = Field(default=64, description="Samples of one optimizer update, over all workers.")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="Samples of one forward and backward on a worker; left out, its whole share of the batch."
+        default=None,
+        description="Samples of one forward and backward on a worker; left out, its whole share of the batch.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="`bf16` and `fp16` use autocast, `fp16` with a gradient scaler."
+        default="fp32", description="`bf16` and `fp16` use autocast, `fp16` with a gradient scaler."
     )
     clip_grad_norm: float | None = Field(
-        None, gt=0, description="Largest 2-norm of the gradients; left out, no clipping."
+        default=None, gt=0, description="Largest 2-norm of the gradients; left out, no clipping."
     )
-    compile: bool = Field(False, description="Compile the model with `torch.compile`.")
-    log_every: PositiveInt = Field(10, description="Steps between two records of metrics.")
+    compile: bool = Field(default=False, description="Compile the model with `torch.compile`.")
+    log_every: PositiveInt = Field(default=10, description="Steps between two records of metrics.")
     nonfinite: Literal["fail", "warn"] = Field(
-        "fail", description="What a loss that is not finite does when it is logged."
+        default="fail", description="What a loss that is not finite does when it is logged."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto` is CUDA where there is a GPU, else the CPU."
+        default="auto", description="`auto` is CUDA where there is a GPU, else the CPU."
     )
     init_from: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Checkpoint or safetensors file to take initial weights from.",
         json_schema_extra=_unavailable("this version cannot load weights"),
@@ -147,13 +160,13 @@ class EvaluateTable(Table):
     """When and on what the model is evaluated."""
 
     every: PositiveInt | Literal["epoch"] | None = Field(
-        None, description="Steps between two evaluations, or `epoch`; left out, only at the end of training."
+        default=None, description="Steps between two evaluations, or `epoch`; left out, only at the end of training."
     )
     splits: list[Annotated[str, Field(min_length=1)]] = Field(
-        ["eval"], description="Splits to evaluate; one that the task has no data for is left out."
+        default=["eval"], description="Splits to evaluate; one that the task has no data for is left out."
     )
     batch_size: PositiveInt | None = Field(
-        None, description="Samples of one evaluation batch on a worker; left out, the micro-batch of training."
+        default=None, description="Samples of one evaluation batch on a worker; left out, the micro-batch of training."
     )
 
 
@@ -162,13 +175,15 @@ class OptimizerKeywords(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    __pydantic_extra__: dict[str, Keyword]
+    __pydantic_extra__: dict[str, Keyword] = Field(init=False)
 
-    lr: float | None = Field(None, ge=0, description="Learning rate; left out, the optimizer's own default.")
-    weight_decay: float | None = Field(None, ge=0, description="Weight decay; left out, the optimizer's own default.")
-    momentum: float | None = Field(None, ge=0, description="Momentum, for the optimizers that have one.")
+    lr: float | None = Field(default=None, ge=0, description="Learning rate; left out, the optimizer's own default.")
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="Weight decay; left out, the optimizer's own default."
+    )
+    momentum: float | None = Field(default=None, ge=0, description="Momentum, for the optimizers that have one.")
     betas: list[float] | None = Field(
-        None, min_length=2, max_length=2, description="The two decay rates of the Adam family."
+        default=None, min_length=2, max_length=2, description="The two decay rates of the Adam family."
     )
 
     @property
@@ -191,33 +206,35 @@ class OptimizerTable(OptimizerKeywords):
     """The optimizer: a class of `torch.optim` by name, and any of its keywords."""
 
     name: str = Field(
-        "adamw",
+        default="adamw",
         pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
         description="Name of the class, in any case: adamw, sgd, rmsprop, …",
     )
-    groups: list[OptimizerGroup] = Field([], description="Groups of parameters with settings of their own.")
+    groups: list[OptimizerGroup] = Field(default=[], description="Groups of parameters with settings of their own.")
 
 
 class SchedulerTable(Table):
     """How the learning rate changes from step to step."""
 
     name: Literal["constant", "linear", "cosine", "polynomial", "exponential", "step"] = Field(
-        "constant", description="Shape of the learning rate after the warm-up."
+        default="constant", description="Shape of the learning rate after the warm-up."
     )
     warmup: int = Field(
-        0, ge=0, le=2**53, description="Steps in which the learning rate rises from 0, in a straight line."
+        default=0, ge=0, le=2**53, description="Steps in which the learning rate rises from 0, in a straight line."
     )
-    min_lr: float = Field(0.0, ge=0, description="The learning rate never falls below this.")
-    power: float | None = Field(None, gt=0, description="`polynomial`: the exponent; 1 when left out.")
-    gamma: float | None = Field(None, gt=0, le=1, description="`exponential`, `step`: the factor of each decay.")
-    step_size: PositiveInt | None = Field(None, description="`step`: steps between two decays.")
+    min_lr: float = Field(default=0.0, ge=0, description="The learning rate never falls below this.")
+    power: float | None = Field(default=None, gt=0, description="`polynomial`: the exponent; 1 when left out.")
+    gamma: float | None = Field(
+        default=None, gt=0, le=1, description="`exponential`, `step`: the factor of each decay."
+    )
+    step_size: PositiveInt | None = Field(default=None, description="`step`: steps between two decays.")
 
 
 class ParallelTable(Table):
     """How the model is spread over the workers."""
 
     strategy: Literal["none", "ddp", "fsdp"] = Field(
-        "ddp",
+        default="ddp",
         description="`ddp` keeps a replica on each worker; `none` does not wrap the model at all.",
         json_schema_extra=_unavailable("this version knows none and ddp", "fsdp"),
     )
@@ -227,11 +244,14 @@ class CheckpointTable(Table):
     """When checkpoints are written, how many are kept, and where a run goes on from."""
 
     every: PositiveInt | DurationText | None = Field(
-        None, description="Steps, or time, between two checkpoints.", json_schema_extra=_CHECKPOINTS
+        default=None, description="Steps, or time, between two checkpoints.", json_schema_extra=_CHECKPOINTS
     )
-    keep: PositiveInt = Field(2, description="Checkpoints to keep.", json_schema_extra=_CHECKPOINTS)
+    keep: PositiveInt = Field(default=2, description="Checkpoints to keep.", json_schema_extra=_CHECKPOINTS)
     resume: str = Field(
-        "auto", min_length=1, description="`auto`, `never`, or a checkpoint's path.", json_schema_extra=_CHECKPOINTS
+        default="auto",
+        min_length=1,
+        description="`auto`, `never`, or a checkpoint's path.",
+        json_schema_extra=_CHECKPOINTS,
     )
 
 
@@ -239,7 +259,7 @@ class ControlTable(Table):
     """Whether a running job takes live commands."""
 
     mode: Literal["open", "frozen"] = Field(
-        "open", description="`frozen` refuses every command.", json_schema_extra=_CONTROL
+        default="open", description="`frozen` refuses every command.", json_schema_extra=_CONTROL
     )
 
 
@@ -248,16 +268,16 @@ class PluginTable(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    use: str | None = Field(None, min_length=1, description="The plugin; left out, the name of the table.")
-    enabled: bool = Field(True, description="`false` turns the plugin off.")
+    use: str | None = Field(default=None, min_length=1, description="The plugin; left out, the name of the table.")
+    enabled: bool = Field(default=True, description="`false` turns the plugin off.")
     on_error: Literal["fail", "disable", "warn"] | None = Field(
-        None, description="What an exception in one of its event hooks does; left out, the plugin's own choice."
+        default=None, description="What an exception in one of its event hooks does; left out, the plugin's own choice."
     )
-    before: list[str] = Field([], description="Instances that this one runs before.")
-    after: list[str] = Field([], description="Instances that this one runs after.")
-    queue: PositiveInt = Field(1000, description="Calls that may wait for its background hooks.")
+    before: list[str] = Field(default=[], description="Instances that this one runs before.")
+    after: list[str] = Field(default=[], description="Instances that this one runs after.")
+    queue: PositiveInt = Field(default=1000, description="Calls that may wait for its background hooks.")
     when_full: Literal["drop", "block"] = Field(
-        "drop", description="A full queue drops its oldest call, or blocks training."
+        default="drop", description="A full queue drops its oldest call, or blocks training."
     )
 
     @property

@@ -47,7 +47,7 @@ def _parse(text: str) -> dict[str, Any]:
     key_text, equals, value_text = _split(text)
     if not equals:
         raise ValueError(f"expected KEY=VALUE, got {text[:80]!r}", "for example -o optimizer.lr=1e-3")
-    keys = _key(key_text)
+    keys = parse_key(key_text)
     value = _value(value_text.strip(), keys)
     for key in reversed(keys):
         value = {key: value}
@@ -61,7 +61,8 @@ def _split(text: str) -> tuple[str, str, str]:
     return (found[1], "=", found[2]) if found else (text, "", "")
 
 
-def _key(text: str) -> list[str]:
+def parse_key(text: str) -> tuple[str, ...]:
+    """The parts of a key as TOML writes it, such as ``plugins."early-stopping".patience``. Raises ValueError."""
     try:
         table: Any = tomli.loads(f"{text.strip()} = 0") if "\n" not in text else {}
     except (tomli.TOMLDecodeError, RecursionError):
@@ -72,10 +73,10 @@ def _key(text: str) -> list[str]:
         keys.append(key)
     if table != 0 or any("." in key for key in keys):
         raise ValueError(f"not a key: {text[:80]!r}", "write the table and the key, as in optimizer.lr")
-    return keys
+    return tuple(keys)
 
 
-def _value(text: str, keys: list[str]) -> Any:
+def _value(text: str, keys: tuple[str, ...]) -> Any:
     name = ".".join(keys)
     if not text:
         raise ValueError(f"{name}: no value given", 'an empty string is written "", in the shell \'""\'')

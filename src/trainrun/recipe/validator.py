@@ -6,9 +6,9 @@ in the worker. TOML has no null, so branches that only allow null vanish.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import CoreSchema, SchemaError, SchemaValidator, ValidationError, core_schema
 
@@ -60,60 +60,63 @@ def is_null(node: Any) -> bool:
 @dataclass
 class _Builder:
     root: Schema
-    engine: str
+    engine: Literal["rust-regex", "python-re"]
     used: set[str] = field(default_factory=set)
 
     def build(self) -> CoreSchema:
         main = self._node(self.root)
-        built: dict[str, CoreSchema] = {}
+        built: dict[str, Any] = {}
         while missing := self.used - built.keys():
             name = missing.pop()
-            built[name] = {**self._node(self.root.get("$defs", {}).get(name, {})), "ref": name}  # type: ignore[misc]
+            built[name] = {**self._node(self.root.get("$defs", {}).get(name, {})), "ref": name}
         return core_schema.definitions_schema(main, list(built.values())) if built else main
 
     def _node(self, node: Any) -> CoreSchema:
-        if node is False:
-            return core_schema.literal_schema(["\0never"])
         if not isinstance(node, dict):
-            return core_schema.any_schema()
-        if "$ref" in node:
-            name = str(node["$ref"]).removeprefix("#/$defs/")
-            self.used.add(name)
-            # A schema that is a reference cannot be a definition; the function around it can.
-            return core_schema.chain_schema([core_schema.definition_reference_schema(name)])
-        if "const" in node or "enum" in node:
-            return core_schema.literal_schema([node["const"]] if "const" in node else node["enum"])
-        for keyword in ("anyOf", "oneOf"):
+            return core_schema.literal_schema(["\0never"]) if node is False else core_schema.any_schema()
+        for keyword, build in _KEYWORDS:
             if keyword in node:
-                return self._union([branch for branch in node[keyword] if not is_null(branch)])
-        if "allOf" in node:
-            return core_schema.chain_schema([self._node(branch) for branch in node["allOf"]])
+                return build(self, node)
         if isinstance(node.get("type"), list):
             return self._union([{**node, "type": name} for name in node["type"] if name != "null"])
-        return self._typed(node)
+        return _TYPES.get(node.get("type", ""), _Builder._untyped)(self, node)
+
+    def _reference(self, node: Schema) -> CoreSchema:
+        name = str(node["$ref"]).removeprefix("#/$defs/")
+        self.used.add(name)
+        return core_schema.definition_reference_schema(name)
+
+    def _choice(self, node: Schema) -> CoreSchema:
+        return core_schema.literal_schema([node["const"]] if "const" in node else node["enum"])
+
+    def _branches(self, node: Schema) -> CoreSchema:
+        return self._union([branch for branch in node.get("anyOf") or node["oneOf"] if not is_null(branch)])
+
+    def _all(self, node: Schema) -> CoreSchema:
+        return core_schema.chain_schema([self._node(branch) for branch in node["allOf"]])
 
     def _union(self, branches: list[Any]) -> CoreSchema:
         if len(branches) == 1:
             return self._node(branches[0])
-        choices = [self._node(branch) for branch in branches]
+        choices: list[CoreSchema | tuple[CoreSchema, str]] = [self._node(branch) for branch in branches]
         return core_schema.union_schema(choices, custom_error_type="union", custom_error_message="no branch fits")
 
-    def _typed(self, node: Schema) -> CoreSchema:
-        match node.get("type"):
-            case "object":
-                return self._object(node)
-            case "array":
-                return self._array(node)
-            case "string":
-                return core_schema.str_schema(strict=True, regex_engine=self.engine, **_mapped(node, _STRING))
-            case "integer":
-                return core_schema.int_schema(strict=True, **_mapped(node, _NUMBER))
-            case "number":
-                return core_schema.float_schema(strict=True, allow_inf_nan=False, **_mapped(node, _NUMBER))
-            case "boolean":
-                return core_schema.bool_schema(strict=True)
-            case "null":
-                return core_schema.none_schema()
+    def _string(self, node: Schema) -> CoreSchema:
+        return core_schema.str_schema(strict=True, regex_engine=self.engine, **_mapped(node, _STRING))
+
+    def _integer(self, node: Schema) -> CoreSchema:
+        return core_schema.int_schema(strict=True, **_mapped(node, _NUMBER))
+
+    def _number(self, node: Schema) -> CoreSchema:
+        return core_schema.float_schema(strict=True, allow_inf_nan=False, **_mapped(node, _NUMBER))
+
+    def _boolean(self, _: Schema) -> CoreSchema:
+        return core_schema.bool_schema(strict=True)
+
+    def _null(self, _: Schema) -> CoreSchema:
+        return core_schema.none_schema()
+
+    def _untyped(self, node: Schema) -> CoreSchema:
         return self._object(node) if "properties" in node else core_schema.any_schema()
 
     def _array(self, node: Schema) -> CoreSchema:
@@ -144,6 +147,26 @@ class _Builder:
         return core_schema.typed_dict_schema(
             fields, strict=True, extra_behavior="allow", extras_schema=self._node(extra)
         )
+
+
+_Build = Callable[[_Builder, Schema], CoreSchema]
+_KEYWORDS: tuple[tuple[str, _Build], ...] = (
+    ("$ref", _Builder._reference),
+    ("const", _Builder._choice),
+    ("enum", _Builder._choice),
+    ("anyOf", _Builder._branches),
+    ("oneOf", _Builder._branches),
+    ("allOf", _Builder._all),
+)
+_TYPES: dict[str, _Build] = {
+    "object": _Builder._object,
+    "array": _Builder._array,
+    "string": _Builder._string,
+    "integer": _Builder._integer,
+    "number": _Builder._number,
+    "boolean": _Builder._boolean,
+    "null": _Builder._null,
+}
 
 
 def _mapped(node: Schema, names: dict[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from trainrun.recipe.schema import Schema
 from trainrun.recipe.validator import is_null
 
 _SHOWN = 60
-_PLAIN = {"boolean": "true or false", "object": "a table", "string": "a string", "null": "nothing"}
+_PLAIN = {"boolean": "true or false", "object": "a table", "null": "nothing"}
 
 
 def expectation(node: Schema, root: Schema) -> str:
@@ -23,14 +23,21 @@ def expectation(node: Schema, root: Schema) -> str:
     branches = [branch for branch in [*node.get("anyOf", ()), *node.get("oneOf", ())] if not is_null(branch)]
     if branches:
         return listed(list(dict.fromkeys(expectation(branch, root) for branch in branches)))
-    kind = node.get("type")
-    if kind in {"integer", "number"}:
-        return _number(node, "an integer" if kind == "integer" else "a number")
-    if kind == "array":
-        return _array(node, root)
-    if kind == "string":
-        return _string(node)
-    return _PLAIN.get(str(kind), "another value")
+    return _of_type(node, root)
+
+
+def _of_type(node: Schema, root: Schema) -> str:
+    match node.get("type"):
+        case "integer":
+            return _number(node, "an integer")
+        case "number":
+            return _number(node, "a number")
+        case "string":
+            return _string(node)
+        case "array":
+            return _array(node, root)
+        case kind:
+            return _PLAIN.get(str(kind), "another value")
 
 
 def _number(node: Schema, noun: str) -> str:
