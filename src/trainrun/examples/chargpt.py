@@ -136,7 +136,8 @@ class Block(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden + self._attend(self.attention_norm(hidden))
-        return hidden + self.network(hidden)
+        added: torch.Tensor = self.network(hidden)
+        return hidden + added
 
     def _attend(self, hidden: torch.Tensor) -> torch.Tensor:
         batch, length, width = hidden.shape
