@@ -1,0 +1,58 @@
+"""Who answers a provider hook, and what the recipe's `[providers]` table may say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from trainrun.errors import Problem
+from trainrun.plugin.description import SpecInfo
+from trainrun.plugin.plan import Members
+from trainrun.recipe.document import Document
+from trainrun.recipe.suggest import did_you_mean
+
+# Backends decide for themselves: each answers only for its own name in launch.backend.
+_SHARED = ("start_workers",)
+
+
+def check_providers(document: Document, members: Members, specs: Mapping[str, SpecInfo]) -> list[Problem]:
+    """Lines of `[providers]` that name no provider or no answer to it, and hooks that need a line."""
+    hooks = [name for name, spec in specs.items() if spec.kind == "provider"]
+    chosen = chosen_providers(document)
+    return [*_bad_lines(document, members, hooks, chosen), *_undecided(document, members, hooks, chosen)]
+
+
+def chosen_providers(document: Document) -> dict[str, str]:
+    """The `[providers]` table: hook to instance."""
+    table = document.data.get("providers")
+    lines = table.items() if isinstance(table, dict) else ()
+    return {hook: name for hook, name in lines if isinstance(name, str)}
+
+
+def _bad_lines(
+    document: Document, members: Members, hooks: Sequence[str], chosen: Mapping[str, str]
+) -> Iterator[Problem]:
+    for hook, name in chosen.items():
+        place = document.locate(("providers", hook))
+        able = [owner.name for owner, impls in members if any(i.hook == hook and not i.wrapper for i in impls)]
+        if hook not in hooks:
+            hint = did_you_mean(hook, hooks) or "trainrun hooks lists them"
+            yield place.problem(f"providers.{hook}: no provider hook is called that", hint)
+        elif name not in able:
+            hint = did_you_mean(name, able) or f"those that do: {', '.join(able) or 'none'}"
+            yield place.problem(f"providers.{hook}: no enabled plugin {name!r} answers it", hint)
+
+
+def _undecided(
+    document: Document, members: Members, hooks: Sequence[str], chosen: Mapping[str, str]
+) -> Iterator[Problem]:
+    for hook in hooks:
+        rivals = [
+            owner.name
+            for owner, impls in members
+            if owner.role == "plugin" and any(impl.hook == hook and not impl.wrapper for impl in impls)
+        ]
+        if len(rivals) > 1 and hook not in chosen and hook not in _SHARED:
+            place = document.locate(("plugins", rivals[-1]))
+            what = f"{' and '.join(rivals)} both answer {hook}" if len(rivals) == 2 else f"{hook} has several answers: "
+            what += "" if len(rivals) == 2 else ", ".join(rivals)
+            yield place.problem(what, f'choose: {hook} = "{rivals[0]}" under [providers]')

@@ -1,0 +1,223 @@
+"""Which plugins a recipe and the command line turn on, and as what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from trainrun.builtin import BUILTINS
+from trainrun.errors import Problem
+from trainrun.plugin.describe import Target
+from trainrun.plugin.discovery import PLUGINS, EntryPoint, Installed
+from trainrun.plugin.instance import TASK, Instance, Role
+from trainrun.plugin.targets import absolute, is_path, split
+from trainrun.recipe.document import Document
+from trainrun.recipe.source import Location
+from trainrun.recipe.suggest import did_you_mean
+
+_OFF = "no:"
+_BUILTINS = dict(BUILTINS)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Somebody names a plugin: `place` says where, `why` who, and `table` what the recipe says about it."""
+
+    name: str
+    role: Role
+    use: str
+    place: Location
+    why: str
+    table: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish for a plugin that is there. Nothing is known of the plugin yet but where it is."""
+
+    wish: Wish
+    instance: Instance
+    target: Target
+
+
+@dataclass
+class Enabled:
+    """What is to be on, in the order in which it was named, and what stood in the way."""
+
+    requests: list[Request] = field(default_factory=list)
+    recipe_problems: list[Problem] = field(default_factory=list)
+    plugin_problems: list[Problem] = field(default_factory=list)
+    off: set[str] = field(default_factory=set)
+
+
+def enable(document: Document, installed: Installed, switches: Sequence[str] = ()) -> Enabled:
+    """Built-ins, the task, the recipe's plugins, then those of `-p` and of autoload."""
+    return _Enabling(document, installed, switches).result
+
+
+def target_of_builtin(name: str) -> Target:
+    """The target of a built-in plugin."""
+    return Target(_BUILTINS[name], location="built-in")
+
+
+class _Enabling:
+    def __init__(self, document: Document, installed: Installed, switches: Sequence[str]) -> None:
+        self.result = Enabled()
+        self._document = document
+        self._installed = installed
+        self._tables = {name: table for name, table in _table(document.data, "plugins").items() if _is_table(table)}
+        self._on = {name: f"-p #{number}" for number, name in enumerate(switches, 1) if not name.startswith(_OFF)}
+        self._off = {
+            name.removeprefix(_OFF): f"-p #{number}" for number, name in enumerate(switches, 1) if name.startswith(_OFF)
+        }
+        self._check_off()
+        self._add_builtins()
+        self._add_task()
+        self._add_tables()
+        self._add_backend()
+        self._add_switches()
+        self._add_autoload()
+
+    # --- who is asked for ---
+
+    def _add_builtins(self) -> None:
+        for name in _BUILTINS:
+            table = self._tables.get(name, {})
+            if "use" not in table and self._is_on(name, None, table):
+                wish = Wish(name, "builtin", name, self._place("plugins", name), "built-in", table)
+                self._request(wish, target_of_builtin(name))
+
+    def _add_task(self) -> None:
+        table = _table(self._document.data, "task")
+        use = table.get("use")
+        if isinstance(use, str) and use:
+            self._find(Wish(TASK, "task", use, self._place("task", "use"), "task", table))
+
+    def _add_tables(self) -> None:
+        for name, table in self._tables.items():
+            use = table.get("use", name)
+            place = self._place("plugins", name)
+            if name in _BUILTINS and "use" not in table:
+                continue
+            if name == TASK:
+                self._wrong(place, f"plugins.{name}: the name is taken by the recipe's task", "choose another name")
+            elif isinstance(use, str) and self._is_on(name, use, table):
+                self._find(Wish(name, "plugin", use, place, "recipe order", table))
+
+    def _add_backend(self) -> None:
+        backend = _table(self._document.data, "launch").get("backend", "local")
+        if isinstance(backend, str) and backend not in _BUILTINS and not self._has(backend):
+            self._find(Wish(backend, "plugin", backend, self._place("launch", "backend"), "launch.backend"))
+
+    def _add_switches(self) -> None:
+        for name, place in self._on.items():
+            if not self._has(name) and name not in self._tables:
+                self._find(Wish(name, "plugin", name, Location(place), place))
+
+    def _add_autoload(self) -> None:
+        if _table(self._document.data, "run").get("autoload") is not True:
+            return
+        for name, (first, *_) in self._installed.plugins.items():
+            used = any(request.instance.plugin == name for request in self.result.requests)
+            # The examples are tasks: as plugins they would answer for the recipe's own.
+            if not used and name not in {*self._tables, *self._off} and first.distribution != "trainrun":
+                self._find(Wish(name, "plugin", name, self._place("run", "autoload"), "autoload"))
+
+    # --- on or off ---
+
+    def _is_on(self, name: str, use: str | None, table: Mapping[str, Any]) -> bool:
+        if name in self._off or use in self._off:
+            on = False
+        else:
+            on = name in self._on or table.get("enabled", True) is not False
+        if not on:
+            self.result.off.add(name)
+        return on
+
+    def _check_off(self) -> None:
+        known = {*_BUILTINS, *self._tables, *self._installed.plugins}
+        for name, place in self._off.items():
+            if name not in known:
+                self._wrong(Location(place), f"no plugin is called {name!r}", did_you_mean(name, sorted(known)))
+            elif name in self._on:
+                self._wrong(Location(place), f"{name!r} is turned on by {self._on[name]} and off", "leave out one")
+
+    def _has(self, name: str) -> bool:
+        return any(request.instance.name == name for request in self.result.requests)
+
+    # --- what it stands for ---
+
+    def _find(self, wish: Wish) -> None:
+        entries = self._installed.plugins.get(wish.use, ())
+        if len(entries) > 1 or (entries and wish.use in _BUILTINS):
+            self.result.plugin_problems.append(clash(wish.use, entries))
+        elif entries:
+            self._request(wish, Target.of(entries[0]), entries[0])
+        elif wish.use in _BUILTINS:
+            self._request(wish, target_of_builtin(wish.use))
+        elif _is_target(wish.use) or (wish.role == "task" and _is_module(wish.use)):
+            self._find_target(wish)
+        else:
+            self._unknown(wish)
+
+    def _find_target(self, wish: Wish) -> None:
+        target = absolute(wish.use, self._document.path.parent)
+        module, _ = split(target)
+        entry = next((one for one in self._installed.entry_points if (one.group, one.value) == (PLUGINS, target)), None)
+        if is_path(target) and not Path(module).is_file():
+            self._wrong(wish.place, f"there is no file {wish.use!r}", "paths start at the recipe's folder")
+        elif not is_path(target) and not _is_module(module):
+            self._unknown(wish)
+        else:
+            self._request(wish, Target.of(entry) if entry else Target(target), entry)
+
+    def _unknown(self, wish: Wish) -> None:
+        known = [*self._installed.plugins, *(() if wish.role == "task" else _BUILTINS)]
+        install = "install the distribution that brings it (trainrun plugins lists what is installed)"
+        if wish.role == "task":
+            install += ", or name a module or a file such as tasks/mine.py"
+        what = f"no installed {wish.role} is called {wish.use!r}"
+        self._wrong(wish.place, what, did_you_mean(wish.use, known) or install)
+
+    def _request(self, wish: Wish, target: Target, entry: EntryPoint | None = None) -> None:
+        instance = Instance(wish.name, wish.role, target.target)
+        if entry:
+            instance = replace(instance, plugin=entry.name, distribution=entry.distribution, version=entry.version)
+        self.result.requests.append(Request(wish, instance, target))
+
+    def _place(self, *key: str) -> Location:
+        return self._document.locate(key)
+
+    def _wrong(self, place: Location, what: str, hint: str | None = None) -> None:
+        self.result.recipe_problems.append(place.problem(what, hint))
+
+
+def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
+    """Several distributions bring a plugin of one name, or one of them the name of a built-in."""
+    owners = ["trainrun itself"] if name in _BUILTINS else []
+    what = f"several distributions bring it: {'; '.join([*owners, *map(str, entries)])}"
+    return Problem(f"plugin {name}", what, f"uninstall one; to run without it: -p no:{name}, or enabled = false")
+
+
+def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A table of an unchecked document; what has the wrong type is left to the check."""
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_target(use: str) -> bool:
+    return any(mark in use for mark in ":./")
+
+
+def _is_module(name: str) -> bool:
+    """Whether the top-level package can be found; nothing is imported for that."""
+    top = name.partition(".")[0]
+    return top in sys.builtin_module_names or (top.isidentifier() and PathFinder.find_spec(top) is not None)

@@ -1,0 +1,79 @@
+"""Are a plugin's hookimpls ones that can be called? pluggy would accept most of these mistakes and fail late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from trainrun.errors import Problem
+from trainrun.plugin.description import Description, ImplInfo, SpecInfo
+from trainrun.plugin.instance import Instance
+from trainrun.recipe.suggest import did_you_mean
+
+
+def check_hooks(instance: Instance, description: Description, specs: Mapping[str, SpecInfo]) -> list[Problem]:
+    """Every hookimpl of the plugin that does not fit its hook."""
+    return [
+        Problem(instance.where, f"{_place(impl)}: {what}", f"{hint}; {instance.switch}")
+        for impl in description.impls
+        for what, hint in _mistakes(impl, specs)
+    ]
+
+
+def check_specs(members: Sequence[tuple[Instance, Description]], own: Mapping[str, SpecInfo]) -> list[Problem]:
+    """Hooks that a plugin brings under a name that is taken."""
+    problems = []
+    holders = dict.fromkeys(own, "trainrun")
+    targets: dict[str, str] = {}
+    for instance, description in members:
+        for spec in description.specs:
+            # Two instances of one plugin bring the same hooks.
+            if spec.hook in holders and targets.get(spec.hook) != instance.target:
+                what = f"it brings the hook {spec.hook}, which {holders[spec.hook]} has already"
+                problems.append(Problem(instance.where, what, f"rename it; {instance.switch}"))
+            holders.setdefault(spec.hook, f"plugin {instance.name}")
+            targets.setdefault(spec.hook, instance.target)
+    return problems
+
+
+def unmarked_notes(instance: Instance, description: Description) -> list[str]:
+    """Functions that look like a hookimpl and will never be called."""
+    return [
+        f"{instance.where}: {name} is not marked with @hookimpl, so it will not be called"
+        for name in description.unmarked
+    ]
+
+
+def _mistakes(impl: ImplInfo, specs: Mapping[str, SpecInfo]) -> Iterator[tuple[str, str]]:
+    spec = specs.get(impl.hook)
+    if spec is None:
+        yield f"there is no hook {impl.hook!r}", did_you_mean(impl.hook, specs) or "trainrun hooks lists them all"
+        return
+    yield from _signature(impl, spec)
+    if impl.background:
+        yield from _background(impl, spec)
+
+
+def _signature(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
+    for name in impl.arguments:
+        if name not in spec.arguments:
+            offered = f"{spec.hook} offers {', '.join(spec.arguments) or 'no arguments'}"
+            yield f"{spec.hook} has no argument {name!r}", did_you_mean(name, spec.arguments) or offered
+    for name in impl.keyword_only:
+        yield f"{name!r} is keyword-only, which no hook can fill", "remove the * before it"
+    if impl.var_keyword:
+        yield "it takes ** arguments, which no hook fills", "name the arguments that you want"
+
+
+def _background(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
+    if spec.kind != "event" or impl.wrapper or impl.mutates:
+        what = "a wrapper" if impl.wrapper else "what mutates" if impl.mutates else f"an answer to a {spec.kind}"
+        yield f"{what} cannot run in the background", "remove background=True"
+    for name in impl.arguments:
+        if name in spec.arguments and name not in (*spec.host, "run"):
+            why = f"{name!r} is not a host value, so it cannot wait for a background thread"
+            yield why, f"take only {', '.join((*spec.host, 'run'))}, or remove background=True"
+
+
+def _place(impl: ImplInfo) -> str:
+    return f"{impl.function} ({Path(impl.file).name}:{impl.line})"

@@ -1,0 +1,252 @@
+"""From a recipe to everything that is known before a launch: the one pipeline of all commands that take one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainrun import recipe as recipes
+from trainrun.errors import PluginProblem, Problem, RecipeError
+from trainrun.plugin.answers import check_providers, chosen_providers
+from trainrun.plugin.cache import Store, cache_folder
+from trainrun.plugin.describe import describe, validate_options
+from trainrun.plugin.description import Description, SpecInfo
+from trainrun.plugin.discovery import Installed, discover
+from trainrun.plugin.enabling import Enabled, Request, enable
+from trainrun.plugin.hookcheck import check_hooks, check_specs, unmarked_notes
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.order import called, plan_order
+from trainrun.plugin.plan import Plan, make_plan
+from trainrun.plugin.specs import by_name, own_specs
+from trainrun.recipe import Document
+from trainrun.recipe.plain import json_form
+from trainrun.recipe.schema import RESERVED, Schema
+from trainrun.recipe.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with its plugins. `data` is the document with all defaults; `instances` are in plan order.
+
+    `recipe_problems` are the user's to solve in the recipe or on the command line, `plugin_problems`
+    lie in what is installed; `notes` stop nothing. `schema` is that of this recipe with these plugins.
+    """
+
+    document: Document
+    schema: Schema
+    data: dict[str, Any]
+    instances: tuple[Instance, ...]
+    descriptions: Mapping[str, Description]
+    specs: Mapping[str, SpecInfo]
+    plan: Plan
+    recipe_problems: tuple[Problem, ...]
+    plugin_problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    installed_not_enabled: tuple[str, ...]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong."""
+        return [*self.recipe_problems, *self.plugin_problems]
+
+    @property
+    def providers(self) -> dict[str, str]:
+        """The recipe's choices between the answers to provider hooks."""
+        return chosen_providers(self.document)
+
+    def description(self, instance: Instance) -> Description:
+        """What is known of the plugin behind an instance."""
+        return self.descriptions[instance.target]
+
+    def require(self) -> None:
+        """Raise RecipeError or PluginProblem where anything is wrong."""
+        if self.recipe_problems:
+            raise RecipeError(self.problems)
+        if self.plugin_problems:
+            raise PluginProblem(self.plugin_problems)
+
+
+def resolve(
+    path: Path | str, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, refresh: bool = False
+) -> Resolved:
+    """Read, find, describe, check and order. Raises RecipeError only where the recipe cannot be read at all.
+
+    plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
+    refresh: describe every plugin again, whatever the cache says.
+    """
+    document = recipes.read(path, overrides)
+    installed = discover()
+    enabled = enable(document, installed, plugins)
+    targets = [request.target for request in enabled.requests]
+    descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True)
+    return _Resolving(document, installed, enabled, descriptions).resolved()
+
+
+def recipe_schema() -> Schema:
+    """The JSON Schema of a recipe without plugins, remembered because pydantic's models are slow to import."""
+    store = Store(cache_folder())
+    schema: Schema | None = store.get("recipe-schema")
+    if schema is None:
+        schema = recipes.base_schema()
+        store.put(schema, map(str, Path(recipes.__file__).parent.glob("*.py")), "recipe-schema")
+    return schema
+
+
+class _Resolving:
+    def __init__(
+        self, document: Document, installed: Installed, enabled: Enabled, descriptions: Mapping[str, Description]
+    ) -> None:
+        self._document = document
+        self._installed = installed
+        self._enabled = enabled
+        self._descriptions = descriptions
+        self._requests = enabled.requests
+        self._schema = self._merged()
+        self._data = recipes.complete(document.data, self._schema)
+        self._known = [(one.instance, descriptions[one.instance.target]) for one in self._requests]
+        self._specs = by_name(own_specs(), *(description.specs for _, description in self._known))
+
+    def resolved(self) -> Resolved:
+        order = plan_order([self._effective(request) for request in self._requests])
+        members = [(one, self._descriptions[one.target].impls) for one in order.instances]
+        reasons = {one.instance.name: self._reason(one, order.instances) for one in self._requests}
+        checked = recipes.check(self._document, self._schema)
+        recipe_problems = [
+            *self._enabled.recipe_problems,
+            *checked,
+            *self._validated(checked),
+            *self._unknown_neighbours(),
+            *self._cycle(order.cycle),
+            *check_providers(self._document, members, self._specs),
+        ]
+        return Resolved(
+            document=self._document,
+            schema=self._schema,
+            data=self._data,
+            instances=order.instances,
+            descriptions=self._descriptions,
+            specs=self._specs,
+            plan=make_plan(members, self._specs, chosen_providers(self._document), reasons),
+            recipe_problems=tuple(recipe_problems),
+            plugin_problems=(*self._enabled.plugin_problems, *self._broken(), *self._hook_problems()),
+            notes=tuple(self._notes()),
+            installed_not_enabled=tuple(self._not_enabled()),
+        )
+
+    # --- options ---
+
+    def _merged(self) -> Schema:
+        usable = {
+            request.wish.name: self._descriptions[request.instance.target].options_schema or {}
+            for request in self._requests
+            if self._descriptions[request.instance.target].ok
+        }
+        task = usable.pop("task", None)
+        return recipes.merge(recipe_schema(), task, usable)
+
+    def _effective(self, request: Request) -> Instance:
+        """The instance with its options, and what the table says winning over what the class says."""
+        instance, table = request.instance, self._table(request)
+        description = self._descriptions[instance.target]
+        options = {key: value for key, value in table.items() if key not in RESERVED}
+        if instance.role == "task":
+            return replace(instance, options=options, before=description.before, after=description.after)
+        return replace(
+            instance,
+            options=options,
+            on_error=_one_of(table.get("on_error"), ("fail", "disable", "warn")) or description.on_error,
+            before=_names(request.wish.table.get("before", description.before)),
+            after=_names(request.wish.table.get("after", description.after)),
+            queue=queue if isinstance(queue := table.get("queue"), int) else instance.queue,
+            when_full=_one_of(table.get("when_full"), ("drop", "block")) or instance.when_full,
+        )
+
+    def _table(self, request: Request) -> dict[str, Any]:
+        """The plugin's table with defaults, also where the recipe has none."""
+        if request.instance.role == "task":
+            table = self._data.get("task")
+        else:
+            with_table = {**self._document.data, "plugins": {request.wish.name: dict(request.wish.table)}}
+            table = recipes.complete(with_table, self._schema)["plugins"][request.wish.name]
+        form: dict[str, Any] = json_form(table) if isinstance(table, dict) else {}
+        return form
+
+    def _key(self, request: Request) -> tuple[str, ...]:
+        return ("task",) if request.instance.role == "task" else ("plugins", request.wish.name)
+
+    def _validated(self, checked: Sequence[Problem]) -> Iterator[Problem]:
+        """What validators of the plugins' own say about tables in which nothing else is wrong."""
+        for request in self._requests:
+            description = self._descriptions[request.instance.target]
+            prefix = ".".join(self._key(request))
+            wrong = any(problem.what.startswith(prefix) for problem in checked)
+            if description.ok and description.has_validators and not wrong:
+                options = self._effective(request).options
+                for where, message in validate_options(request.target, description, options):
+                    key = (*self._key(request), *where)
+                    yield self._document.locate(key).problem(f"{'.'.join(map(str, key))}: {message}")
+
+    # --- order ---
+
+    def _reason(self, request: Request, instances: Sequence[Instance]) -> str:
+        effective = next(one for one in instances if one.name == request.wish.name)
+        before = [f"before {name}" for name in effective.before if called(instances, name)]
+        after = [f"after {name}" for name in effective.after if called(instances, name)]
+        return ", ".join([request.wish.why, *before, *after])
+
+    def _unknown_neighbours(self) -> Iterator[Problem]:
+        """Names in a table's `before` and `after` that nothing has, on or off."""
+        tables = self._document.data.get("plugins")
+        known = {*(one.wish.name for one in self._requests), *self._installed.plugins, *self._enabled.off}
+        known |= {one.instance.plugin for one in self._requests if one.instance.plugin}
+        known |= set(tables) if isinstance(tables, dict) else set()
+        for request in self._requests:
+            for direction in ("before", "after"):
+                for index, name in enumerate(_names(request.wish.table.get(direction))):
+                    if request.instance.role != "task" and name not in known:
+                        key = ("plugins", request.wish.name, direction, index)
+                        what = f"plugins.{request.wish.name}.{direction}: no plugin is called {name!r}"
+                        yield self._document.locate(key).problem(what, did_you_mean(name, sorted(known)))
+
+    def _cycle(self, members: Sequence[str]) -> Iterator[Problem]:
+        if members:
+            place = self._document.locate(("plugins", members[0]))
+            chain = " before ".join(members)
+            yield place.problem(
+                f"the order of plugins goes in a circle: {chain}", "remove one before or after of theirs"
+            )
+
+    # --- what is installed ---
+
+    def _broken(self) -> Iterator[Problem]:
+        for instance, description in self._known:
+            if not description.ok:
+                yield Problem(instance.where, description.error or "it cannot be used", instance.switch)
+
+    def _hook_problems(self) -> Iterator[Problem]:
+        own = by_name(own_specs())
+        yield from check_specs(self._known, own)
+        for instance, description in self._known:
+            yield from check_hooks(instance, description, self._specs)
+
+    def _notes(self) -> Iterator[str]:
+        for problem in recipes.planned(self._document, self._schema):
+            yield f"{problem.where}: {problem.what}"
+        for instance, description in self._known:
+            yield from unmarked_notes(instance, description)
+
+    def _not_enabled(self) -> Iterator[str]:
+        used = {one.instance.plugin for one in self._requests}
+        for name, (first, *_) in self._installed.plugins.items():
+            if name not in used and first.distribution != "trainrun":
+                yield name
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list | tuple) else ()
+
+
+def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
+    return value if value in allowed else None
