@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 # --- in the client -----------------------------------------------------------------------------
 
 
-@hookspec(locus="client", kind="event")
+@hookspec(locus="client", kind="vote")
 def check_recipe(recipe: Recipe) -> str | list[str] | None:
     """The recipe is valid and nothing has been created yet. Veto the launch by answering with problems.
 
@@ -221,7 +221,8 @@ def on_resume(run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None
     """A checkpoint was loaded, before training goes on.
 
     `checkpoint` is its path; `differences` maps `plugins`, `versions`, `world` and `recipe` to
-    what changed since it was written, and is empty where nothing did.
+    what changed since it was written, and is empty where nothing did. This version writes no
+    checkpoints yet, so it does not fire this.
     """
 
 
@@ -295,7 +296,7 @@ def on_gradients_ready(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor
     """Once an update: gradients are reduced over ranks and unscaled, not clipped.
 
     `model` is the parallel model. `grad_norm` is the total 2-norm, a scalar tensor on the device,
-    computed once and only if a hookimpl on any rank names it (or clipping does).
+    computed once, and only if a hookimpl on any rank names it; else None.
     """
 
 
@@ -309,10 +310,13 @@ def should_skip_update(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
-def clip_gradients(run: Run, model: torch.nn.Module, max_norm: float) -> torch.Tensor | None:
+def clip_gradients(
+    run: Run, model: torch.nn.Module, max_norm: float, grad_norm: torch.Tensor | None
+) -> torch.Tensor | None:
     """Clip the gradients of `model` to `max_norm` and answer with the norm before clipping, once an update.
 
-    Called when the recipe sets `train.clip_grad_norm`.
+    Called when the recipe sets `train.clip_grad_norm`. `grad_norm` is that norm where it was
+    computed for `on_gradients_ready` already, else None.
     """
 
 
@@ -395,7 +399,10 @@ def on_stop_requested(run: Run, reason: str, source: str) -> None:
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("command",))
 def on_control(run: Run, command: Mapping[str, Any]) -> None:
-    """A live command was applied, at the same step on all ranks. `command` holds its `verb` and arguments."""
+    """A live command was applied, at the same step on all ranks. `command` holds its `verb` and arguments.
+
+    This version takes no live commands yet, so it does not fire this.
+    """
 
 
 # --- worker: evaluation ------------------------------------------------------------------------
@@ -442,7 +449,10 @@ def on_checkpoint_start(run: Run, checkpoint: str) -> None:
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("checkpoint",))
 def on_checkpoint_saved(run: Run, checkpoint: str) -> None:
-    """The checkpoint at path `checkpoint` is committed; fires on all ranks at one agreed step."""
+    """The checkpoint at path `checkpoint` is committed; fires on all ranks at one agreed step.
+
+    This version writes no checkpoints yet, so it fires neither this nor `on_checkpoint_start`.
+    """
 
 
 # --- worker: the end ---------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The node's side of a launch: the process between the client and the workers."""

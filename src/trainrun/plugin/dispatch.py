@@ -1,0 +1,325 @@
+"""Calling hooks: one compiled function for each hook, made when the plan is fixed or changes.
+
+pluggy decides the order. Where a hook has no wrapper, its hookimpls are then called straight from a
+function generated for just this chain, with positional arguments: the generic way costs several times as
+much for each call, which shows in a training loop (tests/benchmarks/loop_overhead.py). Where there is
+a wrapper, pluggy itself makes the call.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import pluggy
+
+from trainrun.marker import PROJECT
+from trainrun.plugin.background import Background, drain, snapshot
+from trainrun.plugin.cost import Chain, Cost
+from trainrun.plugin.description import ImplInfo, SpecInfo
+from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.plan import register
+
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One live plugin: the instance, the object with its hookimpls, and the `run` handle bound to it."""
+
+    instance: Instance
+    plugin: object
+    impls: tuple[ImplInfo, ...]
+    run: Any = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """One hookimpl in the chain of a hook."""
+
+    member: Member
+    impl: ImplInfo
+    function: Call
+
+
+class Dispatcher:
+    """The hooks of one process. `dispatcher.on_step_end(step, epoch, loss, metrics)` calls a hook with its
+    arguments in the order of its spec, without `run`, which each plugin gets bound to itself. Where nobody on
+    this rank implements a hook the attribute is None, so that a loop can skip it.
+
+    specs: every hookspec by name; `holders`: the modules or classes that pluggy reads them from.
+    ranks: the rank classes that this process belongs to, such as {"all", "zero"}.
+    on_fault: told about errors that are survived; may be called from a background thread.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        specs: Mapping[str, SpecInfo],
+        holders: Sequence[object],
+        *,
+        ranks: frozenset[str],
+        providers: Mapping[str, str],
+        on_fault: Callable[[Fault], None],
+    ) -> None:
+        self.cost = Cost()
+        self._members = list(members)
+        self._specs = specs
+        self._holders = holders
+        self._ranks = ranks
+        self._providers = providers
+        self._on_fault = on_fault
+        self._disabled: set[str] = set()
+        self._queues: dict[str, Background] = {}
+        self._local = threading.local()
+        self._compile()
+
+    def __getattr__(self, hook: str) -> Any:
+        # Only reached for names that _compile has not set.
+        raise AttributeError(f"there is no hook {hook!r}")
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The live plugins that are not disabled, in plan order."""
+        return tuple(member for member in self._members if member.instance.name not in self._disabled)
+
+    def disable(self, name: str) -> bool:
+        """Take the plugin instance out of every hook; answer whether it was in."""
+        known = {member.instance.name for member in self.members}
+        if name in known:
+            self._disabled.add(name)
+            self._compile()
+        return name in known
+
+    def asks_for(self, hook: str, argument: str) -> bool:
+        """Does any hookimpl, on whatever rank, take this argument?"""
+        return any(
+            impl.hook == hook and argument in impl.arguments for member in self.members for impl in member.impls
+        )
+
+    def drain(self, seconds: float) -> dict[str, int]:
+        """Let all background threads finish within one deadline; answer instance → lost calls, where any were."""
+        return drain(list(self._queues.values()), seconds)
+
+    def _compile(self) -> None:
+        manager = pluggy.PluginManager(PROJECT)
+        for holder in self._holders:
+            manager.add_hookspecs(holder)
+        made: dict[Call, Link] = {}
+        owners = {member.instance.name: member for member in self._members}
+
+        def make(instance: Instance, impl: ImplInfo) -> Call:
+            member = owners[instance.name]
+            link = Link(member, impl, self._target(member, impl))
+            function = self._guarded(link)
+            made[function] = link
+            return function
+
+        register(
+            manager,
+            [(member.instance, self._on_this_rank(member)) for member in self.members],
+            make,
+            self._specs,
+            self._providers,
+        )
+        for hook, spec in self._specs.items():
+            links = [made[impl.function] for impl in reversed(getattr(manager.hook, hook).get_hookimpls())]
+            setattr(self, hook, self._call(manager, spec, links) if links else None)
+
+    def _on_this_rank(self, member: Member) -> list[ImplInfo]:
+        """The hookimpls for hooks of this process: not those of the other locus, nor of other ranks."""
+        here = [(impl, self._specs[impl.hook]) for impl in member.impls if impl.hook in self._specs]
+        return [impl for impl, spec in here if (impl.ranks or spec.ranks or "all") in self._ranks]
+
+    def _call(self, manager: pluggy.PluginManager, spec: SpecInfo, links: list[Link]) -> Call:
+        if any(link.impl.wrapper for link in links):
+            return self._through_pluggy(getattr(manager.hook, spec.hook), spec)
+        chain = self.cost.chain(spec.hook, tuple(link.member.instance.name for link in links), spec.kind != "provider")
+        return _generate(spec, links, chain, Guard(self._on_fault))
+
+    def _target(self, member: Member, impl: ImplInfo) -> Call:
+        function: Call = getattr(member.plugin, impl.function)
+        return self._queued(member, impl, function) if impl.background else function
+
+    def _queued(self, member: Member, impl: ImplInfo, function: Call) -> Call:
+        instance = member.instance
+        queue = self._queues.get(instance.name)
+        if queue is None:
+            queue = self._queues[instance.name] = Background(instance.name, instance.queue, instance.when_full)
+        action = policy(instance, impl, "event")
+
+        def run_job(arguments: tuple[Any, ...]) -> None:
+            try:
+                function(*arguments)
+            except CAUGHT as error:
+                self._on_fault(Fault(instance.name, impl.hook, error, action))
+
+        @functools.wraps(function)
+        def enqueue(*arguments: Any) -> None:
+            frozen = tuple(snapshot(argument) for argument in arguments)
+            queue.put(functools.partial(run_job, frozen))
+
+        return enqueue
+
+    # --- the way through pluggy, for hooks with wrappers ---
+
+    def _through_pluggy(self, caller: Any, spec: SpecInfo) -> Call:
+        names = _signature(spec)
+        guard = Guard(self._on_fault)
+
+        offered = {"run": None} if "run" in spec.arguments else {}
+
+        def call(*arguments: Any) -> Any:
+            outer = vars(self._local).copy()  # a hookimpl may itself call a hook
+            self._local.guard, self._local.blamed = guard, {}
+            try:
+                answer = caller(**offered, **dict(zip(names, arguments, strict=True)))
+            except CAUGHT as error:
+                instance = self._local.blamed.get(id(error))
+                if instance is None:
+                    raise
+                raise failure(instance, spec.hook, error) from error
+            finally:
+                vars(self._local).update(outer)
+            guard.settle()
+            return answer
+
+        return call
+
+    def _guarded(self, link: Link) -> Call:
+        """The function that pluggy sees: it takes the hookimpl's arguments, and swaps in the plugin's own `run`."""
+        instance, spec = link.member.instance, self._specs[link.impl.hook]
+        action = policy(instance, link.impl, spec.kind)
+        chain = self.cost.chain(spec.hook, (instance.name,), False)
+        place = link.impl.arguments.index("run") if "run" in link.impl.arguments else None
+
+        def bind(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return arguments if place is None else (*arguments[:place], link.member.run, *arguments[place + 1 :])
+
+        def blame(error: BaseException) -> None:
+            self._local.blamed.setdefault(id(error), instance)
+
+        if link.impl.wrapper:
+
+            @functools.wraps(link.function)
+            def wrapper(*arguments: Any) -> Iterator[Any]:
+                try:
+                    return (yield from _timed(link.function(*bind(arguments)), chain))
+                except CAUGHT as error:
+                    blame(error)
+                    raise
+
+            return wrapper
+
+        @functools.wraps(link.function)
+        def guarded(*arguments: Any) -> Any:
+            started = perf_counter()
+            try:
+                answer = link.function(*bind(arguments))
+            except CAUGHT as error:
+                if spec.kind != "event":
+                    blame(error)
+                    raise
+                self._local.guard.failed(instance, spec.hook, action, error)
+                return None
+            finally:
+                chain.add(0, perf_counter() - started)
+            return answer if spec.kind != "vote" or answer is None else (instance.name, answer)
+
+        return guarded
+
+
+def _timed(generator: Any, chain: Chain) -> Any:
+    """Run a wrapper's generator for pluggy, counting only the time that it is itself at work."""
+    first = 0.0
+    started = perf_counter()
+    try:
+        next(generator)
+        first = perf_counter() - started
+        try:
+            result = yield
+        except BaseException as error:  # noqa: BLE001 - a wrapper is shown whatever came from within, and decides
+            started = perf_counter()
+            generator.throw(error)
+        else:
+            started = perf_counter()
+            generator.send(result)
+    except StopIteration as stop:
+        chain.add(0, perf_counter() - started + first)
+        return stop.value
+    raise RuntimeError("a hook wrapper must yield exactly once")
+
+
+# --- the generated way, for all other hooks ---
+
+
+def _signature(spec: SpecInfo) -> list[str]:
+    return [name for name in spec.arguments if name != "run"]
+
+
+def _generate(spec: SpecInfo, links: Sequence[Link], chain: Chain, guard: Guard) -> Call:
+    """Write and compile the function that calls `links` in order, timing each and applying its error policy.
+
+    Consecutive calls share a clock reading: the end of one is the start of the next.
+    """
+    namespace: dict[str, Any] = {
+        "CAUGHT": CAUGHT,
+        "clock": perf_counter,
+        "calls": chain.calls,
+        "total": chain.total,
+        "peak": chain.peak,
+        "settle": guard.settle,
+    }
+    lines = [f"def {spec.hook}({', '.join(_signature(spec))}):"]
+    if spec.kind == "vote":
+        lines.append("    answers = []")
+    if spec.kind != "provider":
+        lines.append("    calls[0] += 1")
+    lines.append("    faulty = False")
+    lines.append("    begun = clock()")
+    for place, link in enumerate(links):
+        namespace |= _names(place, link, spec, guard)
+        lines += ["    " + line for line in _link_lines(place, link, spec)]
+    if spec.kind == "event":
+        lines.append("    if faulty: settle()")
+    if spec.kind == "vote":
+        lines.append("    return answers")
+    exec(compile("\n".join(lines), f"<hook {spec.hook}>", "exec"), namespace)  # noqa: S102 - from our own templates
+    generated: Call = namespace[spec.hook]
+    return generated
+
+
+def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, Any]:
+    instance = link.member.instance
+    action = policy(instance, link.impl, spec.kind)
+    return {
+        f"impl{place}": link.function,
+        f"run{place}": link.member.run,
+        f"name{place}": instance.name,
+        f"failed{place}": functools.partial(guard.failed, instance, spec.hook, action),
+        f"failure{place}": functools.partial(failure, instance, spec.hook),
+    }
+
+
+def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
+    arguments = ", ".join(f"run{place}" if name == "run" else name for name in link.impl.arguments)
+    before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
+    handle = f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"
+    lines = [
+        f"try: answer = impl{place}({arguments})",
+        f"except CAUGHT as error: {handle}",
+        f"{after} = clock()",
+        f"took = {after} - {before}",
+        f"total[{place}] += took",
+        f"if took > peak[{place}]: peak[{place}] = took",
+    ]
+    if spec.kind == "provider":
+        lines += [f"calls[{place}] += 1", "if answer is not None: return answer"]
+    if spec.kind == "vote":
+        lines.append(f"if answer is not None: answers.append((name{place}, answer))")
+    return lines

@@ -1,0 +1,76 @@
+"""What stands around every call of a hookimpl: the error policy and who is to blame.
+
+A hookimpl that raises is survived only where nothing half-done can stay behind: in an event, not in a
+wrapper, and not where it declares `mutates=True`. Everything else fails the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from trainrun.errors import HookFailed
+from trainrun.marker import Kind
+from trainrun.plugin.description import ImplInfo
+from trainrun.plugin.instance import Instance
+
+# A plugin that calls sys.exit() has failed; it must not look like an orderly end of the worker.
+CAUGHT = (Exception, SystemExit)
+
+Policy = Literal["fail", "disable", "warn"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A hookimpl raised and the run goes on: `action` says what becomes of the plugin."""
+
+    instance: str
+    hook: str
+    error: BaseException
+    action: Policy
+
+
+def policy(instance: Instance, impl: ImplInfo, kind: Kind) -> Policy:
+    """What an error in this hookimpl leads to."""
+    survivable = kind == "event" and not impl.wrapper and not impl.mutates
+    return instance.on_error if survivable else "fail"
+
+
+def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
+    """The exception that ends the run because of `error`, naming the plugin and how to do without it."""
+    if isinstance(error, HookFailed):
+        return error
+    if instance.role == "plugin":
+        switch = f"to run without it: -p no:{instance.name}"
+        if instance.distribution:
+            switch += f" (from {instance.distribution} {instance.version})"
+    else:
+        switch = "it is the recipe's task" if instance.role == "task" else "it is built in"
+    failed = HookFailed(instance.name, hook, error, switch)
+    failed.__cause__ = error
+    return failed
+
+
+class Guard:
+    """Collects the errors of one hook call: survived ones go to `on_fault`, the first fatal one is raised at its end."""
+
+    def __init__(self, on_fault: Callable[[Fault], None]) -> None:
+        self._on_fault = on_fault
+        self._fatal: list[HookFailed] = []
+
+    def failed(self, instance: Instance, hook: str, action: Policy, error: BaseException) -> None:
+        """Take note of `error`; the remaining hookimpls of the hook still run."""
+        if action == "fail":
+            self._fatal.append(failure(instance, hook, error))
+        else:
+            self._on_fault(Fault(instance.name, hook, error, action))
+
+    def settle(self) -> None:
+        """Raise the first fatal error since the last call, with the others as notes."""
+        if self._fatal:
+            first, *others = self._fatal
+            self._fatal.clear()
+            for other in others:
+                first.add_note(f"also: {other}")
+            raise first

@@ -1,0 +1,135 @@
+"""The built-in answers to the provider hooks: what happens where neither the task nor a plugin says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset
+
+from trainrun.marker import hookimpl
+from trainrun.recipe import Recipe
+from trainrun.worker import optim
+from trainrun.worker.data import EvaluationSampler, SampledLoader, TrainSampler
+from trainrun.worker.run import Run
+from trainrun.worker.world import World
+
+
+class Defaults:
+    """Models, optimizers, loaders and steps by the recipe's tables."""
+
+    @hookimpl
+    def parallelize_model(self, run: Run, model: torch.nn.Module, world: World) -> torch.nn.Module:
+        if run.recipe.train.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if world.size == 1 or run.recipe.parallel.strategy == "none":
+            return model
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
+        return DistributedDataParallel(model, device_ids=[run.device.index] if run.device.type == "cuda" else None)
+
+    @hookimpl
+    def build_optimizer(self, model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+        table = recipe.optimizer
+        groups = [{"match": group.match, **group.keywords} for group in table.groups]
+        return optim.make_optimizer(model, table.name, table.keywords, groups)
+
+    @hookimpl
+    def build_scheduler(self, run: Run, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Any:
+        table = recipe.scheduler
+        if table.name == "constant" and not table.warmup:
+            return None
+        given = {"power": table.power, "gamma": table.gamma, "step_size": table.step_size}
+        settings = {key: float(value) for key, value in given.items() if value is not None}
+        return optim.make_scheduler(
+            optimizer, table.name, steps=run.total_steps, warmup=table.warmup, min_lr=table.min_lr, settings=settings
+        )
+
+    @hookimpl
+    def build_dataloader(self, run: Run, dataset: Any, split: str, world: World) -> Iterable[Any] | None:
+        if dataset is None:
+            return None
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(dataset, batch_size=None, **_loading(run))
+        sampler = train_sampler(run.recipe, len(dataset), world) if split == "train" else _evaluation(run, dataset)
+        return SampledLoader(DataLoader(dataset, batch_sampler=sampler, **_loading(run)), sampler)
+
+    @hookimpl
+    def move_batch(self, batch: Any, device: torch.device) -> Any:
+        return batch if device.type == "cpu" else move(batch, device)
+
+    @hookimpl
+    def backward(self, loss: torch.Tensor, scaler: torch.amp.GradScaler | None) -> bool:
+        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        return True
+
+    @hookimpl
+    def clip_gradients(
+        self, model: torch.nn.Module, max_norm: float, grad_norm: torch.Tensor | None
+    ) -> torch.Tensor:
+        if grad_norm is None:
+            return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
+        return grad_norm
+
+    @hookimpl
+    def optimizer_step(self, run: Run, optimizer: torch.optim.Optimizer) -> bool:
+        scaler = run.scaler
+        if scaler is None:
+            optimizer.step()
+            return True
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.get_scale() >= before  # the scaler backs off exactly when it found no finite gradients
+
+
+def micro_batch_size(recipe: Recipe, world: World) -> int:
+    """Samples of one forward and backward on one worker."""
+    return recipe.train.micro_batch_size or max(1, recipe.train.batch_size // world.size)
+
+
+def train_sampler(recipe: Recipe, length: int, world: World) -> TrainSampler:
+    """The sampler of the training data by the recipe's tables."""
+    return TrainSampler(
+        length,
+        recipe.train.batch_size,
+        micro_batch_size(recipe, world),
+        world,
+        seed=recipe.run.seed,
+        shuffle=recipe.data.shuffle,
+        drop_last=recipe.data.drop_last,
+    )
+
+
+def _evaluation(run: Run, dataset: Any) -> EvaluationSampler:
+    size = run.recipe.evaluate.batch_size or micro_batch_size(run.recipe, run.world)
+    return EvaluationSampler(len(dataset), size, run.world)
+
+
+def _loading(run: Run) -> dict[str, Any]:
+    table, device = run.recipe.data, run.device
+    pin = device.type == "cuda" if table.pin_memory == "auto" else table.pin_memory
+    return {
+        "num_workers": table.workers,
+        "pin_memory": pin,
+        # A generator of its own: a DataLoader's iterator draws a number from the global one each time it is made.
+        "generator": torch.Generator().manual_seed(run.recipe.run.seed),
+    }
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Move the tensors in nested mappings, lists and tuples; other values stay as they are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(move(item, device) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(move(item, device) for item in value)
+    return value
+
+

@@ -1,0 +1,180 @@
+"""The training loop. Everything around it is a hook; `trainrun.hookspecs` shows the whole on one page.
+
+Hooks that nobody implements are None and are not called. They are looked up at each use, because a decision may
+change the plan between two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from trainrun.errors import TrainingError
+from trainrun.worker.data import Update
+from trainrun.worker.evaluate import evaluate
+from trainrun.worker.session import Session
+
+Extra = Mapping[str, Any]
+
+
+def train(session: Session) -> None:
+    """Train until the last step, or until the ranks agree to stop; `session.state.stop` then says why."""
+    state, hooks = session.state, session.hooks
+    state.phase = "training"
+    session.model.train()
+    session.restart_clock()
+    if hooks.on_train_start:
+        hooks.on_train_start()
+    while not session.finished:
+        _epoch(session)
+    if state.stop is None and session.evaluated_at != state.step:
+        evaluate(session)
+    session.settle()
+    state.phase = "ending"
+    if hooks.on_train_end:
+        hooks.on_train_end()
+
+
+def _epoch(session: Session) -> None:
+    state, hooks, every = session.state, session.hooks, session.state.recipe.evaluate.every
+    state.epoch += 1
+    begun_at = state.step
+    updates = session.train.begin(state.epoch)
+    if hooks.on_epoch_start:
+        hooks.on_epoch_start(state.epoch, False)
+    for update in updates:
+        session.begin_step()
+        if state.stop is not None:
+            break
+        state.step += 1
+        _update(session, update)
+        evaluating = isinstance(every, int) and state.step % every == 0
+        if evaluating:
+            evaluate(session)
+        _vote(session)
+        if evaluating:
+            session.settle()
+        if state.step == state.total_steps:
+            break
+    if state.step == begun_at and state.stop is None:
+        raise TrainingError("the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last")
+    if every == "epoch" and state.stop is None:
+        evaluate(session)
+        _vote(session)
+        session.settle()
+    if hooks.on_epoch_end:
+        hooks.on_epoch_end(state.epoch)
+
+
+def _update(session: Session, update: Update) -> None:
+    state, hooks, step = session.state, session.hooks, session.state.step
+    if hooks.on_step_start:
+        hooks.on_step_start(step, state.epoch)
+    for index in range(len(update.weights)):
+        loss, extra = _microbatch(session, update, index)
+    session.reduced()
+    skipped = _apply_gradients(session)
+    state.samples_seen += update.samples
+    if hooks.on_update_end:
+        hooks.on_update_end(skipped)
+    session.optimizer.zero_grad()
+    if step % session.log_every == 0 or step == state.total_steps:
+        log(session)
+    if hooks.on_step_end:
+        hooks.on_step_end(step, state.epoch, loss, extra)
+
+
+def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Tensor, Extra]:
+    hooks, model, weight, size = session.hooks, session.model, update.weights[index], update.sizes[index]
+    batch = hooks.move_batch(_fetch(session), session.device, "train")
+    if hooks.on_microbatch_start:
+        hooks.on_microbatch_start(batch, index)
+    with session.reduction(last=index == len(update.weights) - 1):
+        with session.autocast():
+            outputs = hooks.training_step(model, batch)
+        loss, extra = _loss(outputs)
+        if hooks.on_forward_end:
+            hooks.on_forward_end(outputs, loss)
+        hooks.backward(loss if weight == 1.0 else loss * weight, session.state.scaler)
+    if size:
+        session.keep(loss, extra, size)
+    if hooks.on_backward_end:
+        hooks.on_backward_end()
+    return loss, extra
+
+
+def _fetch(session: Session) -> Any:
+    hooks = session.hooks
+    if not hooks.on_batch_fetched:
+        return session.train.fetch()
+    started = perf_counter()
+    batch = session.train.fetch()
+    hooks.on_batch_fetched(batch, perf_counter() - started)
+    return batch
+
+
+def _loss(outputs: Any) -> tuple[torch.Tensor, Extra]:
+    """The loss, and what the task answered beside it."""
+    if isinstance(outputs, torch.Tensor):
+        loss, extra = outputs, {}
+    elif isinstance(outputs, Mapping):
+        loss, extra = outputs.get("loss"), {key: value for key, value in outputs.items() if key != "loss"}
+    else:
+        loss = None
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
+        raise TrainingError(
+            f"training_step answered {shown}; it must answer a scalar loss tensor, or a mapping that holds one as 'loss'"
+        )
+    return loss, extra
+
+
+def _shown(outputs: Any) -> str:
+    return f"a mapping with {list(outputs)}" if isinstance(outputs, Mapping) else f"{type(outputs).__name__}"
+
+
+def _apply_gradients(session: Session) -> str | None:
+    """Clip and step; answer with the reason where the update was skipped."""
+    state, hooks, model = session.state, session.hooks, session.model
+    if state.scaler is not None:
+        state.scaler.unscale_(session.optimizer)
+    norm = session.grad_norm() if session.needs_norm else None
+    if hooks.on_gradients_ready:
+        hooks.on_gradients_ready(model, norm)
+    if hooks.should_skip_update and (reasons := hooks.should_skip_update(model, norm)):
+        return session.skip_update(reasons)
+    if session.clip is not None:
+        norm = hooks.clip_gradients(model, session.clip, norm)
+        state.metrics.add("train/grad_norm", norm)
+    if hooks.on_gradients_clipped:
+        hooks.on_gradients_clipped(norm)
+    if hooks.optimizer_step(session.optimizer, None) is False:
+        return "gradients were not finite under fp16; the loss scale was lowered"
+    if state.scheduler is not None:
+        state.scheduler.step()
+    return None
+
+
+def log(session: Session) -> None:
+    """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
+    metrics = session.state.metrics.reduce()
+    metrics["train/samples_per_second"] = session.samples_per_second()
+    if session.hooks.on_log:
+        session.hooks.on_log(dict(metrics), session.state.step)
+    session.check_loss(metrics)
+
+
+def _vote(session: Session) -> None:
+    hooks, post = session.hooks, session.state.decisions.post
+    if hooks.should_evaluate:
+        for name, reason in hooks.should_evaluate():
+            post("evaluate", name, "should_evaluate", str(reason))
+    if hooks.should_checkpoint:
+        for name, reason in hooks.should_checkpoint():
+            post("checkpoint", name, "should_checkpoint", str(reason))
+    if hooks.should_stop:
+        for name, reason in hooks.should_stop():
+            post("stop", name, "should_stop", str(reason))

@@ -1,0 +1,175 @@
+"""One training process: `python -m trainrun.worker.main RUN_DIR ATTEMPT AGENT_PID`, started by torchrun.
+
+A worker leaves with a completion record, or with an error record and a non-zero exit code. Exit code 0 without a
+completion record is taken for a failure by the client: torchrun alone would call it a success.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from trainrun.agent.parent import die_with_parent
+from trainrun.errors import ExitCode, HookFailed, TrainrunError
+from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
+from trainrun.rundir.files import write_json
+from trainrun.rundir.process import start_time
+from trainrun.worker.logs import make_logger
+from trainrun.worker.loop import train as train_loop
+from trainrun.worker.setup import Worker
+from trainrun.worker.signals import StopSignal
+from trainrun.worker.world import World
+
+_DRAIN = 10.0  # seconds that all background plugins together get at the end
+
+
+def main() -> None:
+    """The process: ties itself to its parent, writes its output and records to the run directory, trains, and leaves."""
+    run_dir, attempt, agent = sys.argv[1:4]
+    die_with_parent(int(agent))
+    paths, world, signal = RunPaths(Path(run_dir)), World.from_environment(), StopSignal()
+    _redirect_output(paths.rank_output(world.rank))
+    record = Record(paths, int(attempt), world.rank)
+    record.update("starting")
+    signal.install()
+    code = ExitCode.OK
+    try:
+        outcome = train(paths, world=world, attempt=int(attempt), signal=signal, on_phase=record.update)
+        record.finish(outcome)
+    except BaseException as error:  # noqa: BLE001 - the process door: whatever it is, it must be on record
+        code = record.fail(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through Python's own end: destructors of process groups can hang there, and threads of plugins may still run.
+    os._exit(code)
+
+
+def train(
+    paths: RunPaths,
+    *,
+    world: World | None = None,
+    attempt: int = 1,
+    signal: StopSignal | None = None,
+    on_phase: Callable[[str, int], None] = lambda phase, step: None,
+) -> Outcome:
+    """Train one attempt of the run in `paths` as the worker `world`; answer with this rank's view of how it ended.
+
+    The run directory must hold the recipe and the manifest that the client writes. on_phase: told the phase and step at
+    each change. Raises what the training raises, after `on_exception` and `on_worker_end` were called.
+    """
+    world = world or World()
+    logger = make_logger(paths.rank_log(world.rank), run=paths.run_id, rank=world.rank, attempt=attempt)
+    on_phase("setup", 0)
+    worker = Worker(paths, world, attempt, logger, signal or StopSignal())
+    hooks, state = worker.hooks, worker.state
+    outcome, started = Outcome("failed", ExitCode.TRAINING_FAILED, "", attempt=attempt), time.time()
+    try:
+        if hooks.on_worker_start:
+            hooks.on_worker_start()
+        session = worker.session()
+        on_phase("training", 0)
+        train_loop(session)
+        outcome = _ended(worker, outcome)
+        if hooks.on_completed:
+            hooks.on_completed(outcome, "worker", None)
+        worker.collectives.barrier()
+    except BaseException as error:
+        outcome = replace(outcome, reason=f"{type(error).__name__}: {error}", step=state.step)
+        logger.error("training failed", step=state.step, phase=state.phase, exc_info=error)
+        on_phase(state.phase, state.step)
+        if hooks.on_exception:
+            hooks.on_exception(error)
+        raise
+    finally:
+        outcome = replace(outcome, started=started, ended=time.time())
+        _leave(worker, outcome)
+    del session
+    worker.collectives.close()
+    return outcome
+
+
+def _ended(worker: Worker, outcome: Outcome) -> Outcome:
+    step = worker.state.step
+    if worker.state.stop is None:
+        return replace(outcome, state="finished", exit_code=0, reason=f"all {step} steps were made", step=step)
+    reason, source = worker.state.stop
+    return replace(outcome, state="stopped", exit_code=0, reason=f"{source}: {reason}", step=step)
+
+
+def _leave(worker: Worker, outcome: Outcome) -> None:
+    """`on_worker_end`, and what background plugins still have to do; nothing here hides how the training ended."""
+    if worker.hooks.on_worker_end:
+        worker.hooks.on_worker_end(outcome)
+    lost = worker.hooks.drain(_DRAIN)
+    if lost:
+        worker.logger.warning("background calls were lost", calls=lost)
+    if counts := worker.faults.counts():
+        worker.logger.warning("hooks raised", times=counts)
+
+
+class Record:
+    """The worker's record in the run directory."""
+
+    def __init__(self, paths: RunPaths, attempt: int, rank: int) -> None:
+        self._path = paths.worker_record(attempt, rank)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        pid = os.getpid()
+        self._record = WorkerRecord(
+            pid=pid, pgid=os.getpgid(0), start_time=start_time(pid) or 0, rank=rank, phase="starting"
+        )
+
+    def update(self, phase: str, step: int = 0) -> None:
+        """Note where the worker is."""
+        self._write(replace(self._record, phase=phase, step=max(step, self._record.step)))
+
+    def finish(self, outcome: Outcome) -> None:
+        """The completion record."""
+        stopped, source = None, None
+        if outcome.state == "stopped":
+            source, _, stopped = outcome.reason.partition(": ")
+        self._write(replace(self._record, phase="finished", step=outcome.step, stopped=stopped, source=source))
+
+    def fail(self, error: BaseException) -> ExitCode:
+        """The error record; answers with the exit code that the error asks for."""
+        code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
+        blamed = error if isinstance(error, HookFailed) else None
+        told: WorkerError = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": _traceback(error),
+            "monotonic_ns": time.monotonic_ns(),
+            "instance": blamed.instance if blamed else None,
+            "hook": blamed.hook if blamed else None,
+            "exit_code": int(code),
+        }
+        self._write(replace(self._record, phase="failed", error=told))
+        return code
+
+    def _write(self, record: WorkerRecord) -> None:
+        self._record = record
+        write_json(self._path, record.to_json())
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback of what the user's code raised; nothing for errors that are told in one sentence."""
+    cause = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
+    if isinstance(cause, TrainrunError):
+        return ""
+    return "".join(traceback.format_exception(cause))
+
+
+def _redirect_output(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    main()

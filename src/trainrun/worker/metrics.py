@@ -1,0 +1,183 @@
+"""Metrics: kept on the device while training goes on, reduced over steps and ranks when they are logged.
+
+Between logs `add` only keeps a reference. At a log the values of this rank go to the host in one transfer, and one
+gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+
+from trainrun.errors import TrainingError
+
+Reduce = Literal["mean", "sum", "min", "max", "last", "zero"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduce)
+
+Value = torch.Tensor | float | int
+Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+GatherObjects = Callable[[object], list[object]]
+
+_FOLD = 512  # how many values of one metric are kept before they are folded into one
+_CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
+
+
+@dataclass
+class _Series:
+    """The values of one metric since the last log, with their weights."""
+
+    reduce: Reduce
+    values: list[Value] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def add(self, value: Value, weight: float) -> None:
+        if self.reduce in ("last", "zero"):
+            self.values, self.weights = [value], [1.0]
+            return
+        self.values.append(value)
+        self.weights.append(weight)
+        if len(self.values) >= _FOLD:
+            self.values, self.weights = [self.folded()], [self.weight()]
+
+    def weight(self) -> float:
+        return math.fsum(self.weights)
+
+    def folded(self) -> Value:
+        """One value for all: the weighted mean, sum, minimum, maximum or last; a tensor stays on its device."""
+        if len(self.values) == 1:
+            return self.values[0]
+        device = next((value.device for value in self.values if isinstance(value, torch.Tensor)), None)
+        stacked = torch.stack([torch.as_tensor(value, device=device).reshape(()).double() for value in self.values])
+        if self.reduce == "mean":
+            weights = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device)
+            return (stacked * weights).sum() / weights.sum()
+        reduced: torch.Tensor = {"sum": torch.sum, "min": torch.min, "max": torch.max}[self.reduce](stacked)
+        return reduced
+
+
+class Metrics:
+    """The metrics of one rank, and the way to reduce them with those of the others.
+
+    gather: gathers one float64 host tensor of equal shape from all ranks; gather_objects: any picklable object.
+    Both are None for a single worker.
+    """
+
+    def __init__(self, rank: int, gather: Gather | None, gather_objects: GatherObjects | None) -> None:
+        self._rank = rank
+        self._gather = gather
+        self._gather_objects = gather_objects
+        self._series: dict[str, _Series] = {}
+        self._cells = _CELLS
+
+    def add(self, name: str, value: Value, reduce: Reduce = "mean", weight: float = 1.0) -> None:
+        """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
+        series = self._series.get(name)
+        if series is None:
+            if reduce not in REDUCTIONS:
+                raise ValueError(f"run.log({name!r}, reduce={reduce!r}): reduce must be one of {', '.join(REDUCTIONS)}")
+            series = self._series[name] = _Series(reduce)
+        elif series.reduce != reduce:
+            raise ValueError(f"run.log({name!r}): reduced by {series.reduce!r} before, now by {reduce!r}")
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"run.log({name!r}): expected one number, got a tensor of shape {tuple(value.shape)}")
+            if value.requires_grad:
+                value = value.detach()
+        elif not isinstance(value, int | float):
+            raise TypeError(f"run.log({name!r}): expected a number or a tensor, got {type(value).__name__}")
+        series.add(value, weight)
+
+    def reduce(self) -> dict[str, float]:
+        """The metrics since the last call, reduced over steps and ranks, equal on all ranks but those of `reduce="zero"`.
+
+        Call it on all ranks alike.
+        """
+        mine = {name: series for name, series in self._series.items() if series.values}
+        self._series = {}
+        values = dict(zip(mine, _to_host([series.folded() for series in mine.values()]), strict=True))
+        shared = [name for name in mine if mine[name].reduce != "zero"]
+        reduced = {name: values[name] for name in mine if mine[name].reduce == "zero" and self._rank == 0}
+        rows = [(name, mine[name].reduce, values[name], mine[name].weight()) for name in sorted(shared)]
+        return self._over_ranks(rows) | reduced
+
+    def _over_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
+        if self._gather is None:
+            return {name: value for name, _, value, _ in rows}
+        packed = torch.zeros(2 + 2 * self._cells, dtype=torch.float64)
+        packed[0], packed[1] = len(rows), _layout(rows)
+        if len(rows) <= self._cells:
+            packed[2 : 2 + 2 * len(rows)] = torch.tensor([cell for row in rows for cell in row[2:]], dtype=torch.float64)
+        gathered = [rank.tolist() for rank in self._gather(packed)]
+        if any(rank[:2] != gathered[0][:2] for rank in gathered) or gathered[0][0] > self._cells:
+            return self._over_unlike_ranks(rows)
+        return {
+            name: _combine(reduce, [(rank[2 + 2 * place], rank[3 + 2 * place]) for rank in gathered])
+            for place, (name, reduce, _, _) in enumerate(rows)
+        }
+
+    def _over_unlike_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
+        """Ranks logged different names: exchange them too. Slower, and rare."""
+        assert self._gather_objects is not None
+        found: dict[str, tuple[Reduce, list[tuple[float, float]]]] = {}
+        largest = 0
+        for rank_rows in self._gather_objects(rows):
+            assert isinstance(rank_rows, list)
+            largest = max(largest, len(rank_rows))
+            for name, reduce, value, weight in rank_rows:
+                known, pairs = found.setdefault(name, (reduce, []))
+                if known != reduce:
+                    raise TrainingError(f"metric {name!r} is reduced by {known!r} on one rank and by {reduce!r} on another")
+                pairs.append((value, weight))
+        while self._cells < largest:
+            self._cells *= 2
+        return {name: _combine(reduce, pairs) for name, (reduce, pairs) in found.items()}
+
+
+def _layout(rows: list[tuple[str, Reduce, float, float]]) -> float:
+    return float(zlib.crc32("\n".join(f"{name} {reduce}" for name, reduce, _, _ in rows).encode()))
+
+
+def _to_host(values: list[Value]) -> list[float]:
+    """One transfer for each device that holds values: usually one in all."""
+    host: list[float] = [0.0] * len(values)
+    by_device: dict[torch.device, list[int]] = {}
+    for place, value in enumerate(values):
+        if isinstance(value, torch.Tensor):
+            by_device.setdefault(value.device, []).append(place)
+        else:
+            host[place] = float(value)
+    for places in by_device.values():
+        stacked = torch.stack([torch.as_tensor(values[place]).reshape(()).double() for place in places])
+        for place, number in zip(places, stacked.tolist(), strict=True):
+            host[place] = number
+    return host
+
+
+def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
+    values = [value for value, _ in pairs]
+    if reduce == "mean":
+        total = math.fsum(weight for _, weight in pairs)
+        return sum(value * weight for value, weight in pairs if weight) / total if total else math.nan
+    if reduce == "sum":
+        return sum(values)
+    if reduce == "last":
+        return values[0]
+    if any(math.isnan(value) for value in values):
+        return math.nan
+    return min(values) if reduce == "min" else max(values)
+
+
+def weighted(metrics: Mapping[str, object]) -> dict[str, tuple[Value, float | None]]:
+    """Read the answer of `evaluation_step`: name → value and weight, the weight None where none was given."""
+    found: dict[str, tuple[Value, float | None]] = {}
+    for name, value in metrics.items():
+        given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+        if not isinstance(given, torch.Tensor | int | float):
+            raise TypeError(f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}")
+        found[name] = (given, None if weight is None else float(weight))
+    return found

@@ -1,0 +1,135 @@
+"""The default optimizer and learning-rate scheduler: any of `torch.optim` by name, and the common schedules."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainrun.errors import Problem, RecipeError
+from trainrun.recipe import suggest
+
+Shape = Callable[[float], float]
+
+
+def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
+    """Every optimizer of `torch.optim` by its name in lower case."""
+    found = (value for value in vars(torch.optim).values() if inspect.isclass(value))
+    return {
+        value.__name__.lower(): value
+        for value in found
+        if issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+
+
+def make_optimizer(
+    model: torch.nn.Module, name: str, settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> torch.optim.Optimizer:
+    """Build the optimizer called `name` for all parameters of `model` that require gradients.
+
+    settings: keyword arguments of the class. groups: each holds `match`, glob patterns of parameter names, and the
+    settings that differ for the parameters that match; the first group that matches a parameter has it.
+
+    Raises RecipeError for unknown names, settings that the class does not take, and patterns that match nothing.
+    """
+    classes = optimizer_classes()
+    kind = classes.get(name.lower().replace("-", "").replace("_", ""))
+    if kind is None:
+        guess = suggest(name.lower(), classes)
+        raise _error("optimizer.name", f"torch.optim has no {name!r}", guess and f"did you mean {guess!r}?")
+    known = inspect.signature(kind).parameters
+    for table, place in [(settings, "optimizer"), *((group, f"optimizer.groups[{i}]") for i, group in enumerate(groups))]:
+        for key in table:
+            if key not in known and key != "match":
+                guess = suggest(key, known)
+                raise _error(f"{place}.{key}", f"{kind.__name__} takes no {key!r}", guess and f"did you mean {guess!r}?")
+    try:
+        return kind(_grouped(model, groups), **settings)
+    except (TypeError, ValueError) as error:
+        raise _error("optimizer", f"{kind.__name__} refused its settings: {error}", None) from error
+
+
+def _grouped(model: torch.nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    named = [(plain_name(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    members: list[list[torch.nn.Parameter]] = [[] for _ in range(len(groups) + 1)]
+    for name, parameter in named:
+        place = next((i for i, group in enumerate(groups) if _matches(name, group)), len(groups))
+        members[place].append(parameter)
+    for i, group in enumerate(groups):
+        if not members[i]:
+            raise _error(
+                f"optimizer.groups[{i}].match",
+                f"{group['match']} matches no parameter that an earlier group has left",
+                f"parameters are called like {', '.join(name for name, _ in named[:3])}",
+            )
+    tables: list[Mapping[str, Any]] = [*groups, {}]
+    return [
+        {"params": parameters, **{key: value for key, value in table.items() if key != "match"}}
+        for parameters, table in zip(members, tables, strict=True)
+        if parameters
+    ]
+
+
+def _matches(name: str, group: Mapping[str, Any]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in group["match"])
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as the user's model has it: without what DDP and `torch.compile` put in front."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.").removeprefix("module.")
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, name: str, *, steps: int, warmup: int, min_lr: float, settings: Mapping[str, float]
+) -> LambdaLR:
+    """Build the schedule called `name` over `steps` updates, the first `warmup` of which rise in a line.
+
+    min_lr: no rate goes below it once warm. settings: what the shape itself takes (`gamma`, `step_size`, `power`).
+    """
+    shape = _shape(name, max(1, steps - warmup), settings)
+
+    def factor(base: float) -> Callable[[int], float]:
+        floor = min(1.0, min_lr / base) if base > 0 else 0.0
+
+        def at(done: int) -> float:
+            if done < warmup:
+                return (done + 1) / (warmup + 1)
+            return max(floor, floor + (1 - floor) * shape(done - warmup) if name in _TO_ZERO else shape(done - warmup))
+
+        return at
+
+    return LambdaLR(optimizer, [factor(float(group["lr"])) for group in optimizer.param_groups])
+
+
+_TO_ZERO = ("linear", "cosine", "polynomial")  # shapes that run from 1 to 0: min_lr takes the place of 0
+
+
+def _shape(name: str, length: int, settings: Mapping[str, float]) -> Shape:
+    """The factor on the rate after `done` updates past the warm-up, of `length` in all."""
+
+    def left(done: float) -> float:
+        return max(0.0, 1 - done / length)
+
+    power, gamma, step_size = (float(settings.get(key, default)) for key, default in _DEFAULTS)
+    shapes: dict[str, Shape] = {
+        "constant": lambda done: 1.0,
+        "linear": left,
+        # Loshchilov and Hutter, SGDR (2017), without restarts.
+        "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * (1 - left(done)))),
+        "polynomial": lambda done: left(done) ** power,
+        "exponential": lambda done: gamma**done,
+        "step": lambda done: gamma ** (done // step_size),
+    }
+    return shapes[name]
+
+
+_DEFAULTS = (("power", 1.0), ("gamma", 0.1), ("step_size", 1000.0))
+
+
+def _error(key: str, what: str, hint: str | None) -> RecipeError:
+    return RecipeError([Problem(f"recipe: {key}", what, hint)])

@@ -1,0 +1,108 @@
+"""Process groups and devices: what the ranks of a run need in order to work together."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trainrun.errors import EnvironmentProblem
+from trainrun.worker.world import World
+
+
+def choose_device(asked: str, world: World) -> torch.device:
+    """The device of this worker: one GPU each, or the CPU. Raises EnvironmentProblem where CUDA is asked for and missing."""
+    if asked == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found > world.local_rank:
+        return torch.device("cuda", world.local_rank)
+    if asked == "cuda":
+        raise EnvironmentProblem(
+            f'train.device is "cuda", but this machine shows {found} GPUs to {world.local_size} workers; '
+            'set train.device = "cpu" or launch.workers to the number of GPUs'
+        )
+    if found:
+        raise EnvironmentProblem(
+            f"{world.local_size} workers for {found} GPUs; set launch.workers to {found}, or train.device"
+        )
+    return torch.device("cpu")
+
+
+class Collectives:
+    """The few collectives that trainrun itself makes, all on host tensors and on a group of their own where NCCL trains.
+
+    A single worker has no process group unless it runs under torchrun; then nothing here waits for anybody.
+    """
+
+    def __init__(self, world: World, device: torch.device, timeout: timedelta) -> None:
+        self.world = world
+        self._owns_group = False
+        self._group: dist.ProcessGroup | None = None
+        if world.size == 1:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+            self._owns_group = True
+        if dist.get_backend() == "nccl":
+            self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self.barrier()  # gloo connects lazily: a peer that is missing shows here, not in the middle of a step
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world.size > 1:
+            dist.barrier(group=self._group)
+
+    @property
+    def gather(self) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
+        """Gather a host tensor of equal shape from all ranks; None for a single worker."""
+        return self._gather if self.world.size > 1 else None
+
+    @property
+    def gather_objects(self) -> Callable[[object], list[object]] | None:
+        """Gather any picklable object from all ranks; None for a single worker."""
+        return self._gather_objects if self.world.size > 1 else None
+
+    @property
+    def gather_integer(self) -> Callable[[int], list[int]] | None:
+        """Gather one integer from all ranks; None for a single worker."""
+        return self._gather_integer if self.world.size > 1 else None
+
+    def close(self) -> None:
+        """Leave the process group, after the model that used it is gone."""
+        if self._owns_group and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        rows = [torch.empty_like(tensor) for _ in range(self.world.size)]
+        dist.all_gather(rows, tensor, group=self._group)
+        return rows
+
+    def _gather_objects(self, value: object) -> list[object]:
+        rows: list[object] = [None] * self.world.size
+        dist.all_gather_object(rows, value, group=self._group)
+        return rows
+
+    def _gather_integer(self, value: int) -> list[int]:
+        return [int(row.item()) for row in self._gather(torch.tensor(value))]
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, torch's and the devices' random generators."""
+
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def be_deterministic() -> None:
+    """Ask torch for deterministic algorithms; those that have none warn."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, before its first use
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,155 @@
+"""The `run` handle that every worker hook may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainrun.plugin.instance import Instance
+from trainrun.recipe import Recipe
+from trainrun.rundir import RunPaths
+from trainrun.worker.metrics import Reduce, Value
+from trainrun.worker.state import State
+from trainrun.worker.world import Job, World
+
+if TYPE_CHECKING:
+    import structlog
+
+    from trainrun.plugin.dispatch import Dispatcher
+
+
+class Run:
+    """One plugin instance's view of the run, on one worker. Each instance gets its own.
+
+    Everything but `log` and the requests is for reading. Attributes are live: they show the moment at which they
+    are read. A background hookimpl should use the arguments of its hook instead, which are from the moment of the call.
+    """
+
+    def __init__(self, state: State, instance: Instance, options: Any, logger: structlog.typing.FilteringBoundLogger) -> None:
+        self._state = state
+        self._instance = instance
+        self.options = options
+        """The plugin's own validated options; None where it declares none."""
+        self.logger = logger
+        """A structlog logger bound to run, rank and plugin; writes to `logs/rank-N.jsonl`."""
+
+    @property
+    def name(self) -> str:
+        """The instance's name: its table in the recipe."""
+        return self._instance.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe, immutable."""
+        return self._state.recipe
+
+    @property
+    def world(self) -> World:
+        """This worker's rank and the number of workers."""
+        return self._state.world
+
+    @property
+    def job(self) -> Job:
+        """This worker's host, and the scheduler and job id where there is one."""
+        return self._state.job
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model trains."""
+        return self._state.device
+
+    @property
+    def paths(self) -> RunPaths:
+        """The files of the run."""
+        return self._state.paths
+
+    @property
+    def attempt(self) -> int:
+        """Which start of the workers this is, from 1."""
+        return self._state.attempt
+
+    @property
+    def step(self) -> int:
+        """The optimizer update being made, from 1; 0 before the first."""
+        return self._state.step
+
+    @property
+    def total_steps(self) -> int | None:
+        """The last step of the training as planned; None where it cannot be known beforehand."""
+        return self._state.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 1; 0 before the first."""
+        return self._state.epoch
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples used so far, over all ranks and epochs."""
+        return self._state.samples_seen
+
+    @property
+    def phase(self) -> str:
+        """`"setup"`, `"training"`, `"evaluation"` or `"ending"`."""
+        return self._state.phase
+
+    @property
+    def model(self) -> torch.nn.Module | None:
+        """The parallel model; None before it is built."""
+        return self._state.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer; None before it is built."""
+        return self._state.optimizer
+
+    @property
+    def scheduler(self) -> Any:
+        """The learning-rate scheduler; None before it is built, or where there is none."""
+        return self._state.scheduler
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler under fp16, else None."""
+        return self._state.scaler
+
+    @property
+    def hooks(self) -> Dispatcher:
+        """The hooks of this worker, for calling those that a plugin brought itself.
+
+        `run.hooks.NAME` is None where nobody implements the hook; else a function of the
+        hook's arguments in the order of its spec, without `run`.
+        """
+        return self._state.hooks
+
+    def log(self, name: str, value: Value, reduce: Reduce = "mean") -> None:
+        """Log a number under `name`, such as `"train/accuracy"`; it appears in the next `on_log`.
+
+        value: a number, or a tensor with one element, which stays on its device until then.
+        reduce: how values are combined over steps and ranks: `"mean"`, `"sum"`, `"min"`, `"max"`; `"last"` keeps each
+            rank's last value and takes that of the lowest rank; `"zero"` takes rank 0's last value and
+            ignores other ranks, for what only rank 0 computes.
+
+        Raises ValueError or TypeError for anything else. Call it from the training thread.
+        """
+        if isinstance(value, torch.Tensor):
+            value = value.detach().clone()  # the plugin may go on writing into its tensor
+        self._state.metrics.add(name, value, reduce)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for training to stop. Any rank may; all ranks stop at the same step, as for `should_stop`."""
+        self._state.decisions.post("stop", self.name, "request_stop", reason)
+
+    def request_checkpoint(self, reason: str) -> None:
+        """Ask for a checkpoint, as `should_checkpoint` does. Any rank may, from any thread."""
+        self._state.decisions.post("checkpoint", self.name, "request_checkpoint", reason)
+
+    def request_evaluation(self, reason: str) -> None:
+        """Ask for an evaluation, as `should_evaluate` does. Any rank may, from any thread."""
+        self._state.decisions.post("evaluate", self.name, "request_evaluation", reason)
+
+    def cost(self) -> list[dict[str, Any]]:
+        """What each plugin's hooks have cost on this worker so far: instance, hook, calls, total_seconds, max_seconds."""
+        return [asdict(row) for row in self._state.hooks.cost.table()]

@@ -1,0 +1,224 @@
+"""Everything that the loop works with, and what it does about decisions and faults."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from trainrun.errors import TrainingError
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.worker.data import ForeignBatches, SampledBatches
+from trainrun.worker.decisions import Decision
+from trainrun.worker.faults import Faults
+from trainrun.worker.parallel import Collectives
+from trainrun.worker.signals import StopSignal
+from trainrun.worker.state import State
+
+if TYPE_CHECKING:
+    import structlog
+
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off here
+_UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+@dataclass
+class Session:
+    """One worker's training. Built by `trainrun.worker.setup`; the loop and the evaluation read it."""
+
+    state: State
+    hooks: Dispatcher
+    collectives: Collectives
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    train: SampledBatches | ForeignBatches
+    evaluation: Mapping[str, Iterable[Any]]
+    signal: StopSignal
+    faults: Faults
+    logger: structlog.typing.FilteringBoundLogger
+    record_event: Callable[[Mapping[str, Any]], None]
+    evaluate: Callable[[Session], dict[str, float]]
+    needs_norm: bool = field(init=False)
+    evaluated_at: int = 0
+    logged_at: tuple[float, int] = (0.0, 0)
+
+    def __post_init__(self) -> None:
+        table = self.state.recipe.train
+        self.log_every = table.log_every
+        self.clip = table.clip_grad_norm
+        self._precision = _PRECISIONS.get(table.precision)
+        self._ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
+        several = self.state.world.size > 1
+        self._explicit = several and self._ddp is None
+        self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
+        self.look_at_plan()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model trains."""
+        return self.state.device
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is over: the last step or epoch was made, or a stop was agreed."""
+        state, epochs = self.state, self.state.recipe.train.epochs
+        return state.stop is not None or state.step == state.total_steps or state.epoch == epochs
+
+    # --- one step ---
+
+    def begin_step(self) -> None:
+        """Apply the decisions that are due at the next step."""
+        if self.faults.fatal is not None:
+            raise self.faults.fatal
+        if self.signal.received:
+            self.state.decisions.post("stop", self.signal.received, "signal", f"{self.signal.received} received")
+        if self._events is not None and len(self._events) >= 2:
+            self._events.popleft().synchronize()  # the host must not run ahead of the reduction before last
+        if due := self.state.decisions.due(self.state.step + 1):
+            self.apply(due)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The recipe's precision, for a forward."""
+        return _UNCHANGED if self._precision is None else torch.autocast(self.device.type, self._precision)
+
+    def reduction(self, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward of a micro-batch: only the last one of an update reduces gradients over ranks."""
+        return _UNCHANGED if last or self._ddp is None else self._ddp.no_sync()
+
+    def reduced(self) -> None:
+        """All ranks have entered this step's gradient reduction: what `Decisions` relies on."""
+        if self._explicit:
+            self.collectives.barrier()
+        if self._events is not None:
+            event = torch.cuda.Event()
+            event.record()
+            self._events.append(event)
+
+    def keep(self, loss: torch.Tensor, extra: Mapping[str, Any], size: int) -> None:
+        """Keep a micro-batch's loss, and the scalars beside it, for the next log."""
+        metrics = self.state.metrics
+        metrics.add("train/loss", loss.detach(), "mean", size)
+        for name, value in extra.items():
+            if isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+                metrics.add(f"train/{name}", value, "mean", size)
+
+    def grad_norm(self) -> torch.Tensor:
+        """The total 2-norm of the gradients, on the device."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def skip_update(self, reasons: Sequence[tuple[str, Any]]) -> str:
+        """Leave model, optimizer and scheduler as they are; answer with the reasons as one text."""
+        if self.state.scaler is not None:
+            self.state.scaler.update()
+        for name, reason in reasons:
+            self._record([Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)])
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons)
+
+    def look_at_plan(self) -> None:
+        """Note what the plan asks of the loop; to be called when it has changed."""
+        hooks = ("on_gradients_ready", "should_skip_update", "on_gradients_clipped")
+        self.needs_norm = any(self.hooks.asks_for(hook, "grad_norm") for hook in hooks)
+
+    # --- decisions ---
+
+    def apply(self, decisions: Sequence[Decision]) -> None:
+        """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
+        unique: dict[tuple[str, str, str], list[Decision]] = {}
+        for decision in decisions:
+            unique.setdefault(decision.key, []).append(decision)
+        for kind in ("warn", "disable", "checkpoint", "evaluate", "stop"):
+            matching = [group for group in unique.values() if group[0].kind == kind]
+            for group in matching:
+                self._record(group)
+            if matching:
+                self._carry_out(kind, [group[0] for group in matching])
+
+    def settle(self) -> None:
+        """Apply everything that any rank has posted so far, now. Call it on all ranks alike."""
+        for _ in range(_ROUNDS):
+            self.raise_fatal()
+            decisions = self.state.decisions.settle()
+            if not decisions:
+                return
+            self.apply(decisions)
+
+    def _carry_out(self, kind: str, decisions: Sequence[Decision]) -> None:
+        first = decisions[0]
+        if kind == "disable":
+            for decision in decisions:
+                self.hooks.disable(decision.plugin)
+            self.look_at_plan()
+        elif kind == "checkpoint":
+            self.logger.warning("checkpoint asked for; this version writes none", plugin=first.plugin, reason=first.reason)
+        elif kind == "evaluate":
+            self.evaluate(self)
+            self.settle()
+        elif kind == "stop" and self.state.stop is None:
+            self.state.stop = (first.reason, first.plugin)
+            if self.hooks.on_stop_requested:
+                self.hooks.on_stop_requested(first.reason, first.plugin)
+
+    def _record(self, group: Sequence[Decision]) -> None:
+        first = group[0]
+        self.record_event(
+            {
+                "event": "decision",
+                "step": self.state.step,
+                "decision": first.kind,
+                "plugin": first.plugin,
+                "hook": first.hook,
+                "rank": first.rank,
+                "ranks": sorted({decision.rank for decision in group}),
+                "reason": first.reason,
+                "posted": first.step,
+            }
+        )
+
+    # --- faults ---
+
+    def raise_fatal(self) -> None:
+        """Raise what a background hookimpl with the policy "fail" has left."""
+        if self.faults.fatal is not None:
+            raise self.faults.fatal
+
+    def warn_nonfinite(self, metrics: Mapping[str, float]) -> None:
+        """Log which evaluation metrics are not finite."""
+        found = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if found:
+            self.logger.warning("metrics that are not finite", metrics=found, step=self.state.step)
+
+    def check_loss(self, metrics: Mapping[str, float]) -> None:
+        """Fail, or warn, when the logged training loss is not finite. All ranks see the same value."""
+        loss = metrics.get("train/loss", 0.0)
+        if math.isfinite(loss):
+            return
+        step, every = self.state.step, self.state.recipe.train.log_every
+        message = (
+            f"train/loss is {loss} at step {step} (mean of steps {max(1, step - every + 1)} to {step}); "
+            'lower the learning rate or look at the data, or set train.nonfinite = "warn" to go on'
+        )
+        if self.state.recipe.train.nonfinite == "fail":
+            raise TrainingError(message)
+        self.logger.warning(message)
+
+    # --- rates ---
+
+    def samples_per_second(self) -> float:
+        """Samples over all ranks since the last call or `restart_clock`."""
+        before, samples = self.logged_at
+        now = time.perf_counter()
+        self.logged_at = (now, self.state.samples_seen)
+        return (self.state.samples_seen - samples) / max(now - before, 1e-9)
+
+    def restart_clock(self) -> None:
+        """Leave the time until now out of the rates."""
+        self.logged_at = (time.perf_counter(), self.state.samples_seen)

@@ -1,0 +1,203 @@
+"""From a run directory to a session: plugins loaded and compared over ranks, providers asked, everything built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+import tomli
+import torch
+
+from trainrun import hookspecs
+from trainrun.errors import EnvironmentProblem, TrainingError
+from trainrun.plugin import state as plugin_state
+from trainrun.plugin.dispatch import Dispatcher, Member
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.loading import Loaded, load_plugin
+from trainrun.plugin.specs import by_name, own_specs
+from trainrun.recipe import Recipe
+from trainrun.rundir import RunPaths
+from trainrun.rundir.files import append_line, read_json
+from trainrun.worker.build import micro_batch_size
+from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader
+from trainrun.worker.decisions import Decisions, SharedLog
+from trainrun.worker.evaluate import evaluate
+from trainrun.worker.faults import Faults
+from trainrun.worker.metrics import Metrics
+from trainrun.worker.parallel import Collectives, be_deterministic, choose_device, seed_all
+from trainrun.worker.run import Run
+from trainrun.worker.session import Session
+from trainrun.worker.signals import StopSignal
+from trainrun.worker.state import State
+from trainrun.worker.world import Job, World
+
+Logger = structlog.typing.FilteringBoundLogger
+
+_ONE_NODE_DELAY = 2  # see trainrun.worker.decisions
+_CUDA_DELAY = 3
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+class Worker:
+    """One rank before it trains: its state, its plugins, its hooks and its ties to the other ranks."""
+
+    def __init__(self, paths: RunPaths, world: World, attempt: int, logger: Logger, signal: StopSignal) -> None:
+        self.logger = logger
+        self.signal = signal
+        self.recipe = Recipe.from_data(tomli.loads(paths.recipe.read_text()))
+        device = choose_device(self.recipe.train.device, world)
+        self.collectives = Collectives(world, device, _COLLECTIVE_TIMEOUT)
+        self.state = self._state(paths, world, attempt, device)
+        self.faults = Faults(self.state, logger)
+        loaded = [load_plugin(instance) for instance in read_instances(paths)]
+        _compare_plugins(loaded, self.collectives)
+        self.hooks = self._hooks(loaded)
+        self.state.hooks = self.hooks
+
+    def session(self) -> Session:
+        """Build everything, in the order of design: model, optimizer, data. Calls the provider hooks."""
+        recipe, state, hooks = self.recipe, self.state, self.hooks
+        if recipe.run.deterministic:
+            be_deterministic()
+        seed_all(recipe.run.seed)
+        model = _required(hooks, "build_model")(recipe, state.device)
+        if not isinstance(model, torch.nn.Module):
+            raise TrainingError(f"build_model answered {type(model).__name__}; it must answer a torch.nn.Module")
+        state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
+        train = self._train_batches()
+        state.total_steps = _total_steps(recipe, train.updates_per_epoch)
+        state.optimizer = _required(hooks, "build_optimizer")(state.model, recipe)
+        state.scheduler = hooks.build_scheduler(state.optimizer, recipe) if hooks.build_scheduler else None
+        if recipe.train.precision == "fp16":
+            state.scaler = torch.amp.GradScaler(state.device.type)
+        _required(hooks, "training_step")
+        seed_all(recipe.run.seed + 1 + state.world.rank)  # from here on ranks differ: dropout, augmentation
+        plugin_state.collect(hooks.members, torch.is_tensor)
+        assert state.model is not None and state.optimizer is not None
+        return Session(
+            state=state,
+            hooks=hooks,
+            collectives=self.collectives,
+            model=state.model,
+            optimizer=state.optimizer,
+            train=train,
+            evaluation=self._evaluation_loaders(),
+            signal=self.signal,
+            faults=self.faults,
+            logger=self.logger,
+            record_event=self._event_writer(),
+            evaluate=evaluate,
+        )
+
+    def _state(self, paths: RunPaths, world: World, attempt: int, device: torch.device) -> State:
+        log = None
+        if world.size > 1:
+            path = paths.decisions(attempt, world.node_rank)
+            if world.local_rank == 0:
+                SharedLog.create(path, world.local_size)
+            self.collectives.barrier()
+            log = SharedLog(path, world.local_rank, world.local_size)
+        delay = _CUDA_DELAY if device.type == "cuda" else _ONE_NODE_DELAY
+        return State(
+            recipe=self.recipe,
+            paths=paths,
+            attempt=attempt,
+            world=world,
+            job=Job.from_environment(),
+            device=device,
+            metrics=Metrics(world.rank, self.collectives.gather, self.collectives.gather_objects),
+            decisions=Decisions(world.rank, log, delay=delay, barrier=self.collectives.barrier),
+        )
+
+    def _hooks(self, loaded: Sequence[Loaded]) -> Dispatcher:
+        members = []
+        for one in loaded:
+            logger = self.logger.bind(plugin=one.instance.name)
+            run = Run(self.state, one.instance, one.options, logger)
+            members.append(Member(one.instance, one.plugin, one.description.impls, run))
+        holders = [hookspecs, *(one.hookspecs for one in loaded if one.hookspecs is not None)]
+        specs = by_name(own_specs(), *(one.description.specs for one in loaded))
+        return Dispatcher(
+            members,
+            {name: spec for name, spec in specs.items() if spec.locus != "client"},
+            holders,
+            ranks=self.state.world.classes,
+            providers=self.recipe.providers,
+            on_fault=self.faults,
+        )
+
+    def _loader(self, split: str) -> Any:
+        hooks, world = self.hooks, self.state.world
+        dataset = hooks.build_dataset(self.recipe, split) if hooks.build_dataset else None
+        return _required(hooks, "build_dataloader")(dataset, split, world)
+
+    def _train_batches(self) -> SampledBatches | ForeignBatches:
+        loader = self._loader("train")
+        if loader is None:
+            raise TrainingError('nobody answered build_dataset or build_dataloader for the split "train"; the task must')
+        if isinstance(loader, SampledLoader):
+            return SampledBatches(loader)
+        world, table = self.state.world, self.recipe.train
+        micro_batches = table.batch_size // (world.size * micro_batch_size(self.recipe, world)) or 1
+        return ForeignBatches(loader, micro_batches, world, self.collectives.gather_integer)
+
+    def _evaluation_loaders(self) -> dict[str, Iterable[Any]]:
+        loaders = {split: self._loader(split) for split in self.recipe.evaluate.splits}
+        missing = [split for split, loader in loaders.items() if loader is None]
+        if missing:
+            self.logger.warning("no dataset for splits of evaluate.splits: they are not evaluated", splits=missing)
+        return {split: loader for split, loader in loaders.items() if loader is not None}
+
+    def _event_writer(self) -> Callable[[Mapping[str, Any]], None]:
+        if self.state.world.rank != 0:
+            return lambda event: None
+        return lambda event: append_line(self.state.paths.events, dict(event))
+
+
+def read_instances(paths: RunPaths) -> list[Instance]:
+    """The plugin instances that the client resolved, in plan order."""
+    manifest = read_json(paths.manifest)
+    if manifest is None:
+        raise EnvironmentProblem(f"{paths.manifest}: missing or unreadable; was this run made by `trainrun launch`?")
+    return [Instance.from_json(instance) for instance in manifest["instances"]]
+
+
+def _required(hooks: Dispatcher, name: str) -> Callable[..., Any]:
+    hook: Callable[..., Any] | None = getattr(hooks, name)
+    if hook is None:
+        raise TrainingError(f"nobody answers the hook {name}; the task must implement it")
+    return hook
+
+
+def _total_steps(recipe: Recipe, updates_per_epoch: int | None) -> int | None:
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    assert recipe.train.epochs is not None
+    return None if updates_per_epoch is None else recipe.train.epochs * updates_per_epoch
+
+
+def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None:
+    """Raise EnvironmentProblem where ranks have other plugins, versions or sources than rank 0."""
+    if collectives.gather_objects is None:
+        return
+    mine = {one.instance.name: _identity(one) for one in loaded}
+    everybody = collectives.gather_objects(mine)
+    for rank, theirs in enumerate(everybody):
+        assert isinstance(theirs, dict)
+        if theirs != everybody[0]:
+            names = sorted(name for name, identity in theirs.items() if identity != everybody[0].get(name))  # type: ignore[attr-defined]
+            raise EnvironmentProblem(
+                f"rank {rank} has other sources than rank 0 of the plugins {', '.join(names)}; install the same everywhere"
+            )
+
+
+def _identity(loaded: Loaded) -> str:
+    digest = hashlib.sha256(json.dumps(loaded.instance.to_json(), sort_keys=True, default=str).encode())
+    if loaded.description.file:
+        digest.update(Path(loaded.description.file).read_bytes())
+    return digest.hexdigest()

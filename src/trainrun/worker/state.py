@@ -1,0 +1,45 @@
+"""What a worker knows while it trains: one mutable object, written by the loop, read through `Run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainrun.recipe import Recipe
+from trainrun.rundir import RunPaths
+from trainrun.worker.world import Job, World
+
+if TYPE_CHECKING:
+    from trainrun.plugin.dispatch import Dispatcher
+    from trainrun.worker.decisions import Decisions
+    from trainrun.worker.metrics import Metrics
+
+
+@dataclass
+class State:
+    """The state of one worker. `step` and `epoch` are those being made; `samples_seen` counts over all ranks.
+
+    `total_steps` is None while it cannot be known: epochs over a loader without a length.
+    """
+
+    recipe: Recipe
+    paths: RunPaths
+    attempt: int
+    world: World
+    job: Job
+    device: torch.device
+    metrics: Metrics
+    decisions: Decisions
+    hooks: Dispatcher = field(init=False)
+    step: int = 0
+    epoch: int = 0
+    samples_seen: int = 0
+    total_steps: int | None = None
+    phase: str = "setup"
+    model: torch.nn.Module | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler: Any = None
+    scaler: torch.amp.GradScaler | None = None
+    stop: tuple[str, str] | None = None  # the agreed reason and its source
