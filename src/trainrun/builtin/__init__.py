@@ -5,7 +5,8 @@ from __future__ import annotations
 # Name in recipes, and target. In plan order: what only reports comes after what builds.
 BUILTINS: tuple[tuple[str, str], ...] = (
     ("local", "trainrun.launch.local:Local"),
-    ("providers", "trainrun.worker.providers"),
+    ("providers", "trainrun.worker.build:Defaults"),
+    ("journal", "trainrun.builtin.journal:Journal"),
     ("metrics", "trainrun.builtin.metrics:Metrics"),
     ("progress", "trainrun.builtin.progress:Progress"),
 )

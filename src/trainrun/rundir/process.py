@@ -38,6 +38,17 @@ def alive(pid: int, started: int) -> bool:
     return stat is not None and int(stat[19]) == started and stat[0] not in {"Z", "X"}
 
 
+def exit_code(pid: int, started: int) -> int | None:
+    """How a process that is dead but not yet reaped ended: its exit code, or minus the signal's number.
+
+    None once its parent has reaped it.
+    """
+    stat = _stat(pid)
+    if stat is None or int(stat[19]) != started or stat[0] not in {"Z", "X"} or len(stat) < 50:
+        return None
+    return os.waitstatus_to_exitcode(int(stat[49]))
+
+
 def boot_id() -> str:
     """An id that changes with each boot of this machine; start times compare only within one."""
     try:

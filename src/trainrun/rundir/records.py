@@ -83,7 +83,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt or a run ended, and why. `started` and `ended` are seconds since the epoch."""
+    """How an attempt or a run ended, and why.
+
+    `started` and `ended` are seconds since the epoch, `metrics` the last that were logged, and `run`
+    is the run directory.
+    """
 
     state: State
     exit_code: int
@@ -94,6 +98,7 @@ class Outcome:
     started: float = 0.0
     ended: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
 
     @property
     def ok(self) -> bool:

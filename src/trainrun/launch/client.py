@@ -1,0 +1,184 @@
+"""The launching process's side of one run: its hooks in order, and an outcome whatever happens."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from trainrun.errors import EnvironmentProblem, TrainrunError
+from trainrun.launch.handle import Launch
+from trainrun.launch.hooks import client_hooks
+from trainrun.launch.prepare import package
+from trainrun.launch.signals import Signals, StopNow
+from trainrun.launch.supervise import supervise
+from trainrun.launch.terminal import Say, Tail
+from trainrun.launch.verdict import Ending, judge
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.plugin.guard import Fault
+from trainrun.plugin.resolve import Resolved
+from trainrun.rundir.files import append_line, write_atomic, write_json
+from trainrun.rundir.lease import Lease
+from trainrun.rundir.records import Failure, Outcome
+
+Echo = Literal["zero", "all", "none"]
+
+_DRAIN = 10.0  # seconds for background observers to finish
+
+
+class Client:
+    """The launching process's side of one run: its hooks, and what it does about their errors."""
+
+    def __init__(self, write: Say) -> None:
+        self._write = write
+        self._faults: list[Fault] = []
+        self._launch: Launch | None = None
+        self._hooks: Dispatcher | None = None
+
+    def load(self, resolved: Resolved) -> Dispatcher:
+        """Import the plugins that have client hooks."""
+        self._hooks = client_hooks(resolved, self._on_fault)
+        return self._hooks
+
+    def run(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
+        """Make the attempt and always end with an outcome in the run directory, whatever happens."""
+        self._launch = prepared
+        lease = Lease.acquire(prepared.paths)
+        started = time.time()
+        try:
+            outcome = self._begin(prepared, signals, ranks, started)
+            with signals.shield():
+                return self._finish(outcome)
+        except Exception as error:
+            raise self._crash(prepared, error, started) from error
+        finally:
+            lease.release()
+
+    def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
+        """Up to the end of the attempt. Errors of plugins and the environment become outcomes: the run exists."""
+        assert self._hooks is not None
+        try:
+            self._settle_faults()
+            self._call(self._hooks.on_launch_start, prepared)
+            package(prepared, self._hooks)
+            if signals.first is not None:
+                return judge(prepared, Ending(None, signals.first, "now"), started)
+            return self._attempt(replace(prepared, attempt=1), signals, ranks, started)
+        except StopNow:
+            return judge(prepared, Ending(None, signals.first, "now"), started)
+        except TrainrunError as error:
+            return _failed(prepared, error, started)
+
+    def _attempt(self, current: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
+        assert self._hooks is not None
+        self._launch = current
+        self._event(current, "attempt_start", attempt=current.attempt, workers=current.workers)
+        self._call(self._hooks.on_attempt_start, current, current.attempt)
+        try:
+            handle = self._hooks.start_workers(current) if self._hooks.start_workers else None
+            if handle is None:
+                raise EnvironmentProblem(
+                    f"launch.backend: no enabled plugin starts workers for {current.recipe.launch.backend!r}"
+                )
+            tails = _tails(current, ranks, self._write)
+            ending = supervise(current, handle, self._hooks, signals, tails, self._write)
+            outcome = judge(current, ending, started)
+        except TrainrunError as error:
+            outcome = _failed(current, error, started)
+        with signals.shield():
+            return self._after(
+                outcome, self._hooks.on_attempt_end, lambda hook: hook(current, current.attempt, outcome)
+            )
+
+    def _finish(self, outcome: Outcome) -> Outcome:
+        """The last hooks, each called whatever the ones before it did; then the record of the outcome."""
+        assert self._hooks is not None
+        assert self._launch is not None
+        current, hooks = self._launch, self._hooks
+        outcome = self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current))
+        write_json(current.paths.outcome, outcome.to_json())
+        last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
+        for name, lost in hooks.drain(_DRAIN).items():
+            self._write(f"warning: plugin {name}: {lost} background calls were not finished in {_DRAIN:g} s")
+        self._event(current, "outcome", state=last.state, exit_code=last.exit_code, reason=last.reason)
+        if last != outcome:
+            write_json(current.paths.outcome, last.to_json())
+        return last
+
+    def _after(self, outcome: Outcome, hook: object, call: Callable[..., object]) -> Outcome:
+        """Call one of the ending hooks: an error in it fails a run that was well, and never hides why one failed."""
+        try:
+            if hook is not None:
+                call(hook)
+            self._settle_faults()
+        except TrainrunError as error:
+            assert self._launch is not None
+            failed = _failed(self._launch, error, outcome.started)
+            return replace(failed, step=outcome.step, metrics=outcome.metrics) if outcome.ok else outcome
+        return outcome
+
+    def _call(self, hook: Callable[..., object] | None, *arguments: object) -> None:
+        if hook is not None:
+            hook(*arguments)
+        self._settle_faults()
+
+    def _on_fault(self, fault: Fault) -> None:
+        # May come from a background thread: only noted here.
+        self._faults.append(fault)
+
+    def _settle_faults(self) -> None:
+        while self._faults and self._launch is not None and self._hooks is not None:
+            fault = self._faults.pop(0)
+            reason = f"{type(fault.error).__name__}: {fault.error}"
+            self._write(f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}")
+            details = "".join(traceback.format_exception(fault.error))
+            self._event(
+                self._launch,
+                "fault",
+                plugin=fault.instance,
+                hook=fault.hook,
+                action=fault.action,
+                reason=reason,
+                locus="client",
+                traceback=details,
+            )
+            if fault.action == "disable":
+                self._hooks.disable(fault.instance)
+            if fault.action == "fail":
+                raise fault.error if isinstance(fault.error, TrainrunError) else TrainrunError(reason)
+
+    def _event(self, current: Launch, event: str, **values: object) -> None:
+        append_line(current.paths.events, {"event": event, "time": time.time(), **values})
+
+    def _crash(self, current: Launch, error: Exception, started: float) -> TrainrunError:
+        report = "".join(traceback.format_exception(error))
+        write_atomic(current.paths.crash_log, report)
+        bug = TrainrunError(
+            f"a bug in trainrun: {type(error).__name__}: {error}; the report is {current.paths.crash_log}"
+        )
+        write_json(current.paths.outcome, _failed(current, bug, started).to_json())
+        return bug
+
+
+def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
+    """The outcome of an error in the client itself."""
+    cause = error.__cause__
+    trace = "".join(traceback.format_exception(cause)) if cause is not None else None
+    failure = Failure(rank=None, kind="error", message=str(error), type=type(error).__name__, traceback=trace)
+    return Outcome(
+        state="failed",
+        exit_code=int(error.exit_code),
+        reason=str(error),
+        attempt=current.attempt,
+        first_failure=failure,
+        started=started,
+        ended=time.time(),
+        run=str(current.paths.root),
+    )
+
+
+def _tails(current: Launch, ranks: Echo, write: Say) -> list[Tail]:
+    shown = {"none": 0, "zero": 1, "all": current.workers}[ranks]
+    return [Tail(current.paths.rank_output(rank), f"[rank {rank}] ", write) for rank in range(shown)]

@@ -1,0 +1,86 @@
+"""The last lines of a run: how it ended and why, where everything is, the best it reached, what to read next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainrun.rundir.files import read_lines
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+
+_SMALLER_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse", "bits", "seconds", "time")
+_BESTS = 3
+_SURVIVED = {"disable": "disabled", "warn": "the run went on"}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of one evaluation metric, and the step it was reached at."""
+
+    name: str
+    value: float
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4g} at step {self.step}"
+
+
+def lines(outcome: Outcome, base: Path | None = None) -> Iterator[str]:
+    """The closing lines of the run that ended with `outcome`. `base` is the folder of all runs, if not `runs`."""
+    paths = RunPaths(Path(outcome.run))
+    failure = outcome.first_failure
+    if failure is not None and failure.traceback:
+        yield failure.traceback.rstrip()
+        yield ""
+    yield f"{outcome.state}: {outcome.reason}"
+    yield from faults(paths)
+    yield f"run: {_short(paths.root)}"
+    if failure is not None and failure.log:
+        yield f"log: {_short(Path(failure.log))}"
+    best = bests(paths)
+    if best:
+        yield f"best: {', '.join(map(str, best[:_BESTS]))}"
+    where = "" if base is None or base == Path("runs") else f" --dir {base}"
+    yield f"more: trainrun why {paths.run_id}{where}"
+
+
+def faults(paths: RunPaths) -> Iterator[str]:
+    """One line for each plugin that raised and was survived."""
+    seen: dict[tuple[str, str, str], list[str]] = {}
+    for event in read_lines(paths.events)[0]:
+        action = event.get("action") if event.get("event") == "fault" else event.get("decision")
+        if action in _SURVIVED:
+            key = (str(event.get("plugin")), str(event.get("hook")), action)
+            seen.setdefault(key, []).append(str(event.get("reason", "")))
+    for (plugin, hook, action), reasons in seen.items():
+        times = f", {len(reasons)} times" if len(reasons) > 1 else ""
+        yield f"warning: plugin {plugin} raised in {hook}{times} ({_SURVIVED[action]}): {reasons[0]}"
+
+
+def bests(paths: RunPaths) -> list[Best]:
+    """The best value of each evaluation metric."""
+    found: dict[str, Best] = {}
+    for record in read_lines(paths.metrics)[0]:
+        for name, value in record.items():
+            if "/" in name and not name.startswith("train/") and isinstance(value, int | float):
+                _keep_better(found, Best(name, float(value), int(record.get("step", 0))))
+    return sorted(found.values(), key=lambda best: (_smaller(best.name), best.name))
+
+
+def _keep_better(found: dict[str, Best], new: Best) -> None:
+    old = found.get(new.name)
+    better = old is None or (new.value < old.value if _smaller(new.name) else new.value > old.value)
+    if better:
+        found[new.name] = new
+
+
+def _smaller(name: str) -> bool:
+    return name.rpartition("/")[2].lower().endswith(_SMALLER_IS_BETTER)
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

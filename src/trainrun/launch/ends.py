@@ -1,0 +1,46 @@
+"""How each worker's process ended, as far as a backend could see it: `exits.json` in the attempt's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from trainrun.rundir.files import read_json, write_json
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import WorkerRecord
+
+
+@dataclass(frozen=True)
+class End:
+    """One process that ended without being told to.
+
+    `code` is its exit code, or minus the number of the signal that killed it, or None where nobody
+    saw it. It was still running at `seen_ns` of the monotonic clock.
+    """
+
+    rank: int
+    code: int | None
+    seen_ns: int
+
+
+def write_ends(paths: RunPaths, attempt: int, ends: Mapping[int, End]) -> None:
+    """Keep what is known of the ends of an attempt's workers."""
+    write_json(paths.attempt(attempt) / "exits.json", {str(rank): asdict(end) for rank, end in ends.items()})
+
+
+def read_ends(paths: RunPaths, attempt: int) -> dict[int, End]:
+    """What `write_ends` kept; empty where nothing was."""
+    data = read_json(paths.attempt(attempt) / "exits.json") or {}
+    return {int(rank): End(**end) for rank, end in data.items()}
+
+
+def read_record(paths: RunPaths, attempt: int, rank: int) -> WorkerRecord | None:
+    """A worker's record; None before the worker has written one."""
+    data = read_json(paths.worker_record(attempt, rank))
+    return None if data is None else WorkerRecord.from_json(data)
+
+
+def read_records(paths: RunPaths, attempt: int, size: int) -> dict[int, WorkerRecord]:
+    """The records of all workers that have written one."""
+    found = {rank: read_record(paths, attempt, rank) for rank in range(size)}
+    return {rank: record for rank, record in found.items() if record is not None}

@@ -1,0 +1,50 @@
+"""What client plugins are given: the run being launched, and what a backend answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from trainrun.rundir.paths import RunPaths
+
+if TYPE_CHECKING:
+    from trainrun.plugin.resolve import Resolved
+    from trainrun.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run, as the client sees it.
+
+    `workers` is the number of workers that are started on each node, `environment` what they get
+    beyond the client's own environment, `attempt` the attempt that is being made (0 before the first).
+    `quiet` asks plugins to print nothing.
+    """
+
+    recipe: Recipe
+    paths: RunPaths
+    argv: tuple[str, ...]
+    resolved: Resolved
+    workers: int
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    attempt: int = 0
+    quiet: bool = False
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the name of its folder."""
+        return self.paths.run_id
+
+
+class WorkersHandle(Protocol):
+    """The workers of one attempt. What it learns of their ends goes into the attempt's folder (`launch.ends`)."""
+
+    def poll(self) -> int | None:
+        """None while workers run, then an exit code. May take some milliseconds, never more."""
+
+    def stop(self, reason: str) -> None:
+        """Ask for an orderly end; return at once."""
+
+    def kill(self) -> None:
+        """End everything now; return when nothing is left."""

@@ -1,0 +1,75 @@
+"""The client's hooks: only plugins that answer one of them are imported here, and no task ever is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from trainrun import hookspecs
+from trainrun.errors import Problem, RecipeError
+from trainrun.plugin.description import ImplInfo, SpecInfo
+from trainrun.plugin.dispatch import Dispatcher, Member
+from trainrun.plugin.guard import Fault
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.loading import load_plugin
+from trainrun.plugin.specs import own_specs
+
+if TYPE_CHECKING:
+    from trainrun.plugin.resolve import Resolved
+    from trainrun.recipe import Recipe
+
+_RANKS = frozenset({"all", "local_zero", "zero"})
+
+
+def client_hooks(resolved: Resolved, on_fault: Callable[[Fault], None]) -> Dispatcher:
+    """Import the enabled plugins that have client hooks, and make their hooks callable.
+
+    Raises PluginProblem where one cannot be loaded. `on_fault` is told about errors that are survived.
+    """
+    specs = _client_specs()
+    members = [
+        _member(instance, impls)
+        for instance in resolved.instances
+        if (impls := _client_impls(instance, resolved, specs)) and instance.role != "task"
+    ]
+    providers = {hook: name for hook, name in resolved.providers.items() if hook in specs}
+    return Dispatcher(members, specs, [hookspecs], ranks=_RANKS, providers=providers, on_fault=on_fault)
+
+
+def require_no_veto(hooks: Dispatcher, recipe: Recipe) -> None:
+    """Ask `check_recipe`, and raise RecipeError with every problem that plugins have with the recipe."""
+    if hooks.check_recipe is None:
+        return
+    problems = [
+        Problem(f"plugin {name}", str(text))
+        for name, answer in hooks.check_recipe(recipe)
+        for text in ([answer] if isinstance(answer, str) else answer)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def poll_interval(hooks: Dispatcher) -> float | None:
+    """The shortest `poll_interval` of the plugins that answer `on_status`."""
+    wanted = [getattr(member.plugin, "poll_interval", None) for member in hooks.members]
+    return min((float(seconds) for seconds in wanted if seconds), default=None)
+
+
+def _client_specs() -> dict[str, SpecInfo]:
+    specs = {spec.hook: spec for spec in own_specs() if spec.locus in {"client", "both"}}
+    # Called as a vote, because its answers count; for plugins it is an event, since nobody's answer decides alone.
+    specs["check_recipe"] = replace(specs["check_recipe"], kind="vote")
+    return specs
+
+
+def _client_impls(instance: Instance, resolved: Resolved, specs: Mapping[str, SpecInfo]) -> tuple[ImplInfo, ...]:
+    return tuple(impl for impl in resolved.description(instance).impls if impl.hook in specs)
+
+
+def _member(instance: Instance, impls: tuple[ImplInfo, ...]) -> Member:
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - workers and describe run with -m and see this folder too
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    return Member(instance, load_plugin(instance).plugin, impls)

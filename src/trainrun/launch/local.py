@@ -1,0 +1,218 @@
+"""The backend for this machine: torchrun's agent in a session of its own, and its workers watched one by one."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainrun.launch.ends import End, read_record, read_records, write_ends
+from trainrun.launch.handle import Launch, WorkersHandle
+from trainrun.marker import hookimpl
+from trainrun.rundir import process
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import WorkerRecord
+
+_WAIT = 0.05  # seconds that one poll may wait for a process to end
+_EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
+_KILL = 10.0  # seconds to wait for killed processes to be gone
+
+# What torchrun's agent logs of a worker that failed.
+_AGENT_SAYS = re.compile(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")
+
+
+class Local:
+    """Start the workers on this machine with torchrun."""
+
+    @hookimpl
+    def start_workers(self, launch: Launch) -> WorkersHandle | None:
+        """Answer for `launch.backend = "local"`."""
+        if launch.recipe.launch.backend != "local":
+            return None
+        return start([sys.executable, "-m", "trainrun.agent.cold"], launch)
+
+
+def start(agent: list[str], launch: Launch) -> LocalWorkers:
+    """Run the command `agent`, with run directory, attempt and number of workers as its last arguments.
+
+    To be called from the main thread: the agent asks the kernel to be killed with the thread that started it.
+    """
+    paths = launch.paths
+    paths.attempt(launch.attempt).mkdir(mode=0o700, exist_ok=True)
+    environment = {
+        **os.environ,
+        **launch.environment,
+        process.RUN_ID_VARIABLE: launch.run_id,
+        process.RUN_DIR_VARIABLE: str(paths.root),
+    }
+    with paths.agent_log.open("ab") as log:
+        started = subprocess.Popen(
+            [*agent, str(paths.root), str(launch.attempt), str(launch.workers)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return LocalWorkers(started, paths, launch.attempt, launch.workers)
+
+
+@dataclass
+class _Watch:
+    """One worker's process, held by a descriptor that becomes readable when it ends."""
+
+    record: WorkerRecord
+    descriptor: int
+    seen_ns: int
+
+
+class LocalWorkers:
+    """A handle to an agent on this machine and its workers.
+
+    The agent itself would give the peers of a failed worker up to 30 s; so the workers' processes and
+    records are watched directly, and the first failure ends all of them at once.
+    """
+
+    def __init__(self, agent: subprocess.Popen[bytes], paths: RunPaths, attempt: int, size: int) -> None:
+        self._agent = agent
+        self._paths = paths
+        self._attempt = attempt
+        self._size = size
+        self._watched: dict[int, _Watch] = {}
+        self._ended: dict[int, End] = {}
+        self._finished: set[int] = set()
+        self._stopping = False
+        self._told: set[int] = set()
+
+    def poll(self) -> int | None:
+        """None while all is well; else everything has been ended, and the answer is the exit code."""
+        self._adopt()
+        self._wait()
+        self._reap()
+        code = self._agent.poll()
+        if code is None and not self._failed():
+            return None
+        self._find_unseen()
+        write_ends(self._paths, self._attempt, self._ended)
+        self.kill()
+        return code if code is not None else 1
+
+    def stop(self, reason: str) -> None:  # noqa: ARG002 - the workers know a signal when they see one
+        """Send SIGTERM to each worker, now or as soon as it has started."""
+        self._stopping = True
+        self._tell()
+
+    def kill(self) -> None:
+        """SIGKILL the agent, every recorded group and every stray process of the run; wait until all are gone."""
+        deadline = time.monotonic() + _KILL
+        with suppress(ProcessLookupError):
+            os.killpg(self._agent.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._agent.wait(_KILL)
+        for record in read_records(self._paths, self._attempt, self._size).values():
+            process.kill_group(record)
+        while process.sweep(self._paths.root) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._close()
+
+    def _adopt(self) -> None:
+        """Begin to watch the workers that have written their first record."""
+        for rank in range(self._size):
+            if rank in self._watched or rank in self._ended or rank in self._finished:
+                continue
+            record = read_record(self._paths, self._attempt, rank)
+            if record is not None:
+                self._watch(record)
+        self._tell()
+
+    def _watch(self, record: WorkerRecord) -> None:
+        now = time.monotonic_ns()
+        try:
+            descriptor = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            self._note_end(record, None, now)
+            return
+        if process.start_time(record.pid) == record.start_time:
+            self._watched[record.rank] = _Watch(record, descriptor, now)
+        else:
+            os.close(descriptor)
+            self._note_end(record, None, now)
+
+    def _tell(self) -> None:
+        for rank, watch in self._watched.items():
+            if self._stopping and rank not in self._told:
+                process.send(watch.record, signal.SIGTERM)
+                self._told.add(rank)
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        for watch in self._watched.values():
+            poller.register(watch.descriptor, select.POLLIN)
+        poller.poll(_WAIT * 1000)
+
+    def _reap(self) -> None:
+        for rank, watch in list(self._watched.items()):
+            code, running = _state(watch)
+            if running:
+                watch.seen_ns = time.monotonic_ns()
+                continue
+            os.close(self._watched.pop(rank).descriptor)
+            self._note_end(watch.record, code, watch.seen_ns)
+
+    def _note_end(self, record: WorkerRecord, code: int | None, seen_ns: int) -> None:
+        # The record is read again after the end: a worker writes its last one just before it leaves.
+        last = read_record(self._paths, self._attempt, record.rank) or record
+        if last.phase == "finished":
+            self._finished.add(record.rank)
+        else:
+            self._ended[record.rank] = End(record.rank, code, seen_ns)
+
+    def _failed(self) -> bool:
+        if self._ended:
+            return True
+        records = (read_record(self._paths, self._attempt, rank) for rank in self._watched)
+        return any(record is not None and record.error is not None for record in records) or bool(self._reported())
+
+    def _find_unseen(self) -> None:
+        """Learn from the agent's log how a worker ended that was gone before it could be watched or looked at."""
+        unknown = [end for end in self._ended.values() if end.code is None]
+        deadline = time.monotonic() + _EVIDENCE
+        while unknown and not self._reported() and self._agent.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        now = time.monotonic_ns()
+        for rank, code in self._reported().items():
+            seen = self._ended.get(rank)
+            if rank not in self._finished and (seen is None or seen.code is None):
+                self._ended[rank] = End(rank, code, seen.seen_ns if seen else now)
+
+    def _reported(self) -> dict[int, int]:
+        with suppress(OSError):
+            found = _AGENT_SAYS.findall(_tail(self._paths.agent_log))
+            return {int(rank): int(code) for code, rank in found}
+        return {}
+
+    def _close(self) -> None:
+        while self._watched:
+            os.close(self._watched.popitem()[1].descriptor)
+
+
+def _state(watch: _Watch) -> tuple[int | None, bool]:
+    """Exit code, as far as it can still be read, and whether the process runs."""
+    poller = select.poll()
+    poller.register(watch.descriptor, select.POLLIN)
+    if not poller.poll(0):
+        return None, True
+    return process.exit_code(watch.record.pid, watch.record.start_time), False
+
+
+def _tail(path: Path, size: int = 64 * 1024) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read()

@@ -1,0 +1,40 @@
+"""Making the run directory of a launch, with everything that is known before the first worker starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainrun.launch import snapshot
+from trainrun.launch.handle import Launch
+from trainrun.launch.manifest import write_manifest
+from trainrun.launch.preflight import Placement
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.plugin.resolve import Resolved
+from trainrun.recipe import Recipe
+from trainrun.recipe.freeze import redact
+from trainrun.rundir import secrets
+from trainrun.rundir.create import create
+
+
+def prepare(
+    recipe: Recipe, resolved: Resolved, placement: Placement, base: Path, argv: tuple[str, ...], *, quiet: bool
+) -> Launch:
+    """Create the run directory and write recipe and manifest into it."""
+    instances = [instance.to_json() for instance in resolved.instances]
+    environment = {
+        **placement.environment,
+        **secrets.pack({"recipe": (resolved.data, redact(resolved.data)), "instances": (instances, redact(instances))}),
+    }
+    paths = create(base, recipe.run.name)
+    launch = Launch(recipe, paths, argv, resolved, placement.workers, environment, quiet=quiet)
+    write_manifest(launch)
+    return launch
+
+
+def package(launch: Launch, hooks: Dispatcher) -> None:
+    """Take the snapshot of the task's code, between its two hooks."""
+    if hooks.on_package_start:
+        hooks.on_package_start(launch)
+    snapshot.take(launch.resolved, launch.paths.source)
+    if hooks.on_package_end:
+        hooks.on_package_end(launch, str(launch.paths.source))

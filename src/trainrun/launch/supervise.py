@@ -1,0 +1,98 @@
+"""Watching one attempt from its start to its end: output, status, signals. Every wait here has an end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trainrun.launch import memory
+from trainrun.launch.handle import Launch, WorkersHandle
+from trainrun.launch.hooks import poll_interval
+from trainrun.launch.signals import Signals, StopNow
+from trainrun.launch.terminal import Say, Tail
+from trainrun.launch.verdict import Ending, Forced
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.rundir.files import read_json
+
+_PACE = 0.05  # seconds between two looks at everything
+
+
+class StatusWatch:
+    """Calls `on_status` when `status.json` has changed, and as often as a plugin's `poll_interval` asks."""
+
+    def __init__(self, launch: Launch, hooks: Dispatcher) -> None:
+        self._launch = launch
+        self._hooks = hooks
+        self._interval = poll_interval(hooks)
+        self._seen: tuple[int, int] | None = None
+        self._status: dict[str, Any] = {}
+        self._due = 0.0
+
+    def poll(self) -> None:
+        """Look once."""
+        seen = self._stamp()
+        waited = self._interval is not None and time.monotonic() >= self._due
+        if seen is None or (seen == self._seen and not waited):
+            return
+        status = self._status if seen == self._seen else (read_json(self._launch.paths.status) or self._status)
+        previous, self._status, self._seen = self._status, status, seen
+        self._due = time.monotonic() + (self._interval or 0.0)
+        if self._hooks.on_status:
+            self._hooks.on_status(self._launch, status, previous)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._launch.paths.status.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+
+def supervise(
+    launch: Launch, handle: WorkersHandle, hooks: Dispatcher, signals: Signals, tails: Sequence[Tail], say: Say
+) -> Ending:
+    """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
+    killed_before = memory.kills()
+    status = StatusWatch(launch, hooks)
+    looks = [*(tail.poll for tail in tails), status.poll]
+    code: int | None = None
+    forced: Forced | None = None
+    try:
+        code = _watch(handle, signals, looks, launch.recipe.launch.grace, say)
+    except StopNow:
+        forced = "now"
+    except _GraceOver:
+        forced = "grace"
+    finally:
+        with signals.shield():
+            handle.kill()
+    with signals.shield():
+        for tail in tails:
+            tail.finish()
+        status.poll()
+    return Ending(code, signals.first, forced, memory.kills() > killed_before)
+
+
+class _GraceOver(Exception):  # noqa: N818 - it ends a loop, it is not an error
+    """The workers had their time to stop."""
+
+
+def _watch(handle: WorkersHandle, signals: Signals, looks: Sequence[Callable[[], None]], grace: float, say: Say) -> int:
+    deadline: float | None = None
+    while True:
+        began = time.monotonic()
+        code = handle.poll()
+        if code is not None:
+            return code
+        for look in looks:
+            look()
+        if signals.now:
+            raise StopNow
+        if deadline is None and signals.first is not None:
+            deadline = began + grace
+            say(f"{signals.first.name}: stopping after this step; press Ctrl-C again to stop now")
+            handle.stop(f"signal {signals.first.name}")
+        if deadline is not None and began > deadline:
+            raise _GraceOver
+        time.sleep(max(0.0, began + _PACE - time.monotonic()))

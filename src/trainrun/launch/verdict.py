@@ -1,0 +1,223 @@
+"""How an attempt ended: read from what its workers left behind, never from an exit code alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainrun.errors import ExitCode
+from trainrun.launch.ends import End, read_ends, read_records
+from trainrun.launch.handle import Launch
+from trainrun.rundir.files import read_json
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Failure, Outcome, State, WorkerError, WorkerRecord
+
+Forced = Literal["now", "grace"]
+
+_LINES = 30  # of the agent's log, where no worker could say what happened
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the client knows of an attempt that is over.
+
+    `code` is the backend's exit code, `signal` the first signal that the client got, and `forced` why the
+    workers were not left to end by themselves: a second Ctrl-C, or the end of their time.
+    """
+
+    code: int | None
+    signal: signal.Signals | None = None
+    forced: Forced | None = None
+    out_of_memory: bool = False
+
+
+def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
+    """The outcome of the attempt that `launch` was making."""
+    paths, attempt = launch.paths, launch.attempt
+    size = launch.workers * launch.recipe.launch.nodes
+    records = read_records(paths, attempt, size)
+    failure = None
+    if ending.forced:
+        state, code, reason = _forced(launch, ending)
+    elif (failure := first_failure(paths, attempt, size, ending)) is not None and not _was_told(failure, ending):
+        state, code, reason = _failed(failure, records)
+    elif failure is not None:
+        failure, (state, code), reason = None, _by_signal(ending.signal), "stopped before training began"
+    else:
+        state, code, reason = _ended(records, ending)
+    status = read_json(paths.status) or {}
+    return Outcome(
+        state=state,
+        exit_code=code,
+        reason=reason,
+        step=max((record.step for record in records.values()), default=0),
+        attempt=attempt,
+        first_failure=failure,
+        started=started,
+        ended=time.time(),
+        metrics=status.get("metrics", {}),
+        run=str(paths.root),
+    )
+
+
+def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
+    """The failure that came first; those of its peers are consequences of it. None if all workers finished."""
+    records = read_records(paths, attempt, size)
+    if len(records) == size and all(record.phase == "finished" for record in records.values()):
+        return None
+    ends = read_ends(paths, attempt)
+    agent_died = ending.code is not None and ending.code < 0
+    error = _first_error(records)
+    end = None if agent_died else _first_end(records, ends)
+    if error is not None and not _came_before(end, error):
+        return _from_error(paths, error)
+    if end is not None:
+        return _from_end(paths, end, records.get(end.rank), ending)
+    return _from_agent(paths, records, size, ending)
+
+
+def _was_told(failure: Failure, ending: Ending) -> bool:
+    """A worker that was asked to stop before it could handle the signal: no failure of anybody."""
+    return ending.signal is not None and failure.signal == signal.SIGTERM.name and failure.step == 0
+
+
+def _forced(launch: Launch, ending: Ending) -> tuple[State, int, str]:
+    if ending.forced == "now":
+        reason = "stopped at once, because Ctrl-C was pressed again"
+    else:
+        reason = f"killed, because the workers had not stopped within launch.grace ({launch.recipe.launch.grace:g} s)"
+    return (*_by_signal(ending.signal), reason)
+
+
+def _failed(failure: Failure, records: Mapping[int, WorkerRecord]) -> tuple[State, int, str]:
+    record = None if failure.rank is None else records.get(failure.rank)
+    known = record.error["exit_code"] if failure.kind == "error" and record and record.error else None
+    return "failed", known or ExitCode.TRAINING_FAILED, failure.message
+
+
+def _ended(records: Mapping[int, WorkerRecord], ending: Ending) -> tuple[State, int, str]:
+    stopped = next((record for record in records.values() if record.stopped), None)
+    if stopped is None:
+        return "finished", ExitCode.OK, f"all {records[0].step} steps are done"
+    source = stopped.source or "a vote"
+    if source.startswith("SIG"):
+        return (*_by_signal(ending.signal), f"stopped at step {stopped.step}: {stopped.stopped}")
+    return "stopped", ExitCode.OK, f"stopped at step {stopped.step} by {source}: {stopped.stopped}"
+
+
+def _by_signal(number: signal.Signals | None) -> tuple[State, int]:
+    if number == signal.SIGINT:
+        return "interrupted", ExitCode.INTERRUPTED
+    return "terminated", ExitCode.TERMINATED
+
+
+def _first_error(records: Mapping[int, WorkerRecord]) -> WorkerRecord | None:
+    failed = [(record.error["monotonic_ns"], rank) for rank, record in records.items() if record.error]
+    return records[min(failed)[1]] if failed else None
+
+
+def _first_end(records: Mapping[int, WorkerRecord], ends: Mapping[int, End]) -> End | None:
+    """The first worker that ended without saying why."""
+    unexplained = [end for rank, end in ends.items() if rank not in records or records[rank].error is None]
+    return min(unexplained, key=lambda end: (end.seen_ns, end.rank), default=None)
+
+
+def _came_before(end: End | None, error: WorkerRecord) -> bool:
+    # An error that came while the other rank was still seen alive is no consequence of its end.
+    return end is not None and error.error is not None and end.seen_ns <= error.error["monotonic_ns"]
+
+
+def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
+    assert record.error is not None
+    error: WorkerError = record.error
+    where = f" in {error['hook']} of plugin {error['instance']}" if error["instance"] and error["hook"] else ""
+    return Failure(
+        rank=record.rank,
+        kind="error",
+        message=f"rank {record.rank} raised {error['type']}{_at(record)}{where}: {error['message']}",
+        type=error["type"],
+        traceback=error["traceback"],
+        step=record.step,
+        phase=record.phase,
+        instance=error["instance"],
+        hook=error["hook"],
+        exit_code=error["exit_code"],
+        log=str(paths.rank_output(record.rank)),
+    )
+
+
+def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: Ending) -> Failure:
+    killed = end.code is not None and end.code < 0
+    return Failure(
+        rank=end.rank,
+        kind="signal" if killed else "exit",
+        message=f"rank {end.rank} {_how(end, ending)}{_at(record)}{_within(record)}",
+        traceback=_tail(paths.agent_log) if record is None else None,
+        step=record.step if record else 0,
+        phase=record.phase if record else None,
+        instance=record.instance if record else None,
+        hook=record.hook if record else None,
+        signal=_signal_name(-end.code) if killed and end.code is not None else None,
+        exit_code=end.code,
+        log=str(paths.rank_output(end.rank) if record else paths.agent_log),
+    )
+
+
+def _from_agent(paths: RunPaths, records: Mapping[int, WorkerRecord], size: int, ending: Ending) -> Failure:
+    missing = ", ".join(str(rank) for rank in range(size) if rank not in records or records[rank].phase != "finished")
+    if ending.code is not None and ending.code < 0:
+        how = f"torchrun's agent was killed by {_signal_name(-ending.code)}"
+    elif ending.code:
+        how = f"torchrun's agent ended with exit code {ending.code}"
+    else:
+        how = "the workers ended"
+    return Failure(
+        rank=None,
+        kind="silent" if ending.code == 0 else "agent",
+        message=f"{how}, and there is no completion record of rank {missing}",
+        step=max((record.step for record in records.values()), default=0),
+        traceback=_tail(paths.agent_log),
+        exit_code=ending.code,
+        log=str(paths.agent_log),
+    )
+
+
+def _how(end: End, ending: Ending) -> str:
+    if end.code is None:
+        return "ended without a completion record"
+    if end.code == 0:
+        return "left with exit code 0 before it had finished (did something call sys.exit()?)"
+    if end.code > 0:
+        return f"left with exit code {end.code} and without an error record"
+    reason = " because the machine ran out of memory" if ending.out_of_memory and end.code == -signal.SIGKILL else ""
+    return f"was killed by {_signal_name(-end.code)}{reason}"
+
+
+def _at(record: WorkerRecord | None) -> str:
+    if record is None:
+        return " before it could write its first record"
+    return f" at step {record.step}" if record.step else f" during {record.phase}" if record.phase != "failed" else ""
+
+
+def _within(record: WorkerRecord | None) -> str:
+    if record is None or record.instance is None:
+        return ""
+    return f" in {record.hook} of plugin {record.instance}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(path: Path) -> str | None:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-_LINES:]) or None
+    except OSError:
+        return None
