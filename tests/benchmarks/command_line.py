@@ -11,10 +11,11 @@ import operator
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from measure import Trial, interleave, paired, show, spread
+from measure import interleave, paired, show, spread
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = "imports alone"
@@ -33,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     script = str(Path(sys.executable).with_name("trainrun"))
-    trials: dict[str, Trial] = {
+    trials: dict[str, Callable[[], float]] = {
         BASELINE: partial(timed, [sys.executable, "-c", "import click, pluggy, tomli, pydantic"]),
     }
     for words in COMMANDS:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from workload import ClockedBatches, build_model, build_optimizer, loss_of
+from workload import ClockedBatches, StepTime, build_model, build_optimizer, loss_of
 
 
-def run(steps: int) -> float:
-    """Seconds a step."""
+def run(steps: int) -> StepTime:
     batches = ClockedBatches(steps)
     model = build_model()
     optimizer = build_optimizer(model)
@@ -16,4 +15,4 @@ def run(steps: int) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return batches.seconds_per_step
+    return batches.seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import EventEnum
-from workload import Batch, ClockedBatches, build_model, build_optimizer, loss_of
+from workload import Batch, ClockedBatches, StepTime, build_model, build_optimizer, loss_of
 
 
 class StepEvents(EventEnum):
@@ -34,8 +34,7 @@ class NoOp:
             engine.add_event_handler(event, self)
 
 
-def run(steps: int, plugins: int) -> float:
-    """Seconds a step."""
+def run(steps: int, plugins: int) -> StepTime:
     batches = ClockedBatches(steps)
     model = build_model()
     optimizer = build_optimizer(model)
@@ -55,4 +54,4 @@ def run(steps: int, plugins: int) -> float:
     for _ in range(plugins):
         NoOp().attach(engine)
     engine.run(batches, max_epochs=1, epoch_length=batches.steps)
-    return batches.seconds_per_step
+    return batches.seconds

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from workload import Batch, ClockedBatches, build_model, build_optimizer, loss_of
+from workload import Batch, ClockedBatches, StepTime, build_model, build_optimizer, loss_of
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -47,8 +47,7 @@ class NoOp(Callback):
         pass
 
 
-def run(steps: int, plugins: int) -> float:
-    """Seconds a step."""
+def run(steps: int, plugins: int) -> StepTime:
     batches = ClockedBatches(steps)
     trainer = Trainer(
         accelerator="cpu",
@@ -62,4 +61,4 @@ def run(steps: int, plugins: int) -> float:
         callbacks=[NoOp() for _ in range(plugins)],
     )
     trainer.fit(Module(), train_dataloaders=batches)
-    return batches.seconds_per_step
+    return batches.seconds

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-Trial = Callable[[], float]
+T = TypeVar("T")
 
 
-def interleave(trials: Mapping[str, Trial], rounds: int) -> dict[str, list[float]]:
+def interleave(trials: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Run every trial once a round, forwards and then backwards, so that a slow drift weighs on all alike."""
-    found: dict[str, list[float]] = {name: [] for name in trials}
+    found: dict[str, list[T]] = {name: [] for name in trials}
     for turn in range(rounds):
         names = list(trials) if turn % 2 == 0 else list(reversed(trials))
         for name in names:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +17,13 @@ BATCH_SIZE = 32
 RATE = 0.01
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class StepTime(NamedTuple):
+    """Seconds a step: the mean of a trial, and its median step, which another process on the machine moves less."""
+
+    mean: float
+    middle: float
 
 
 def build_model() -> nn.Module:
@@ -33,8 +43,8 @@ def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
 class ClockedBatches:
     """Yields the same few batches over and over, and times a loop from outside.
 
-    The clock is read when the loop asks for the first batch after the warm-up and when it asks for the
-    one after the last measured step, so that every loop is timed alike and none has to be changed for it.
+    The clock is read whenever the loop asks for a batch, so that every loop is timed alike and none has to be
+    changed for it.
     """
 
     def __init__(self, steps: int) -> None:
@@ -46,22 +56,22 @@ class ClockedBatches:
             )
             for _ in range(16)
         ]
-        self._measured = steps
         self.steps = WARM_UP + steps + 1  # one more, so that every loop asks for the batch that stops the clock
-        self._started = self._ended = 0.0
+        self._asked = [0.0] * self.steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
+        asked, clock = self._asked, time.perf_counter
         for index in range(self.steps):
-            if index == WARM_UP:
-                self._started = time.perf_counter()
-            elif index == WARM_UP + self._measured:
-                self._ended = time.perf_counter()
+            asked[index] = clock()
             yield self._batches[index % len(self._batches)]
 
     @property
-    def seconds_per_step(self) -> float:
-        assert self._ended > self._started, "the loop ended before the clock was stopped"
-        return (self._ended - self._started) / self._measured
+    def seconds(self) -> StepTime:
+        """The time of a step, after the warm-up."""
+        asked = self._asked[WARM_UP:]
+        assert all(asked), "the loop ended early"
+        each = [after - before for before, after in itertools.pairwise(asked)]
+        return StepTime((asked[-1] - asked[0]) / len(each), statistics.median(each))
