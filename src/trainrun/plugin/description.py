@@ -50,8 +50,8 @@ class SpecInfo:
 
     @property
     def summary(self) -> str:
-        """The first line of the hook's manual."""
-        return self.doc.partition("\n")[0]
+        """The first sentence of the hook's manual."""
+        return _sentence(self.doc)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SpecInfo:
@@ -88,8 +88,8 @@ class Description:
 
     @property
     def summary(self) -> str:
-        """The first line of the plugin's docstring."""
-        return self.doc.partition("\n")[0]
+        """The first sentence of the plugin's docstring."""
+        return _sentence(self.doc)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`."""
@@ -106,3 +106,10 @@ class Description:
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def _sentence(doc: str) -> str:
+    """Up to the first full stop; the first paragraph may run over several lines."""
+    words = " ".join(doc.partition("\n\n")[0].split())
+    sentence, stop, _ = words.partition(". ")
+    return sentence + stop.strip()

@@ -1,0 +1,188 @@
+"""`trainrun hooks`: every hook, and with a recipe who will run in it, in which order and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainrun.cli.columns import columns
+from trainrun.cli.plugins import broken_lines
+from trainrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainrun.plugin.catalogue import Catalogue
+    from trainrun.plugin.description import SpecInfo
+    from trainrun.plugin.plan import Entry, HookPlan
+    from trainrun.plugin.resolve import Resolved
+
+JSON_VERSION = 1
+
+
+@click.command("hooks")
+@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key of the recipe.")
+@click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off.")
+@click.option("--hook", "hook", metavar="NAME", help="Show this hook alone, with its manual.")
+@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+@click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
+def command(
+    *,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    plugins: tuple[str, ...],
+    hook: str | None,
+    as_json: bool,
+    refresh: bool,
+) -> None:
+    """List the hooks; with RECIPE, show what will run in each, in which order and why.
+
+    What is wrong with the recipe or a plugin in it is reported after the answer, with exit code 2 or 4.
+    """
+    if recipe is None:
+        if overrides or plugins:
+            raise UsageError("hooks: -o and -p change a recipe; name one")
+        _show_all(hook, as_json=as_json, refresh=refresh)
+        return
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+
+    resolved = resolve(recipe, overrides, plugins, refresh=refresh)
+    _require_known(hook, resolved.specs)
+    document = _plan_document(recipe, resolved, hook) if as_json else None
+    click.echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, hook)))
+    for note in resolved.notes:
+        click.echo(f"note: {note}", err=True)
+    resolved.require()
+
+
+def _require_known(hook: str | None, specs: Mapping[str, SpecInfo]) -> None:
+    from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
+
+    if hook is not None and hook not in specs:
+        hint = did_you_mean(hook, specs) or "trainrun hooks lists them"
+        raise UsageError(f"--hook: no hook is called {hook!r}; {hint}")
+
+
+# --- without a recipe --------------------------------------------------------------------------
+
+
+def _show_all(hook: str | None, *, as_json: bool, refresh: bool) -> None:
+    from trainrun.plugin.catalogue import catalogue  # noqa: PLC0415
+
+    found = catalogue(refresh=refresh)
+    _require_known(hook, found.specs)
+    if as_json:
+        click.echo(json.dumps(_catalogue_document(found, hook), indent=2))
+    elif hook is not None:
+        click.echo("\n".join(_manual(found.specs[hook])))
+    else:
+        click.echo("\n".join([*_catalogue_lines(found), *broken_lines(found.broken)]))
+
+
+def _catalogue_document(found: Catalogue, hook: str | None) -> dict[str, Any]:
+    from trainrun.plugin.plan import HookPlan  # noqa: PLC0415
+
+    return {
+        "version": JSON_VERSION,
+        "recipe": None,
+        "hooks": [HookPlan(spec).to_json() for name, spec in found.specs.items() if hook in (None, name)],
+        "broken": [one.to_json() for one in found.broken],
+    }
+
+
+def _catalogue_lines(found: Catalogue) -> Iterator[str]:
+    head = ("HOOK", "LOCUS", "KIND", "RANKS", "WHEN")
+    rows = [(spec.hook, spec.locus, spec.kind, spec.ranks or "-", spec.summary) for spec in found.specs.values()]
+    yield from columns([head, *rows])
+    yield ""
+    yield "trainrun hooks RECIPE shows who runs in each; trainrun hooks --hook NAME shows its manual."
+
+
+# --- with a recipe -----------------------------------------------------------------------------
+
+
+def _plan_document(recipe: str, resolved: Resolved, hook: str | None) -> dict[str, Any]:
+    hooks = resolved.plan.to_json()
+    return {
+        "version": JSON_VERSION,
+        "recipe": recipe,
+        "instances": [instance.to_json() for instance in resolved.instances],
+        "hooks": [one for one in hooks if hook in (None, one["hook"])],
+        "broken": [
+            {"instance": one.name, "where": one.where, "error": resolved.description(one).error, "switch": one.switch}
+            for one in resolved.instances
+            if not resolved.description(one).ok
+        ],
+        "installed_not_enabled": list(resolved.installed_not_enabled),
+        "problems": [{"where": one.where, "what": one.what, "hint": one.hint} for one in resolved.problems],
+        "notes": list(resolved.notes),
+    }
+
+
+def _plan_lines(resolved: Resolved, hook: str | None) -> Iterator[str]:
+    if hook is not None:
+        yield from _manual(resolved.specs[hook])
+        yield from next(_entries([resolved.plan.hooks[hook]]))
+        return
+    yield f"Order: {', '.join(_named(resolved))}"
+    if resolved.installed_not_enabled:
+        yield f"Installed, not enabled: {', '.join(resolved.installed_not_enabled)}"
+    answered = [one for one in resolved.plan.hooks.values() if one.entries]
+    for one, entries in zip(answered, _entries(answered), strict=True):
+        yield from ("", _title(one.spec), *entries)
+    silent = [name for name, one in resolved.plan.hooks.items() if not one.entries]
+    yield from ("", f"Nobody answers: {', '.join(silent)}")
+
+
+def _named(resolved: Resolved) -> Iterator[str]:
+    for instance in resolved.instances:
+        yield instance.name if resolved.description(instance).ok else f"{instance.name} (broken)"
+
+
+def _title(spec: SpecInfo) -> str:
+    ranks = f", ranks {spec.ranks}" if spec.ranks else ""
+    return f"{spec.hook}  {spec.locus} {spec.kind}{ranks}"
+
+
+def _manual(spec: SpecInfo) -> Iterator[str]:
+    yield _title(spec)
+    yield f"  arguments: {', '.join(spec.arguments) or 'none'}"
+    yield f"  {_short(spec.file)}:{spec.line}"
+    yield ""
+    yield from (f"  {line}".rstrip() for line in spec.doc.splitlines())
+    yield ""
+
+
+def _entries(plans: Sequence[HookPlan]) -> Iterator[list[str]]:
+    """The lines of each hook, aligned over all of them."""
+    lines = iter(columns([_row(number, entry) for plan in plans for number, entry in enumerate(plan.entries, 1)], "  "))
+    for plan in plans:
+        yield [next(lines) for _ in plan.entries]
+
+
+def _row(number: int, entry: Entry) -> tuple[str, ...]:
+    instance, impl = entry.instance, entry.impl
+    owner = f"{instance.distribution} {instance.version}" if instance.distribution else "trainrun"
+    if instance.role != "builtin" and instance.distribution is None:
+        owner = "-"
+    return (
+        str(number),
+        instance.name,
+        f"ranks {entry.ranks}" if entry.ranks else "",
+        {True: "wins", False: "loses", None: "background" if impl.background else ""}[entry.winner],
+        f"on error: {entry.policy}",
+        entry.reason,
+        owner,
+        f"{_short(impl.file)}:{impl.line}",
+    )
+
+
+def _short(file: str) -> str:
+    """Relative where that is shorter."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except ValueError:
+        return file

@@ -1,0 +1,68 @@
+"""`trainrun plugins`: what is installed, and does it work?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainrun.cli.columns import columns
+
+if TYPE_CHECKING:
+    from trainrun.plugin.catalogue import Catalogue, Listed
+
+JSON_VERSION = 1
+
+
+@click.command("plugins")
+@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+@click.option("--refresh", is_flag=True, help="Import the plugins again instead of trusting the cache.")
+def command(*, as_json: bool, refresh: bool) -> None:
+    """List every plugin that is installed, and what is wrong with those that do not work.
+
+    An installed plugin does nothing until a recipe names it in a table [plugins.NAME], or -p NAME does.
+    """
+    from trainrun.plugin.catalogue import catalogue  # noqa: PLC0415 - help should not pay for it
+
+    found = catalogue(refresh=refresh)
+    click.echo(json.dumps(_document(found), indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def _document(found: Catalogue) -> dict[str, Any]:
+    return {
+        "version": JSON_VERSION,
+        "plugins": [one.to_json() for one in found.plugins],
+        "commands": [
+            {"name": name, "target": entry.value, "distribution": entry.distribution, "version": entry.version}
+            for name, entries in found.commands.items()
+            for entry in entries
+        ],
+    }
+
+
+def _lines(found: Catalogue) -> Iterator[str]:
+    working = [one for one in found.plugins if not one.error]
+    rows = [(one.instance.name, one.status, distribution(one), one.description.summary) for one in working]
+    yield from columns([("PLUGIN", "STATUS", "DISTRIBUTION", "WHAT IT DOES"), *rows])
+    commands = [(name, str(entry)) for name, entries in found.commands.items() for entry in entries]
+    if commands:
+        yield from ("", "Commands", *columns(commands, "  "))
+    yield from broken_lines(found.broken)
+
+
+def broken_lines(broken: list[Listed]) -> Iterator[str]:
+    """What is wrong with each plugin that does not work, and how to do without it."""
+    if broken:
+        yield from ("", "Broken plugins")
+    for one in broken:
+        yield f"  {one.instance.name} ({one.instance.origin})"
+        yield f"      {one.error}"
+        yield f"      {one.switch}"
+
+
+def distribution(one: Listed) -> str:
+    """Name and version of the distribution that brings it."""
+    instance = one.instance
+    return f"{instance.distribution} {instance.version}" if instance.distribution else "trainrun"
