@@ -48,6 +48,8 @@ def _parse(text: str) -> dict[str, Any]:
     if not equals:
         raise ValueError(f"expected KEY=VALUE, got {text[:80]!r}", "for example -o optimizer.lr=1e-3")
     keys = parse_key(key_text)
+    if keys == ("extends",):
+        raise ValueError("extends: cannot be overridden", "name the other recipe instead of this one")
     value = _value(value_text.strip(), keys)
     for key in reversed(keys):
         value = {key: value}

@@ -21,8 +21,13 @@ def base_schema() -> Schema:
     """The JSON Schema of `Recipe`. Imports pydantic's models, so callers keep the answer."""
     from trainrun.recipe.model import Recipe  # noqa: PLC0415
 
-    schema: Schema = _untitled(Recipe.model_json_schema())
-    return schema
+    schema = _untitled(Recipe.model_json_schema())
+    # Merged away by `read`, so the model does not know it; editors and suggestions do.
+    extends = {
+        "type": "string",
+        "description": "Path of a recipe, relative to this file, whose keys hold where this sets none.",
+    }
+    return {**schema, "properties": {"extends": extends, **schema["properties"]}}
 
 
 def merge(base: Schema, task: Schema | None, plugins: Mapping[str, Schema]) -> Schema:
@@ -80,6 +85,10 @@ def _draft07_node(node: Schema) -> Schema:
         changed["items"] = node["prefixItems"]
         if "items" in node:
             changed["additionalItems"] = node["items"]
+    branches = [branch for branch in node.get("anyOf", ()) if branch != {"type": "null"}]
+    if len(branches) == 1:  # TOML has no null
+        del changed["anyOf"]
+        changed = {**branches[0], **changed}
     if isinstance(node.get("$ref"), str):
         # In draft-07 a reference hides every keyword beside it.
         reference = {"$ref": node["$ref"].replace(_REF, "#/definitions/", 1)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import tomli
@@ -18,9 +19,10 @@ from trainrun.errors import Problem, RecipeError
 from trainrun.recipe.plain import Key, lookup
 from trainrun.recipe.secret import mask
 
-# Statements start like this. So do some lines within multi-line values: those prefixes do not parse.
-_STATEMENT = re.compile(r"""\s*(\[|("[^"]*"|'[^']*'|[\w-]+)\s*[.=])""")
-_PARSE_BUDGET = 16 << 20  # characters; a hostile file must not make error messages slow
+# Statements start like this: a header alone on its line, or a key. So do some lines within multi-line
+# values: the text before those does not parse.
+_STATEMENT = re.compile(r"""\s*(\[[^\]]*\]\]?\s*(#.*)?\r?$|("[^"]*"|'[^']*'|[\w-]+)\s*[.=])""")
+_PARSE_BUDGET = 3 << 20  # characters; a hostile file must not make error messages slow
 _SHOWN = 100
 
 
@@ -60,6 +62,8 @@ class Source:
         self.name = name
         self.rank = rank
         self.lines = text.split("\n")
+        self._text = text
+        self._offsets = list(accumulate((len(line) + 1 for line in self.lines), initial=0))
         self.data = self._parse(text)
         self._starts = [number for number, line in enumerate(self.lines) if _STATEMENT.match(line)]
         self._prefixes: dict[int, dict[str, Any] | None] = {}
@@ -90,11 +94,12 @@ class Source:
         raise RecipeError([Problem(self.name, what, hint)])
 
     def _prefix(self, count: int) -> dict[str, Any] | None:
-        if count not in self._prefixes:
-            text = "\n".join(self.lines[:count])
+        """The first `count` lines parsed; None where they do not parse, or no more parsing is to be paid for."""
+        if count not in self._prefixes and self._budget > 0:
+            text = self._text[: self._offsets[count]]
             self._budget -= len(text)
-            self._prefixes[count] = _try(text) if self._budget > 0 else None
-        return self._prefixes[count]
+            self._prefixes[count] = _try(text)
+        return self._prefixes.get(count)
 
     def _statement(self, key: Key) -> tuple[int, int] | None:
         """The lines (first, end) of the statement that brings `key`; None when it would take too long."""

@@ -1,0 +1,27 @@
+"""`trainrun init`: a commented recipe to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trainrun.errors import UsageError
+
+
+@click.command("init")
+@click.argument("path", metavar="[PATH]", default="train.toml")
+def command(*, path: str) -> None:
+    """Write a commented recipe to PATH (train.toml when left out). Nothing is ever overwritten."""
+    from trainrun.recipe.template import TEMPLATE  # noqa: PLC0415
+
+    target = Path(path) / "train.toml" if Path(path).is_dir() else Path(path)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise UsageError(f"{target}: exists already; name another file") from None
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
+    click.echo(target)
+    click.echo(f"Next: trainrun check {target}, then trainrun launch {target}", err=True)
