@@ -20,7 +20,7 @@ class Journal:
 
     @hookimpl
     def on_launch_start(self, launch: Launch) -> None:
-        self._write(launch, "launch_start", workers=launch.workers, argv=list(launch.argv))
+        self._write(launch, "launch_start", workers=launch.workers)
 
     @hookimpl
     def on_package_start(self, launch: Launch) -> None:

@@ -28,13 +28,16 @@ class Best:
         return f"{self.name} {self.value:.4g} at step {self.step}"
 
 
-def lines(outcome: Outcome, base: Path | None = None) -> Iterator[str]:
-    """The closing lines of the run that ended with `outcome`. `base` is the folder of all runs, if not `runs`."""
+def trace(outcome: Outcome) -> str | None:
+    """The traceback of the first failing rank, if it has one to show."""
+    failure = outcome.first_failure
+    return failure.traceback.rstrip() if failure is not None and failure.traceback else None
+
+
+def lines(outcome: Outcome) -> Iterator[str]:
+    """The closing lines of the run that ended with `outcome`."""
     paths = RunPaths(Path(outcome.run))
     failure = outcome.first_failure
-    if failure is not None and failure.traceback:
-        yield failure.traceback.rstrip()
-        yield ""
     yield f"{outcome.state}: {outcome.reason}"
     yield from faults(paths)
     yield f"run: {_short(paths.root)}"
@@ -43,7 +46,8 @@ def lines(outcome: Outcome, base: Path | None = None) -> Iterator[str]:
     best = bests(paths)
     if best:
         yield f"best: {', '.join(map(str, best[:_BESTS]))}"
-    where = "" if base is None or base == Path("runs") else f" --dir {base}"
+    base = paths.root.parent
+    where = "" if base == Path("runs").resolve() else f" --dir {_short(base)}"
     yield f"more: trainrun why {paths.run_id}{where}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from trainrun.launch.handle import Launch
 from trainrun.plugin.instance import Instance
 from trainrun.recipe.freeze import freeze, redact
+from trainrun.recipe.secret import mask
 from trainrun.rundir.files import write_atomic, write_json
 from trainrun.rundir.process import RUN_DIR_VARIABLE
 
@@ -38,7 +39,7 @@ def manifest(launch: Launch) -> dict[str, Any]:
         "run_id": launch.run_id,
         "created": time.time(),
         "recipe": str(recipe.resolve()),
-        "argv": list(launch.argv),
+        "argv": [mask(argument) for argument in launch.argv],
         "directory": os.getcwd(),  # noqa: PTH109 - as the user sees it
         "workers": launch.workers,
         "environment": {name: value for name, value in launch.environment.items() if name == "OMP_NUM_THREADS"},

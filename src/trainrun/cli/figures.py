@@ -1,0 +1,24 @@
+"""Times and numbers as people read them."""
+
+from __future__ import annotations
+
+import time
+
+
+def moment(seconds: float | None) -> str:
+    """A time of this place, to the second."""
+    return "" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def number(value: object) -> str:
+    """A metric, short."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,65 @@
+"""`trainrun launch`: train by a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trainrun.cli import options
+
+if TYPE_CHECKING:
+    from trainrun.launch.client import Echo
+
+
+@click.command("launch")
+@click.argument("recipe", metavar="RECIPE")
+@options.override
+@options.plugin
+@click.option(
+    "--dir",
+    "base",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Make the run's folder in this one, in place of the recipe's run.dir.",
+)
+@click.option(
+    "--ranks",
+    type=click.Choice(["zero", "all", "none"]),
+    default="zero",
+    show_default=True,
+    help="Whose output to show; every rank's is kept in the run's logs folder.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
+@options.as_json
+@options.refresh
+def command(
+    *,
+    recipe: str,
+    overrides: tuple[str, ...],
+    plugins: tuple[str, ...],
+    base: Path | None,
+    ranks: Echo,
+    quiet: bool,
+    as_json: bool,
+    refresh: bool,
+) -> None:
+    """Train by RECIPE on this machine.
+
+    Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
+    ended: 0 finished or stopped by a vote, 1 training failed, 2 the recipe or command line is wrong, 4 the machine or
+    a plugin is, 130 Ctrl-C, 143 SIGTERM.
+    """
+    from trainrun.launch import closing  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.launch import launch  # noqa: PLC0415
+
+    outcome = launch(recipe, overrides, plugins, dir=base, ranks=ranks, quiet=quiet, refresh=refresh)
+    if as_json:
+        click.echo(json.dumps({"version": options.JSON_VERSION, **outcome.to_json()}, indent=2))
+    else:
+        trace = closing.trace(outcome)
+        if trace:
+            click.echo(trace, err=True)
+        click.echo("\n".join(closing.lines(outcome)))
+    raise click.exceptions.Exit(outcome.exit_code)

@@ -1,0 +1,195 @@
+"""`trainrun`: finds the command, and is the one door through which errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trainrun import __version__
+from trainrun.errors import EnvironmentProblem, ExitCode, TrainrunError
+
+# Name, module and one line of help: `trainrun --help` imports no command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "launch": ("trainrun.cli.launch", "Train by a recipe."),
+    "check": ("trainrun.cli.check", "Check a recipe and everything it names."),
+    "hooks": ("trainrun.cli.hooks", "Show every hook, and what a recipe runs in it."),
+    "plugins": ("trainrun.cli.plugins", "List the installed plugins."),
+    "init": ("trainrun.cli.init", "Write a recipe that explains itself."),
+    "schema": ("trainrun.cli.schema", "Print the JSON Schema of recipes, for editors."),
+    "new-plugin": ("trainrun.cli.new_plugin", "Write a plugin's distribution to start from."),
+    "smoke": ("trainrun.cli.smoke", "Run a few steps with everything on, for CI."),
+    "ps": ("trainrun.cli.ps", "List runs."),
+    "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
+    "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called. Installed ones, of the group `trainrun.commands`, come after our own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [*COMMANDS, *(name for name in installed_commands() if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name in COMMANDS:
+            command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+            return command
+        found = installed_commands().get(cmd_name)
+        return None if found is None else _load(cmd_name, found)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            if args[0].endswith(".toml"):
+                raise click.UsageError(f"no such command; did you mean `trainrun launch {args[0]}`?", ctx) from None
+            # click looks for a near name among the commands that it has been given, and this group is given none.
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=self.list_commands(ctx), ctx=ctx
+            ) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        rows = [(name, COMMANDS[name][1]) for name in COMMANDS]
+        rows += [(n, f"From {found[0]}.") for n, found in installed_commands().items() if n not in COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has seen enough, as in `trainrun ps | head`
+            _close_stdout()
+            return None
+
+
+def installed_commands() -> dict[str, tuple[str, str]]:
+    """Name to distribution and target of the commands that plugins bring. Of two with one name the first counts."""
+    from trainrun.plugin.discovery import discover  # noqa: PLC0415 - not needed for a command of our own
+
+    return {name: (entries[0].distribution, entries[0].value) for name, entries in discover().commands.items()}
+
+
+def _load(name: str, found: tuple[str, str]) -> click.Command:
+    from trainrun.plugin.targets import load  # noqa: PLC0415
+
+    distribution, target = found
+    try:
+        command = load(target)
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise EnvironmentProblem(f"command {name} of {distribution} ({target}) cannot be loaded: {what}") from error
+    if not isinstance(command, click.Command):
+        raise EnvironmentProblem(f"command {name} of {distribution}: {target} is no click command")
+    return command
+
+
+def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    """Settle colour for click here, and for whatever else writes to the terminal through the environment."""
+    if value != "auto":
+        on = value == "always"
+        os.environ.pop("NO_COLOR" if on else "FORCE_COLOR", None)
+        os.environ["FORCE_COLOR" if on else "NO_COLOR"] = "1"
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    elif os.environ.get("FORCE_COLOR"):
+        ctx.color = True
+    return value
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", message="trainrun %(version)s")
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    callback=_choose_color,
+    is_eager=True,
+    expose_value=False,
+    help="Colour the output; auto follows the terminal, NO_COLOR and FORCE_COLOR.",
+)
+def cli() -> None:
+    """Train models by TOML recipes: torchrun workers, and every hook open to plugins.
+
+    Start with `trainrun init`, then `trainrun launch train.toml`.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line; answer with its exit code."""
+    try:
+        result = cli.main(args=list(arguments), prog_name="trainrun", standalone_mode=False)
+    except click.ClickException as error:
+        _complain(_with_usage(error))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except TrainrunError as error:
+        _complain(str(error))
+        return error.exit_code
+    except Exception as error:  # the process door
+        _complain(f"a bug in trainrun: {type(error).__name__}: {error}; the report is {write_crash_log(error)}")
+        return ExitCode.BUG
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def write_crash_log(error: BaseException) -> Path | str:
+    """Write the report of a bug where only this user can read it; answer with its path.
+
+    The command line is left out: it may hold what its user keeps to themselves.
+    """
+    import platform  # noqa: PLC0415 - only a crash needs these
+    import tempfile  # noqa: PLC0415
+
+    head = f"trainrun {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
+    report = head + "".join(traceback.format_exception(error))
+    try:
+        path = Path(tempfile.mkdtemp(prefix="trainrun-crash-")) / "crash.txt"
+        path.write_text(report, encoding="utf-8")
+    except OSError:
+        return "\n" + report
+    return path
+
+
+def _with_usage(error: click.ClickException) -> str:
+    message = error.format_message().rstrip()
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message}\nsee `{context.command_path} --help`"
+
+
+def _complain(message: str) -> None:
+    first, *more = message.split("\n")
+    with suppress(OSError):  # nobody reads it
+        click.echo(click.style("error: ", fg="red", bold=True, reset=True) + first, err=True)
+        for line in more:
+            # Each problem of many is an error of its own; what is indented belongs to the one above.
+            click.echo(line, err=True)
+
+
+def _close_stdout() -> None:
+    """Let Python's last flush go nowhere, instead of complaining about a pipe that is closed."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""`trainrun ps`: the runs in a folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from trainrun.cli import options
+from trainrun.cli.columns import columns
+from trainrun.cli.figures import duration, moment
+from trainrun.rundir.create import run_ids
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.summary import Summary, summarize
+
+_HEADER = ("run", "state", "step", "started", "took", "why")
+
+
+@click.command("ps")
+@options.base
+@options.as_json
+def command(*, base: Path, as_json: bool) -> None:
+    """List the runs in a folder, the newest first: running, ended, or died without a word."""
+    runs = [summarize(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
+    if as_json:
+        click.echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
+    elif runs:
+        click.echo("\n".join(columns([_HEADER, *map(_row, runs)])))
+    else:
+        click.echo(f"no runs in {base}", err=True)
+
+
+def _row(run: Summary) -> tuple[str, ...]:
+    step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
+    end = run.ended or (time.time() if run.owner else None)
+    took = duration(end - run.started) if end and run.started else ""
+    reason = (run.reason or "").partition("\n")[0]
+    return run.run, run.state, step, moment(run.started), took, reason or (f"by {run.owner}" if run.owner else "")

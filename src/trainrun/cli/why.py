@@ -1,0 +1,76 @@
+"""`trainrun why`: what was decided in a run, by whom and for which reason, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trainrun.cli import options
+from trainrun.cli.columns import columns
+from trainrun.cli.figures import duration, moment
+from trainrun.rundir.create import find
+from trainrun.rundir.files import read_lines
+from trainrun.rundir.records import Outcome
+from trainrun.rundir.summary import Summary, read_outcome, summarize
+
+
+@click.command("why")
+@options.run
+@options.base
+@options.as_json
+def command(*, run: str, base: Path, as_json: bool) -> None:
+    """Tell what was decided in RUN, step by step, what went wrong in it, and how it ended.
+
+    RUN is an id, the beginning of one, a path, or `latest`.
+    """
+    paths = find(run, base)
+    summary, outcome, events = summarize(paths), read_outcome(paths), read_lines(paths.events)[0]
+    if as_json:
+        answer = {"run": paths.run_id, "state": summary.state, "outcome": outcome and outcome.to_json()}
+        click.echo(json.dumps({"version": options.JSON_VERSION, **answer, "events": events}, indent=2))
+    else:
+        click.echo("\n".join([*_ending(summary, outcome), *_decisions(events), *_faults(events), *_trace(outcome)]))
+
+
+def _ending(summary: Summary, outcome: Outcome | None) -> Iterator[str]:
+    yield f"{summary.run}: {summary.state}" + (f", {summary.reason}" if summary.reason else "")
+    if outcome is None:
+        yield f"step {summary.step}" + (f", owned by {summary.owner}" if summary.owner else "")
+        return
+    took = duration(outcome.ended - outcome.started)
+    yield f"step {outcome.step}, exit code {outcome.exit_code}, ended {moment(outcome.ended)} after {took}"
+    if outcome.first_failure is not None and outcome.first_failure.log:
+        yield f"log: {outcome.first_failure.log}"
+
+
+def _decisions(events: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [_row(event) for event in events if event.get("event") == "decision"]
+    if rows:
+        yield ""
+        yield from columns([("step", "decision", "plugin", "hook", "rank", "reason"), *rows])
+
+
+def _row(event: dict[str, Any]) -> tuple[str, ...]:
+    ranks = event.get("ranks") or [event.get("rank", "")]
+    texts = [str(event.get(name, "")) for name in ("step", "decision", "plugin", "hook")]
+    return (*texts, ",".join(map(str, ranks)), str(event.get("reason", "")).partition("\n")[0])
+
+
+def _faults(events: list[dict[str, Any]]) -> Iterator[str]:
+    for event in events:
+        if event.get("event") == "fault":
+            yield ""
+            yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}):"
+            yield str(event.get("traceback") or event.get("reason")).rstrip()
+
+
+def _trace(outcome: Outcome | None) -> Iterator[str]:
+    failure = outcome and outcome.first_failure
+    if failure and failure.traceback:
+        yield ""
+        yield f"rank {failure.rank}:" if failure.rank is not None else "the client's side:"
+        yield failure.traceback.rstrip()
