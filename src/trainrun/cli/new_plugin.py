@@ -1,0 +1,209 @@
+"""`trainrun new-plugin`: write a distribution with one plugin, ready to install and to publish."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+import click
+
+from trainrun import __version__
+from trainrun.builtin import BUILTINS
+from trainrun.errors import EnvironmentProblem, UsageError
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_LONGEST = 60
+_TAKEN = {name for name, _ in BUILTINS} | {"task", "trainrun"}
+
+_PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "$name"
+version = "0.1.0"
+description = "A plugin for trainrun"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["trainrun>=$version"]
+
+[project.optional-dependencies]
+test = ["pytest>=9"]
+
+# The name on the left is what recipes say.
+[project.entry-points."trainrun"]
+$name = "$package:$plugin"
+
+[tool.hatch.build]
+dev-mode-dirs = ["src"] # an editable install then needs nothing but hatchling
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/$package"]
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+"""
+
+_SOURCE = '''\
+"""$plugin, a plugin for trainrun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainrun import Field, PluginOptions, hookimpl
+
+if TYPE_CHECKING:
+    from trainrun import Run
+
+
+class ${plugin}Options(PluginOptions):
+    """The keys of `[plugins.$name]`."""
+
+    every: int = Field(10, ge=1, live=True, description="Steps between two measurements.")
+
+
+class $plugin:
+    """Log the norm of all weights as `$name/weight_norm`, every few steps."""
+
+    Options = ${plugin}Options
+    on_error = "disable"  # it only observes: training goes on without it
+
+    def __init__(self, options: ${plugin}Options) -> None:
+        self._options = options
+        self._measured = 0
+
+    # `trainrun hooks` lists every hook; take whichever of its arguments you need, by name.
+    # One rank is enough here, as all ranks hold the same weights.
+    @hookimpl(ranks="zero")
+    def on_update_end(self, run: Run) -> None:
+        if run.step % self._options.every == 0 and run.model is not None:
+            norms = [parameter.detach().norm() for parameter in run.model.parameters()]
+            run.log("$name/weight_norm", torch.stack(norms).norm(), reduce="zero")
+            self._measured += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured": self._measured}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._measured = state["measured"]
+'''
+
+_TEST = '''\
+from __future__ import annotations
+
+import pydantic
+import pytest
+from $package import ${plugin}Options
+
+from trainrun.testing import LaunchRecipe, RunRecipe
+
+RECIPE = """
+task.use = "digits"
+train = { steps = 4, log_every = 1 }
+
+[plugins.$name]
+every = 2
+"""
+
+
+def test_measures_every_few_steps(run_recipe: RunRecipe) -> None:
+    result = run_recipe(RECIPE)
+    assert result.outcome.ok
+    assert list(result.series("$name/weight_norm")) == [2, 4]
+
+
+def test_runs_with_two_workers(launch_recipe: LaunchRecipe) -> None:
+    result = launch_recipe(RECIPE)
+    assert result.outcome.ok
+    assert list(result.series("$name/weight_norm")) == [2, 4]
+
+
+def test_every_must_be_positive() -> None:
+    with pytest.raises(pydantic.ValidationError):
+        ${plugin}Options(every=0)
+'''
+
+_README = """\
+# $name
+
+A plugin for trainrun. It logs the norm of all weights every few steps.
+
+```sh
+pip install -e '.[test]'
+pytest
+trainrun plugins
+```
+
+Name it in a recipe:
+
+```toml
+[plugins.$name]
+every = 10
+```
+
+`trainrun hooks train.toml` shows where it will run, and after whom.
+"""
+
+_FILES: Mapping[str, str] = {
+    "pyproject.toml": _PYPROJECT,
+    "README.md": _README,
+    "src/$package/__init__.py": _SOURCE,
+    "src/$package/py.typed": "",
+    "tests/test_$package.py": _TEST,
+}
+
+
+@click.command("new-plugin")
+@click.argument("name")
+@click.option(
+    "--dir",
+    "parent",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to write the new one into.  [default: this one]",
+)
+def command(name: str, parent: Path) -> None:
+    """Write a new plugin's distribution into the folder NAME.
+
+    It holds a plugin with options, its entry point, a test and a README, and works as it is.
+    """
+    _require_usable(name)
+    folder = parent / name
+    _write(folder, name)
+    click.echo(f"Wrote {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  trainrun plugins")
+
+
+def _require_usable(name: str) -> None:
+    package = name.replace("-", "_")
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise UsageError(
+            f"new-plugin: NAME must be lower-case letters and digits with single hyphens between them, "
+            f"{_LONGEST} at most, such as grad-noise; got {name!r}"
+        )
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names or name in _TAKEN:
+        raise UsageError(f"new-plugin: {name!r} is taken, by Python or by trainrun itself; choose another name")
+
+
+def _write(folder: Path, name: str) -> None:
+    package = name.replace("-", "_")
+    plugin = "".join(part.capitalize() for part in name.split("-"))
+    words = {"name": name, "package": package, "plugin": plugin, "version": __version__}
+    try:
+        folder.mkdir()
+        for path, text in _FILES.items():
+            file = folder / Template(path).substitute(words)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(Template(text).safe_substitute(words), encoding="utf-8")
+    except FileExistsError:
+        raise UsageError(f"new-plugin: {folder} exists already; nothing was written") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"new-plugin: {folder} cannot be written: {error.strerror}") from error

@@ -1,0 +1,48 @@
+"""What a test gets to see of a run that is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from trainrun.rundir.files import read_lines
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+from trainrun.testing.calls import Call, read_calls
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. `error` is what a run in the test's own process raised, if that was expected."""
+
+    outcome: Outcome
+    paths: RunPaths
+    error: BaseException | None = None
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record for each log: `step`, `time`, and the metrics by name."""
+        return read_lines(self.paths.metrics)[0]
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """Decisions, attempts and faults, as `trainrun why` shows them."""
+        return read_lines(self.paths.events)[0]
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        """The hook calls, if `hook_recorder` was among the plugins."""
+        return read_calls(self.paths)
+
+    def series(self, name: str) -> dict[int, float]:
+        """The values of one metric by step; empty if it was never logged."""
+        return {record["step"]: record[name] for record in self.metrics if name in record}
+
+    def hooks(self, rank: int | None = 0) -> list[str]:
+        """The names of the recorded hooks on one rank, in the order of the calls; of the client for None."""
+        return [call.hook for call in self.calls if call.rank == rank]
+
+    def output(self, rank: int = 0) -> str:
+        """What a real worker printed. What a run in the test's own process prints is for `capsys`."""
+        return self.paths.rank_output(rank).read_text(encoding="utf-8", errors="replace")

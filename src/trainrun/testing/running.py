@@ -1,0 +1,136 @@
+"""Running a recipe in a test: in the test's own process, or with real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainrun.errors import ExitCode, TrainrunError
+from trainrun.launch.launch import launch
+from trainrun.launch.preflight import Placement
+from trainrun.launch.prepare import prepare
+from trainrun.plugin.resolve import resolve
+from trainrun.recipe import Recipe
+from trainrun.recipe.freeze import toml_value
+from trainrun.rundir import Outcome, RunPaths
+from trainrun.testing.result import Result
+from trainrun.testing.targets import LivePlugins, importable_target, plugin_name, unload
+from trainrun.worker.main import train
+
+if TYPE_CHECKING:
+    import pytest
+
+RecipeLike = str | Mapping[str, Any] | Path
+
+
+class RunRecipe:
+    """Trains in the test's own process, as the only rank and without a client, so that a debugger sees everything.
+
+    Client hooks are not called. Files are below `folder`.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder / "run_recipe"
+        self._folder.mkdir()
+        self._monkeypatch = monkeypatch
+        self._live = LivePlugins(self._folder, monkeypatch)
+
+    def __call__(
+        self,
+        recipe: RecipeLike,
+        *plugins: object,
+        task: object | None = None,
+        overrides: Sequence[str] = (),
+        fails: bool = False,
+    ) -> Result:
+        """Run `recipe` and answer with the result.
+
+        recipe: TOML text, a plain dict, or the path of a recipe.
+        plugins: what to enable beyond the recipe: names of installed plugins, or classes, modules and instances,
+            also from within the test. StepCounter is called `step-counter`, and gets the options of that table.
+        task: stands in for the recipe's task; a class, module or instance, or what the recipe could name.
+        overrides: as with `-o`.
+        fails: expect it to fail, and put what it raises into the result; else that is raised here.
+        """
+        names, settings = enabling(plugins, task, self._live.target)
+        path = write_recipe(self._folder, recipe)
+        resolved = resolve(path, [*settings, "launch.workers=1", "train.device=cpu", *overrides], names)
+        resolved.require()
+        typed = Recipe.from_data(resolved.data)
+        prepared = prepare(typed, resolved, Placement(1, {}), self._folder / "runs", (), quiet=True)
+        for variable, value in prepared.environment.items():
+            self._monkeypatch.setenv(variable, value)
+        return self._train(prepared.paths, fails)
+
+    def close(self) -> None:
+        """Forget what was loaded."""
+        unload(self._folder)
+
+    def _train(self, paths: RunPaths, fails: bool) -> Result:
+        try:
+            outcome = train(paths)
+        except Exception as error:
+            if not fails:
+                raise
+            return Result(_failed(error), paths, error)
+        assert not fails, f"the run was expected to fail, and it {outcome.state}: {outcome.reason}"
+        return Result(outcome, paths)
+
+
+class LaunchRecipe:
+    """Trains with two real workers, exactly as `trainrun launch` does. Files are below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "launch_recipe"
+        self._folder.mkdir()
+
+    def __call__(
+        self,
+        recipe: RecipeLike,
+        *plugins: object,
+        task: object | None = None,
+        overrides: Sequence[str] = (),
+        workers: int = 2,
+    ) -> Result:
+        """Launch `recipe`, wait for its end, and answer with the result; a run that failed says so in its `outcome`.
+
+        The arguments are those of `RunRecipe`, but workers must be able to import what is passed: classes and
+        modules from files, no instances. Raises what `trainrun.launch` raises before anything is started.
+        """
+        names, settings = enabling(plugins, task, importable_target)
+        path = write_recipe(self._folder, recipe)
+        settings = [*settings, f"launch.workers={workers}", "train.device=cpu", *overrides]
+        outcome = launch(path, settings, names, dir=self._folder / "runs", quiet=True)
+        return Result(outcome, RunPaths(Path(outcome.run)))
+
+
+def write_recipe(folder: Path, recipe: RecipeLike) -> Path:
+    """The path of the recipe; text and dicts are written into `folder`."""
+    if isinstance(recipe, Path):
+        return recipe
+    text = recipe if isinstance(recipe, str) else "".join(_lines(recipe))
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def enabling(
+    plugins: Iterable[object], task: object | None, target: Callable[[object], str]
+) -> tuple[list[str], list[str]]:
+    """What enables the plugins of a call: names as for `-p`, and overrides as for `-o`."""
+    names = [plugin for plugin in plugins if isinstance(plugin, str)]
+    own = [plugin for plugin in plugins if not isinstance(plugin, str)]
+    settings = [f"plugins.{plugin_name(plugin)}.use={toml_value(target(plugin))}" for plugin in own]
+    if task is not None:
+        settings.append(f"task.use={toml_value(task if isinstance(task, str) else target(task))}")
+    return names, settings
+
+
+def _lines(recipe: Mapping[str, Any]) -> Iterable[str]:
+    return (f"{toml_value(key)} = {toml_value(value)}\n" for key, value in recipe.items())
+
+
+def _failed(error: Exception) -> Outcome:
+    code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
+    return Outcome("failed", code, f"{type(error).__name__}: {error}")
