@@ -198,8 +198,9 @@ def _entries(
     providers: Mapping[str, str],
     reasons: Mapping[str, str],
 ) -> Iterator[Entry]:
-    answers = [impl for _, impl in order if not impl.wrapper]
-    for owner, impl in order:
+    # Two instances of one plugin share its description, so the place tells them apart.
+    first = next((place for place, (_, impl) in enumerate(order) if not impl.wrapper), None)
+    for place, (owner, impl) in enumerate(order):
         reason = [reasons.get(owner.name, "")]
         if spec.kind == "provider" and providers.get(spec.hook) == owner.name and not impl.wrapper:
             reason = ["[providers]"]
@@ -211,7 +212,7 @@ def _entries(
             ranks=impl.ranks or spec.ranks,
             policy=policy(owner, impl, spec.kind),
             reason=", ".join(filter(None, reason)),
-            winner=impl is answers[0] if spec.kind == "provider" and not impl.wrapper else None,
+            winner=place == first if spec.kind == "provider" and not impl.wrapper else None,
         )
 
 
