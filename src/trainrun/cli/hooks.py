@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.plugins import broken_lines
 from trainrun.errors import UsageError
@@ -19,16 +20,14 @@ if TYPE_CHECKING:
     from trainrun.plugin.plan import Entry, HookPlan
     from trainrun.plugin.resolve import Resolved
 
-JSON_VERSION = 1
-
 
 @click.command("hooks")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
-@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key of the recipe.")
-@click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off.")
+@options.override
+@options.plugin
 @click.option("--hook", "hook", metavar="NAME", help="Show this hook alone, with its manual.")
-@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
-@click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
+@options.as_json
+@options.refresh
 def command(
     *,
     recipe: str | None,
@@ -86,7 +85,7 @@ def _catalogue_document(found: Catalogue, hook: str | None) -> dict[str, Any]:
     from trainrun.plugin.plan import HookPlan  # noqa: PLC0415
 
     return {
-        "version": JSON_VERSION,
+        "version": options.JSON_VERSION,
         "recipe": None,
         "hooks": [HookPlan(spec).to_json() for name, spec in found.specs.items() if hook in (None, name)],
         "broken": [one.to_json() for one in found.broken],
@@ -107,7 +106,7 @@ def _catalogue_lines(found: Catalogue) -> Iterator[str]:
 def _plan_document(recipe: str, resolved: Resolved, hook: str | None) -> dict[str, Any]:
     hooks = resolved.plan.to_json()
     return {
-        "version": JSON_VERSION,
+        "version": options.JSON_VERSION,
         "recipe": recipe,
         "instances": [instance.to_json() for instance in resolved.instances],
         "hooks": [one for one in hooks if hook in (None, one["hook"])],

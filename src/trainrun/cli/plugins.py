@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainrun.cli import options
 from trainrun.cli.columns import columns
 
 if TYPE_CHECKING:
     from trainrun.plugin.catalogue import Catalogue, Listed
 
-JSON_VERSION = 1
-
 
 @click.command("plugins")
-@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
-@click.option("--refresh", is_flag=True, help="Import the plugins again instead of trusting the cache.")
+@options.as_json
+@options.refresh
 def command(*, as_json: bool, refresh: bool) -> None:
     """List every plugin that is installed, and what is wrong with those that do not work.
 
@@ -32,7 +31,7 @@ def command(*, as_json: bool, refresh: bool) -> None:
 
 def _document(found: Catalogue) -> dict[str, Any]:
     return {
-        "version": JSON_VERSION,
+        "version": options.JSON_VERSION,
         "plugins": [one.to_json() for one in found.plugins],
         "commands": [
             {"name": name, "target": entry.value, "distribution": entry.distribution, "version": entry.version}
