@@ -184,7 +184,7 @@ def parallelize_model(run: Run, model: torch.nn.Module, world: World) -> torch.n
 
 @hookspec(locus="worker", kind="provider", ranks="all")
 def build_optimizer(run: Run, model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
-    """Build the optimizer for `model` (already parallel), once. The default follows the recipe's `[optimizer]` table."""
+    """Build the optimizer for `model` (already parallel), once. The default follows the `[optimizer]` table."""
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
@@ -339,7 +339,7 @@ def optimizer_step(run: Run, optimizer: torch.optim.Optimizer, closure: Callable
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("skipped",))
 def on_update_end(run: Run, skipped: str | None) -> None:
-    """After optimizer and scheduler; gradients are still there. `skipped` is the reason of a skipped update, or None."""
+    """After optimizer and scheduler; gradients are still there. `skipped` is why the update was skipped, or None."""
 
 
 @hookspec(locus="worker", kind="event", ranks="zero", host=("metrics", "step"))

@@ -64,7 +64,7 @@ class Background:
             self._changed.notify_all()
 
     def left(self, deadline: float) -> int:
-        """Wait until the queue is empty or `deadline` (`time.monotonic`) has passed; answer how many jobs did not end."""
+        """Wait until the queue is empty or `deadline` (`time.monotonic`) is past; answer how many jobs did not end."""
         with self._changed:
             while (self._jobs or self._busy) and (wait := deadline - time.monotonic()) > 0:
                 self._changed.wait(wait)
@@ -91,7 +91,7 @@ class Background:
 
 
 def drain(queues: Sequence[Background], seconds: float) -> dict[str, int]:
-    """Close all queues and wait for them together, at most `seconds`; answer name → jobs that were lost, where any were."""
+    """Close all queues and wait for them together, at most `seconds`; answer name → lost jobs, where any were."""
     for queue in queues:
         queue.close()
     deadline = time.monotonic() + seconds

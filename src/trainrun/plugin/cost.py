@@ -30,8 +30,7 @@ class Chain:
         """Count one call that took `seconds`."""
         self.calls[place] += 1
         self.total[place] += seconds
-        if seconds > self.peak[place]:
-            self.peak[place] = seconds
+        self.peak[place] = max(self.peak[place], seconds)
 
 
 @dataclass

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -61,7 +62,7 @@ class Dispatcher:
         self,
         members: Sequence[Member],
         specs: Mapping[str, SpecInfo],
-        holders: Sequence[object],
+        holders: Sequence[type | ModuleType],
         *,
         ranks: frozenset[str],
         providers: Mapping[str, str],
@@ -98,8 +99,12 @@ class Dispatcher:
 
     def asks_for(self, hook: str, argument: str) -> bool:
         """Does any hookimpl, on whatever rank, take this argument?"""
-        return any(
-            impl.hook == hook and argument in impl.arguments for member in self.members for impl in member.impls
+        return any(impl.hook == hook and argument in impl.arguments for member in self.members for impl in member.impls)
+
+    def only_builtin(self, hook: str) -> bool:
+        """Does nobody but built-in plugins implement this hook?"""
+        return all(
+            member.instance.role == "builtin" for member in self.members for impl in member.impls if impl.hook == hook
         )
 
     def drain(self, seconds: float) -> dict[str, int]:
@@ -207,12 +212,13 @@ class Dispatcher:
         if link.impl.wrapper:
 
             @functools.wraps(link.function)
-            def wrapper(*arguments: Any) -> Iterator[Any]:
+            def wrapper(*arguments: Any) -> Generator[None, Any, object]:
                 try:
-                    return (yield from _timed(link.function(*bind(arguments)), chain))
+                    answer: object = yield from _timed(link.function(*bind(arguments)), chain)
                 except CAUGHT as error:
                     blame(error)
                     raise
+                return answer
 
             return wrapper
 
@@ -234,7 +240,7 @@ class Dispatcher:
         return guarded
 
 
-def _timed(generator: Any, chain: Chain) -> Any:
+def _timed(generator: Any, chain: Chain) -> Generator[None, Any, Any]:
     """Run a wrapper's generator for pluggy, counting only the time that it is itself at work."""
     first = 0.0
     started = perf_counter()
@@ -243,7 +249,7 @@ def _timed(generator: Any, chain: Chain) -> Any:
         first = perf_counter() - started
         try:
             result = yield
-        except BaseException as error:  # noqa: BLE001 - a wrapper is shown whatever came from within, and decides
+        except BaseException as error:  # a wrapper is shown whatever came from within, and decides
             started = perf_counter()
             generator.throw(error)
         else:
@@ -251,7 +257,8 @@ def _timed(generator: Any, chain: Chain) -> Any:
             generator.send(result)
     except StopIteration as stop:
         chain.add(0, perf_counter() - started + first)
-        return stop.value
+        answer: object = stop.value
+        return answer
     raise RuntimeError("a hook wrapper must yield exactly once")
 
 
@@ -309,7 +316,9 @@ def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, An
 def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
     arguments = ", ".join(f"run{place}" if name == "run" else name for name in link.impl.arguments)
     before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
-    handle = f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"
+    handle = (
+        f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"
+    )
     lines = [
         f"try: answer = impl{place}({arguments})",
         f"except CAUGHT as error: {handle}",

@@ -53,7 +53,7 @@ def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
 
 
 class Guard:
-    """Collects the errors of one hook call: survived ones go to `on_fault`, the first fatal one is raised at its end."""
+    """The errors of one hook call: survived ones go to `on_fault`, the first fatal one is raised at its end."""
 
     def __init__(self, on_fault: Callable[[Fault], None]) -> None:
         self._on_fault = on_fault

@@ -43,9 +43,9 @@ def options_of(plugin: object) -> type[PluginOptions] | None:
     return options
 
 
-def brought_specs(plugin: object) -> object | None:
+def brought_specs(plugin: object) -> type | ModuleType | None:
     """The module or class of hookspecs that the plugin brings, if any."""
-    holder: object | None = _attribute(plugin, "hookspecs")
+    holder: type | ModuleType | None = _attribute(plugin, "hookspecs")
     return holder
 
 

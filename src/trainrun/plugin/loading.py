@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 from trainrun.errors import PluginProblem, Problem
 from trainrun.plugin.description import Description
@@ -20,7 +21,7 @@ class Loaded:
     plugin: object
     options: PluginOptions | None
     description: Description
-    hookspecs: object | None
+    hookspecs: type | ModuleType | None
 
 
 def load_plugin(instance: Instance) -> Loaded:

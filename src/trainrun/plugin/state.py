@@ -63,5 +63,3 @@ def check(value: Any, is_tensor: Callable[[object], bool], path: str = "state") 
             check(item, is_tensor, f"{path}[{place}]")
         return
     raise TypeError(f"{path} is a {type(value).__name__}; plugin state must be plain values and tensors")
-
-

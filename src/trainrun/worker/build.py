@@ -66,9 +66,7 @@ class Defaults:
         return True
 
     @hookimpl
-    def clip_gradients(
-        self, model: torch.nn.Module, max_norm: float, grad_norm: torch.Tensor | None
-    ) -> torch.Tensor:
+    def clip_gradients(self, model: torch.nn.Module, max_norm: float, grad_norm: torch.Tensor | None) -> torch.Tensor:
         if grad_norm is None:
             return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
@@ -131,5 +129,3 @@ def move(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(move(item, device) for item in value)
     return value
-
-

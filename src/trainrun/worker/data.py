@@ -1,7 +1,7 @@
 """Which samples each rank sees in each update, by arithmetic on the global sample position.
 
 An epoch is one permutation of the dataset, a function of seed and epoch alone. Update u of an epoch takes the
-positions from u × batch_size on, whatever the number of ranks; each rank takes an equal run of them and cuts it
+positions from u * batch_size on, whatever the number of ranks; each rank takes an equal run of them and cuts it
 into micro-batches. So each sample is seen exactly once an epoch, a position is reached without walking to it,
 and another number of ranks goes on from the same position. Where the last update of an epoch leaves a rank
 without samples it runs a batch of weight zero, because every rank must enter every gradient reduction.
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
@@ -72,7 +74,7 @@ class TrainSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """The number of updates in an epoch."""
-        return -(-self._length // self._batch)
+        return ceil(self._length / self._batch)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
@@ -111,9 +113,7 @@ class TrainSampler(Sampler[list[int]]):
         first = start + rank * share + min(rank, over)
         end = first + share + (rank < over)
         largest = share + (over > 0)
-        return [
-            (at, max(0, min(self._micro, end - at))) for at in range(first, first + largest, self._micro)
-        ]
+        return [(at, max(0, min(self._micro, end - at))) for at in range(first, first + largest, self._micro)]
 
     def _make_update(self, start: int) -> Update:
         samples = min(self._batch, self._length - start)
@@ -132,7 +132,7 @@ class EvaluationSampler(Sampler[list[int]]):
             raise TrainingError("a split to evaluate has no samples; leave it out of evaluate.splits")
         self._mine = range(world.rank, length, world.size)
         self._batch = batch_size
-        self._batches = -(-(-(-length // world.size)) // batch_size)
+        self._batches = ceil(ceil(length / world.size) / batch_size)
 
     def __len__(self) -> int:
         return self._batches
@@ -191,55 +191,79 @@ class ForeignBatches:
     """The training data where a plugin brought the loader: any iterable of this rank's micro-batches.
 
     Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. Where
-    the length is not known, ranks tell one another before each update who has batches left.
+    all know their length the ranks compare them once an epoch; else they tell one another before each update
+    how many batches they have. A full update is taken to hold `batch_size` samples over all ranks.
 
     gather: gathers one integer from each rank; None for a single worker.
     """
 
     def __init__(
-        self, loader: Iterable[Any], micro_batches: int, world: World, gather: Callable[[int], list[int]] | None
+        self,
+        loader: Iterable[Any],
+        batch_size: int,
+        micro_batches: int,
+        world: World,
+        gather: Callable[[int], list[int]] | None,
     ) -> None:
         self._loader = loader
+        self._batch_size = batch_size
         self._micro_batches = micro_batches
         self._world = world
         self._gather = gather or (lambda value: [value])
         self._batches: Iterator[Any] = iter(())
-        self._ahead: list[Any] = []
-        self._last: Any = None
+        self._last: Any = _NOTHING
+        self._full = self._update([micro_batches] * world.size)
 
     @property
     def updates_per_epoch(self) -> int | None:
-        """The number of updates in an epoch where the loader knows its length, else None."""
-        length = _length(self._loader)
-        return None if length is None else -(-length // self._micro_batches)
+        """The number of updates in an epoch where all ranks' loaders know their length, else None."""
+        lengths = self._gather(_length(self._loader))
+        return None if min(lengths) < 0 else ceil(max(lengths) / self._micro_batches)
 
     def begin(self, epoch: int) -> Iterator[Update]:
         """Start `epoch` and go through its updates."""
         set_epoch = getattr(self._loader, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
+        lengths = self._gather(_length(self._loader))
         self._batches = iter(self._loader)
-        while True:
-            self._ahead = [batch for _, batch in zip(range(self._micro_batches), self._batches, strict=False)]
-            counts = self._gather(len(self._ahead))
-            if not sum(counts):
-                return
-            yield self._update(counts)
+        return self._by_length(lengths) if min(lengths) >= 0 else self._by_asking()
 
     def fetch(self) -> Any:
-        """The next micro-batch of the update at hand."""
-        if self._ahead:
-            self._last = self._ahead.pop(0)
+        """The next micro-batch of the update at hand; the last one again where this rank has run out."""
+        batch = next(self._batches, _NOTHING)
+        if batch is not _NOTHING:
+            self._last = batch
+        elif self._last is _NOTHING:
+            raise TrainingError(f"the train loader of rank {self._world.rank} gave no batch at all")
         return self._last
 
+    def _by_length(self, lengths: Sequence[int]) -> Iterator[Update]:
+        for start in range(0, max(lengths), self._micro_batches):
+            if start + self._micro_batches <= min(lengths):
+                yield self._full
+            else:
+                yield self._update([min(self._micro_batches, max(0, length - start)) for length in lengths])
+
+    def _by_asking(self) -> Iterator[Update]:
+        source = self._batches
+        while True:
+            ahead = list(islice(source, self._micro_batches))
+            counts = self._gather(len(ahead))
+            if not sum(counts):
+                return
+            self._batches = iter(ahead)
+            yield self._update(counts)
+
     def _update(self, counts: Sequence[int]) -> Update:
-        mine, total = len(self._ahead), sum(counts)
-        if not mine and self._last is None:
-            raise TrainingError(f"the train loader of rank {self._world.rank} has no batch at all")
-        padding = max(counts) - mine
-        weights = (self._world.size / total,) * mine + (0.0,) * padding
-        sizes = tuple(batch_size(batch) or 1 for batch in self._ahead) + (0,) * padding
-        return Update(weights, sizes, sum(sizes) * self._world.size)
+        """An update for which rank r has counts[r] micro-batches, which all count alike."""
+        mine, total, longest = counts[self._world.rank], sum(counts), max(counts)
+        padding = (0,) * (longest - mine)
+        samples = self._batch_size * total // (self._micro_batches * self._world.size)
+        return Update((self._world.size / total,) * mine + padding, (1,) * mine + padding, samples)
+
+
+_NOTHING: Any = object()
 
 
 def batch_size(batch: Any) -> int | None:
@@ -250,16 +274,14 @@ def batch_size(batch: Any) -> int | None:
     return next((size for part in parts if (size := batch_size(part)) is not None), None)
 
 
-def _length(loader: Any) -> int | None:
+def _length(loader: Any) -> int:
     try:
         return len(loader)
     except TypeError:  # an iterable, or a DataLoader over an iterable dataset, without a length
-        return None
+        return -1
 
 
-def evaluation_batches(
-    loader: Iterable[Any], gather: Callable[[int], list[int]] | None
-) -> Iterator[tuple[Any, int]]:
+def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]] | None) -> Iterator[tuple[Any, int]]:
     """This rank's batches of a split, each with the number of its samples that count.
 
     All ranks get equally many; padding counts 0.
@@ -268,16 +290,16 @@ def evaluation_batches(
         assert isinstance(loader.sampler, EvaluationSampler)
         yield from zip(loader, loader.sampler.sizes(), strict=True)
         return
-    batches, last, nothing = iter(loader), None, object()
+    batches, last = iter(loader), _NOTHING
     while True:
-        batch = next(batches, nothing)
-        counts = gather(int(batch is not nothing)) if gather else [int(batch is not nothing)]
+        batch = next(batches, _NOTHING)
+        counts = gather(int(batch is not _NOTHING)) if gather else [int(batch is not _NOTHING)]
         if not sum(counts):
             return
-        if batch is not nothing:
+        if batch is not _NOTHING:
             last = batch
             yield batch, batch_size(batch) or 1
-        elif last is None:
+        elif last is _NOTHING:
             raise TrainingError("an evaluation loader has no batch at all on one rank, but has on another")
         else:
             yield last, 0

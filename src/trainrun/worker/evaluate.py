@@ -38,13 +38,15 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         hooks.on_evaluation_start(split)
     sums = Metrics(session.state.world.rank, collectives.gather, collectives.gather_objects)
     for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer)):
-        batch = hooks.move_batch(fetched, session.device, split)
+        batch = hooks.move_batch(fetched, session.device, split) if session.moves else fetched
         if hooks.on_evaluation_batch_start:
             hooks.on_evaluation_batch_start(batch, index, split)
         with session.autocast():
             outputs = hooks.evaluation_step(session.model, batch, split) if hooks.evaluation_step else None
         if outputs is None:
-            raise TrainingError(f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out")
+            raise TrainingError(
+                f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out"
+            )
         for name, (value, weight) in weighted(outputs).items():
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:

@@ -25,14 +25,18 @@ class Faults:
         """Log the fault with its traceback, and post what follows from it."""
         key = (fault.instance, fault.hook)
         self._seen[key] = self._seen.get(key, 0) + 1
-        self._logger.error("hook raised", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error)
+        self._logger.error(
+            "hook raised", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error
+        )
         if fault.action == "fail":  # from a background thread, whose exceptions nobody would see
             self.fatal = self.fatal or HookFailed(fault.instance, fault.hook, fault.error, "it ran in the background")
             self.fatal.__cause__ = fault.error
             return
         reason = f"{type(fault.error).__name__}: {fault.error}"
         if fault.action == "disable" or self._seen[key] == 1:
-            self._state.decisions.post("disable" if fault.action == "disable" else "warn", fault.instance, fault.hook, reason)
+            self._state.decisions.post(
+                "disable" if fault.action == "disable" else "warn", fault.instance, fault.hook, reason
+            )
 
     def counts(self) -> dict[str, int]:
         """How often each hookimpl raised on this rank, by `INSTANCE.HOOK`."""

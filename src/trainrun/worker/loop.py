@@ -19,6 +19,8 @@ from trainrun.worker.session import Session
 
 Extra = Mapping[str, Any]
 
+_NO_EXTRA: Extra = {}
+
 
 def train(session: Session) -> None:
     """Train until the last step, or until the ranks agree to stop; `session.state.stop` then says why."""
@@ -60,7 +62,9 @@ def _epoch(session: Session) -> None:
         if state.step == state.total_steps:
             break
     if state.step == begun_at and state.stop is None:
-        raise TrainingError("the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last")
+        raise TrainingError(
+            "the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last"
+        )
     if every == "epoch" and state.stop is None:
         evaluate(session)
         _vote(session)
@@ -88,21 +92,35 @@ def _update(session: Session, update: Update) -> None:
 
 
 def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Tensor, Extra]:
-    hooks, model, weight, size = session.hooks, session.model, update.weights[index], update.sizes[index]
-    batch = hooks.move_batch(_fetch(session), session.device, "train")
+    hooks, weight, size = session.hooks, update.weights[index], update.sizes[index]
+    batch = _fetch(session)
+    if session.moves:
+        batch = hooks.move_batch(batch, session.device, "train")
     if hooks.on_microbatch_start:
         hooks.on_microbatch_start(batch, index)
-    with session.reduction(last=index == len(update.weights) - 1):
-        with session.autocast():
-            outputs = hooks.training_step(model, batch)
-        loss, extra = _loss(outputs)
-        if hooks.on_forward_end:
-            hooks.on_forward_end(outputs, loss)
-        hooks.backward(loss if weight == 1.0 else loss * weight, session.state.scaler)
+    if session.plain:
+        loss, extra = _forward_backward(session, batch, weight)
+    else:
+        with session.reduction(last=index == len(update.weights) - 1):
+            loss, extra = _forward_backward(session, batch, weight)
     if size:
         session.keep(loss, extra, size)
     if hooks.on_backward_end:
         hooks.on_backward_end()
+    return loss, extra
+
+
+def _forward_backward(session: Session, batch: Any, weight: float) -> tuple[torch.Tensor, Extra]:
+    hooks = session.hooks
+    if session.plain:
+        outputs = hooks.training_step(session.model, batch)
+    else:
+        with session.autocast():
+            outputs = hooks.training_step(session.model, batch)
+    loss, extra = _loss(outputs)
+    if hooks.on_forward_end:
+        hooks.on_forward_end(outputs, loss)
+    hooks.backward(loss if weight == 1.0 else loss * weight, session.state.scaler)
     return loss, extra
 
 
@@ -118,16 +136,17 @@ def _fetch(session: Session) -> Any:
 
 def _loss(outputs: Any) -> tuple[torch.Tensor, Extra]:
     """The loss, and what the task answered beside it."""
+    loss: Any
     if isinstance(outputs, torch.Tensor):
-        loss, extra = outputs, {}
+        loss, extra = outputs, _NO_EXTRA
     elif isinstance(outputs, Mapping):
         loss, extra = outputs.get("loss"), {key: value for key, value in outputs.items() if key != "loss"}
     else:
-        loss = None
+        loss, extra = None, _NO_EXTRA
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
         raise TrainingError(
-            f"training_step answered {shown}; it must answer a scalar loss tensor, or a mapping that holds one as 'loss'"
+            f"training_step answered {shown}; it must answer a scalar tensor, or a mapping that holds one as 'loss'"
         )
     return loss, extra
 

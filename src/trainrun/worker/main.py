@@ -29,7 +29,7 @@ _DRAIN = 10.0  # seconds that all background plugins together get at the end
 
 
 def main() -> None:
-    """The process: ties itself to its parent, writes its output and records to the run directory, trains, and leaves."""
+    """The process: tied to its parent, with its output and record in the run directory, it trains and leaves."""
     run_dir, attempt, agent = sys.argv[1:4]
     die_with_parent(int(agent))
     paths, world, signal = RunPaths(Path(run_dir)), World.from_environment(), StopSignal()
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         outcome = train(paths, world=world, attempt=int(attempt), signal=signal, on_phase=record.update)
         record.finish(outcome)
-    except BaseException as error:  # noqa: BLE001 - the process door: whatever it is, it must be on record
+    except BaseException as error:  # the process door: whatever it is, it must be on record
         code = record.fail(error)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -55,7 +55,7 @@ def train(
     world: World | None = None,
     attempt: int = 1,
     signal: StopSignal | None = None,
-    on_phase: Callable[[str, int], None] = lambda phase, step: None,
+    on_phase: Callable[[str, int], None] | None = None,
 ) -> Outcome:
     """Train one attempt of the run in `paths` as the worker `world`; answer with this rank's view of how it ended.
 
@@ -63,6 +63,7 @@ def train(
     each change. Raises what the training raises, after `on_exception` and `on_worker_end` were called.
     """
     world = world or World()
+    on_phase = on_phase or _ignore
     logger = make_logger(paths.rank_log(world.rank), run=paths.run_id, rank=world.rank, attempt=attempt)
     on_phase("setup", 0)
     worker = Worker(paths, world, attempt, logger, signal or StopSignal())
@@ -80,7 +81,7 @@ def train(
         worker.collectives.barrier()
     except BaseException as error:
         outcome = replace(outcome, reason=f"{type(error).__name__}: {error}", step=state.step)
-        logger.error("training failed", step=state.step, phase=state.phase, exc_info=error)
+        logger.exception("training failed", step=state.step, phase=state.phase)
         on_phase(state.phase, state.step)
         if hooks.on_exception:
             hooks.on_exception(error)
@@ -91,6 +92,10 @@ def train(
     del session
     worker.collectives.close()
     return outcome
+
+
+def _ignore(phase: str, step: int) -> None:
+    del phase, step
 
 
 def _ended(worker: Worker, outcome: Outcome) -> Outcome:

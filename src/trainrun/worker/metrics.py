@@ -27,8 +27,8 @@ _FOLD = 512  # how many values of one metric are kept before they are folded int
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
 
 
-@dataclass
-class _Series:
+@dataclass(slots=True)
+class Series:
     """The values of one metric since the last log, with their weights."""
 
     reduce: Reduce
@@ -36,34 +36,41 @@ class _Series:
     weights: list[float] = field(default_factory=list)
 
     def add(self, value: Value, weight: float) -> None:
-        if self.reduce in ("last", "zero"):
-            self.values, self.weights = [value], [1.0]
-            return
+        """Keep one value; a tensor must not require gradients, nor be written to afterwards."""
         self.values.append(value)
         self.weights.append(weight)
         if len(self.values) >= _FOLD:
             self.values, self.weights = [self.folded()], [self.weight()]
 
+    def take(self) -> tuple[Value, float]:
+        """The folded value and the sum of weights; forgets them."""
+        taken = self.folded(), self.weight()
+        self.values, self.weights = [], []
+        return taken
+
     def weight(self) -> float:
+        """The sum of the weights."""
         return math.fsum(self.weights)
 
     def folded(self) -> Value:
         """One value for all: the weighted mean, sum, minimum, maximum or last; a tensor stays on its device."""
-        if len(self.values) == 1:
-            return self.values[0]
-        device = next((value.device for value in self.values if isinstance(value, torch.Tensor)), None)
-        stacked = torch.stack([torch.as_tensor(value, device=device).reshape(()).double() for value in self.values])
+        if len(self.values) == 1 or self.reduce in ("last", "zero"):
+            return self.values[-1]
+        tensor = next((value for value in self.values if isinstance(value, torch.Tensor)), torch.tensor(0.0))
+        like = [value if isinstance(value, torch.Tensor) else tensor.new_tensor(value) for value in self.values]
+        stacked = torch.stack(like).reshape(-1).double()
         if self.reduce == "mean":
             weights = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device)
             return (stacked * weights).sum() / weights.sum()
-        reduced: torch.Tensor = {"sum": torch.sum, "min": torch.min, "max": torch.max}[self.reduce](stacked)
-        return reduced
+        if self.reduce == "sum":
+            return stacked.sum()
+        return stacked.min() if self.reduce == "min" else stacked.max()
 
 
 class Metrics:
     """The metrics of one rank, and the way to reduce them with those of the others.
 
-    gather: gathers one float64 host tensor of equal shape from all ranks; gather_objects: any picklable object.
+    gather: gathers one float64 host tensor of equal shape from all ranks; gather_objects: any JSON value.
     Both are None for a single worker.
     """
 
@@ -71,18 +78,12 @@ class Metrics:
         self._rank = rank
         self._gather = gather
         self._gather_objects = gather_objects
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
         self._cells = _CELLS
 
     def add(self, name: str, value: Value, reduce: Reduce = "mean", weight: float = 1.0) -> None:
         """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
-        series = self._series.get(name)
-        if series is None:
-            if reduce not in REDUCTIONS:
-                raise ValueError(f"run.log({name!r}, reduce={reduce!r}): reduce must be one of {', '.join(REDUCTIONS)}")
-            series = self._series[name] = _Series(reduce)
-        elif series.reduce != reduce:
-            raise ValueError(f"run.log({name!r}): reduced by {series.reduce!r} before, now by {reduce!r}")
+        series = self.series(name, reduce)
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise ValueError(f"run.log({name!r}): expected one number, got a tensor of shape {tuple(value.shape)}")
@@ -92,17 +93,26 @@ class Metrics:
             raise TypeError(f"run.log({name!r}): expected a number or a tensor, got {type(value).__name__}")
         series.add(value, weight)
 
-    def reduce(self) -> dict[str, float]:
-        """The metrics since the last call, reduced over steps and ranks, equal on all ranks but those of `reduce="zero"`.
+    def series(self, name: str, reduce: Reduce = "mean") -> Series:
+        """The series of the metric `name`, for adding to it many times without looking it up."""
+        series = self._series.get(name)
+        if series is None:
+            if reduce not in REDUCTIONS:
+                raise ValueError(f"run.log({name!r}, reduce={reduce!r}): reduce must be one of {', '.join(REDUCTIONS)}")
+            series = self._series[name] = Series(reduce)
+        elif series.reduce != reduce:
+            raise ValueError(f"run.log({name!r}): reduced by {series.reduce!r} before, now by {reduce!r}")
+        return series
 
-        Call it on all ranks alike.
+    def reduce(self) -> dict[str, float]:
+        """The metrics since the last call, reduced over steps and ranks. Call it on all ranks alike.
+
+        The answer is equal on all ranks, but for metrics with `reduce="zero"`, which only rank 0 gets.
         """
-        mine = {name: series for name, series in self._series.items() if series.values}
-        self._series = {}
-        values = dict(zip(mine, _to_host([series.folded() for series in mine.values()]), strict=True))
-        shared = [name for name in mine if mine[name].reduce != "zero"]
-        reduced = {name: values[name] for name in mine if mine[name].reduce == "zero" and self._rank == 0}
-        rows = [(name, mine[name].reduce, values[name], mine[name].weight()) for name in sorted(shared)]
+        mine = {name: (series.reduce, *series.take()) for name, series in self._series.items() if series.values}
+        values = dict(zip(mine, _to_host([value for _, value, _ in mine.values()]), strict=True))
+        reduced = {name: values[name] for name, row in mine.items() if row[0] == "zero" and self._rank == 0}
+        rows = [(name, mine[name][0], values[name], mine[name][2]) for name in sorted(mine) if mine[name][0] != "zero"]
         return self._over_ranks(rows) | reduced
 
     def _over_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
@@ -111,7 +121,9 @@ class Metrics:
         packed = torch.zeros(2 + 2 * self._cells, dtype=torch.float64)
         packed[0], packed[1] = len(rows), _layout(rows)
         if len(rows) <= self._cells:
-            packed[2 : 2 + 2 * len(rows)] = torch.tensor([cell for row in rows for cell in row[2:]], dtype=torch.float64)
+            packed[2 : 2 + 2 * len(rows)] = torch.tensor(
+                [cell for row in rows for cell in row[2:]], dtype=torch.float64
+            )
         gathered = [rank.tolist() for rank in self._gather(packed)]
         if any(rank[:2] != gathered[0][:2] for rank in gathered) or gathered[0][0] > self._cells:
             return self._over_unlike_ranks(rows)
@@ -131,7 +143,9 @@ class Metrics:
             for name, reduce, value, weight in rank_rows:
                 known, pairs = found.setdefault(name, (reduce, []))
                 if known != reduce:
-                    raise TrainingError(f"metric {name!r} is reduced by {known!r} on one rank and by {reduce!r} on another")
+                    raise TrainingError(
+                        f"metric {name!r} is reduced by {known!r} on one rank and by {reduce!r} on another"
+                    )
                 pairs.append((value, weight))
         while self._cells < largest:
             self._cells *= 2
@@ -178,6 +192,8 @@ def weighted(metrics: Mapping[str, object]) -> dict[str, tuple[Value, float | No
     for name, value in metrics.items():
         given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
         if not isinstance(given, torch.Tensor | int | float):
-            raise TypeError(f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}")
+            raise TypeError(
+                f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}"
+            )
         found[name] = (given, None if weight is None else float(weight))
     return found

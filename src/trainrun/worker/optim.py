@@ -43,13 +43,18 @@ def make_optimizer(
         guess = suggest(name.lower(), classes)
         raise _error("optimizer.name", f"torch.optim has no {name!r}", guess and f"did you mean {guess!r}?")
     known = inspect.signature(kind).parameters
-    for table, place in [(settings, "optimizer"), *((group, f"optimizer.groups[{i}]") for i, group in enumerate(groups))]:
+    for table, place in [
+        (settings, "optimizer"),
+        *((group, f"optimizer.groups[{i}]") for i, group in enumerate(groups)),
+    ]:
         for key in table:
             if key not in known and key != "match":
                 guess = suggest(key, known)
-                raise _error(f"{place}.{key}", f"{kind.__name__} takes no {key!r}", guess and f"did you mean {guess!r}?")
+                raise _error(
+                    f"{place}.{key}", f"{kind.__name__} takes no {key!r}", guess and f"did you mean {guess!r}?"
+                )
     try:
-        return kind(_grouped(model, groups), **settings)
+        return kind(_grouped(model, groups), **{key: _tupled(value) for key, value in settings.items()})
     except (TypeError, ValueError) as error:
         raise _error("optimizer", f"{kind.__name__} refused its settings: {error}", None) from error
 
@@ -69,10 +74,15 @@ def _grouped(model: torch.nn.Module, groups: Sequence[Mapping[str, Any]]) -> lis
             )
     tables: list[Mapping[str, Any]] = [*groups, {}]
     return [
-        {"params": parameters, **{key: value for key, value in table.items() if key != "match"}}
+        {"params": parameters, **{key: _tupled(value) for key, value in table.items() if key != "match"}}
         for parameters, table in zip(members, tables, strict=True)
         if parameters
     ]
+
+
+def _tupled(value: Any) -> Any:
+    """TOML's lists as the tuples that optimizers take, such as `betas`."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _matches(name: str, group: Mapping[str, Any]) -> bool:
@@ -85,13 +95,26 @@ def plain_name(name: str) -> str:
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer, name: str, *, steps: int, warmup: int, min_lr: float, settings: Mapping[str, float]
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    *,
+    steps: int | None,
+    warmup: int,
+    min_lr: float,
+    settings: Mapping[str, float],
 ) -> LambdaLR:
     """Build the schedule called `name` over `steps` updates, the first `warmup` of which rise in a line.
 
+    steps: None where it cannot be known, which shapes that end at zero need. Raises RecipeError then.
     min_lr: no rate goes below it once warm. settings: what the shape itself takes (`gamma`, `step_size`, `power`).
     """
-    shape = _shape(name, max(1, steps - warmup), settings)
+    if steps is None and name in _TO_ZERO:
+        raise _error(
+            "scheduler.name",
+            f"{name!r} needs the number of steps, which a loader without length hides",
+            "set train.steps",
+        )
+    shape = _shape(name, max(1, (steps or 1) - warmup), settings)
 
     def factor(base: float) -> Callable[[int], float]:
         floor = min(1.0, min_lr / base) if base > 0 else 0.0
@@ -99,7 +122,9 @@ def make_scheduler(
         def at(done: int) -> float:
             if done < warmup:
                 return (done + 1) / (warmup + 1)
-            return max(floor, floor + (1 - floor) * shape(done - warmup) if name in _TO_ZERO else shape(done - warmup))
+            if name in _TO_ZERO:
+                return floor + (1 - floor) * shape(done - warmup)
+            return max(floor, shape(done - warmup))
 
         return at
 
@@ -117,7 +142,7 @@ def _shape(name: str, length: int, settings: Mapping[str, float]) -> Shape:
 
     power, gamma, step_size = (float(settings.get(key, default)) for key, default in _DEFAULTS)
     shapes: dict[str, Shape] = {
-        "constant": lambda done: 1.0,
+        "constant": lambda _: 1.0,
         "linear": left,
         # Loshchilov and Hutter, SGDR (2017), without restarts.
         "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * (1 - left(done)))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from trainrun.worker.world import World
 
 
 def choose_device(asked: str, world: World) -> torch.device:
-    """The device of this worker: one GPU each, or the CPU. Raises EnvironmentProblem where CUDA is asked for and missing."""
+    """The device of this worker: a GPU of its own, or the CPU. Raises EnvironmentProblem for too few GPUs."""
     if asked == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -34,7 +35,7 @@ def choose_device(asked: str, world: World) -> torch.device:
 
 
 class Collectives:
-    """The few collectives that trainrun itself makes, all on host tensors and on a group of their own where NCCL trains.
+    """The few collectives that trainrun itself makes, on host tensors; on a group of their own where NCCL trains.
 
     A single worker has no process group unless it runs under torchrun; then nothing here waits for anybody.
     """
@@ -66,7 +67,7 @@ class Collectives:
 
     @property
     def gather_objects(self) -> Callable[[object], list[object]] | None:
-        """Gather any picklable object from all ranks; None for a single worker."""
+        """Gather any JSON value from all ranks; None for a single worker."""
         return self._gather_objects if self.world.size > 1 else None
 
     @property
@@ -85,9 +86,11 @@ class Collectives:
         return rows
 
     def _gather_objects(self, value: object) -> list[object]:
-        rows: list[object] = [None] * self.world.size
-        dist.all_gather_object(rows, value, group=self._group)
-        return rows
+        # torch's own object collectives unpickle what peers send, and need NumPy; JSON does for names and numbers.
+        data = json.dumps(value).encode()
+        longest = max(self._gather_integer(len(data)))
+        padded = torch.frombuffer(bytearray(data.ljust(longest)), dtype=torch.uint8)
+        return [json.loads(bytes(row.tolist())) for row in self._gather(padded)]
 
     def _gather_integer(self, value: int) -> list[int]:
         return [int(row.item()) for row in self._gather(torch.tensor(value))]
@@ -95,8 +98,6 @@ class Collectives:
 
 def seed_all(seed: int) -> None:
     """Seed Python's, torch's and the devices' random generators."""
-
-
     random.seed(seed)
     torch.manual_seed(seed)
 

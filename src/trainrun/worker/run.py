@@ -27,7 +27,9 @@ class Run:
     are read. A background hookimpl should use the arguments of its hook instead, which are from the moment of the call.
     """
 
-    def __init__(self, state: State, instance: Instance, options: Any, logger: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self, state: State, instance: Instance, options: Any, logger: structlog.typing.FilteringBoundLogger
+    ) -> None:
         self._state = state
         self._instance = instance
         self.options = options
@@ -151,5 +153,5 @@ class Run:
         self._state.decisions.post("evaluate", self.name, "request_evaluation", reason)
 
     def cost(self) -> list[dict[str, Any]]:
-        """What each plugin's hooks have cost on this worker so far: instance, hook, calls, total_seconds, max_seconds."""
+        """What hooks have cost on this worker so far: rows of instance, hook, calls, total_seconds, max_seconds."""
         return [asdict(row) for row in self._state.hooks.cost.table()]

@@ -47,6 +47,7 @@ class Session:
     record_event: Callable[[Mapping[str, Any]], None]
     evaluate: Callable[[Session], dict[str, float]]
     needs_norm: bool = field(init=False)
+    moves: bool = field(init=False)
     evaluated_at: int = 0
     logged_at: tuple[float, int] = (0.0, 0)
 
@@ -59,6 +60,8 @@ class Session:
         several = self.state.world.size > 1
         self._explicit = several and self._ddp is None
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
+        self.plain = self._precision is None and self._ddp is None
+        self._loss = self.state.metrics.series("train/loss")
         self.look_at_plan()
 
     @property
@@ -98,14 +101,16 @@ class Session:
         if self._explicit:
             self.collectives.barrier()
         if self._events is not None:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._events.append(event)
 
     def keep(self, loss: torch.Tensor, extra: Mapping[str, Any], size: int) -> None:
         """Keep a micro-batch's loss, and the scalars beside it, for the next log."""
+        self._loss.add(loss.detach(), size)
+        if not extra:
+            return
         metrics = self.state.metrics
-        metrics.add("train/loss", loss.detach(), "mean", size)
         for name, value in extra.items():
             if isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1):
                 metrics.add(f"train/{name}", value, "mean", size)
@@ -120,13 +125,17 @@ class Session:
         if self.state.scaler is not None:
             self.state.scaler.update()
         for name, reason in reasons:
-            self._record([Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)])
+            self._record(
+                [Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)]
+            )
         return "; ".join(f"{name}: {reason}" for name, reason in reasons)
 
     def look_at_plan(self) -> None:
         """Note what the plan asks of the loop; to be called when it has changed."""
         hooks = ("on_gradients_ready", "should_skip_update", "on_gradients_clipped")
         self.needs_norm = any(self.hooks.asks_for(hook, "grad_norm") for hook in hooks)
+        # The built-in move_batch leaves batches for the CPU as they are: not worth a call for each.
+        self.moves = self.device.type != "cpu" or not self.hooks.only_builtin("move_batch")
 
     # --- decisions ---
 
@@ -158,7 +167,9 @@ class Session:
                 self.hooks.disable(decision.plugin)
             self.look_at_plan()
         elif kind == "checkpoint":
-            self.logger.warning("checkpoint asked for; this version writes none", plugin=first.plugin, reason=first.reason)
+            self.logger.warning(
+                "checkpoint asked for; this version writes none", plugin=first.plugin, reason=first.reason
+            )
         elif kind == "evaluate":
             self.evaluate(self)
             self.settle()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import tomli
@@ -78,7 +78,8 @@ class Worker:
         _required(hooks, "training_step")
         seed_all(recipe.run.seed + 1 + state.world.rank)  # from here on ranks differ: dropout, augmentation
         plugin_state.collect(hooks.members, torch.is_tensor)
-        assert state.model is not None and state.optimizer is not None
+        assert state.model is not None
+        assert state.optimizer is not None
         return Session(
             state=state,
             hooks=hooks,
@@ -102,6 +103,9 @@ class Worker:
                 SharedLog.create(path, world.local_size)
             self.collectives.barrier()
             log = SharedLog(path, world.local_rank, world.local_size)
+            self.collectives.barrier()
+            if world.local_rank == 0:
+                path.unlink()  # all have it mapped; nothing is left behind, however the workers end
         delay = _CUDA_DELAY if device.type == "cuda" else _ONE_NODE_DELAY
         return State(
             recipe=self.recipe,
@@ -139,12 +143,14 @@ class Worker:
     def _train_batches(self) -> SampledBatches | ForeignBatches:
         loader = self._loader("train")
         if loader is None:
-            raise TrainingError('nobody answered build_dataset or build_dataloader for the split "train"; the task must')
+            raise TrainingError(
+                'nobody answered build_dataset or build_dataloader for the split "train"; the task must'
+            )
         if isinstance(loader, SampledLoader):
             return SampledBatches(loader)
         world, table = self.state.world, self.recipe.train
         micro_batches = table.batch_size // (world.size * micro_batch_size(self.recipe, world)) or 1
-        return ForeignBatches(loader, micro_batches, world, self.collectives.gather_integer)
+        return ForeignBatches(loader, table.batch_size, micro_batches, world, self.collectives.gather_integer)
 
     def _evaluation_loaders(self) -> dict[str, Iterable[Any]]:
         loaders = {split: self._loader(split) for split in self.recipe.evaluate.splits}
@@ -154,9 +160,11 @@ class Worker:
         return {split: loader for split, loader in loaders.items() if loader is not None}
 
     def _event_writer(self) -> Callable[[Mapping[str, Any]], None]:
-        if self.state.world.rank != 0:
-            return lambda event: None
-        return lambda event: append_line(self.state.paths.events, dict(event))
+        def write(event: Mapping[str, Any]) -> None:
+            if self.state.world.rank == 0:
+                append_line(self.state.paths.events, dict(event))
+
+        return write
 
 
 def read_instances(paths: RunPaths) -> list[Instance]:
@@ -186,13 +194,12 @@ def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None
     if collectives.gather_objects is None:
         return
     mine = {one.instance.name: _identity(one) for one in loaded}
-    everybody = collectives.gather_objects(mine)
+    everybody = cast("list[dict[str, str]]", collectives.gather_objects(mine))
     for rank, theirs in enumerate(everybody):
-        assert isinstance(theirs, dict)
-        if theirs != everybody[0]:
-            names = sorted(name for name, identity in theirs.items() if identity != everybody[0].get(name))  # type: ignore[attr-defined]
+        names = ", ".join(name for name in theirs if theirs[name] != everybody[0].get(name))
+        if names:
             raise EnvironmentProblem(
-                f"rank {rank} has other sources than rank 0 of the plugins {', '.join(names)}; install the same everywhere"
+                f"rank {rank} has other sources than rank 0 of the plugins {names}; install the same everywhere"
             )
 
 
