@@ -83,6 +83,7 @@ ARGUMENTS = {
     "step": "the update being made, counted from 1",
     "epoch": "the pass over the training data, counted from 1",
     "split": "`train`, or one of the recipe's `evaluate.splits`",
+    "optimizer": "the optimizer that `build_optimizer` answered with",
     "reason": "text for people that says why",
     "outcome": "how it ended: state, exit code, reason, step",
 }
@@ -209,12 +210,17 @@ def commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, 
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        if command.hidden:
+        if command.hidden or not is_own(command):
             continue
         inner = click.Context(command, info_name=name, parent=context)
         yield inner.command_path, command, inner
         if isinstance(command, click.Group):
             yield from commands(command, inner)
+
+
+def is_own(command: click.Command) -> bool:
+    """Not one that an installed plugin brings."""
+    return (command.callback or is_own).__module__.startswith("trainrun.")
 
 
 def option_rows(command: click.Command, context: click.Context) -> list[tuple[str, ...]]:

@@ -38,21 +38,21 @@ def main() -> None:
     found = interleave(trials, arguments.rounds)
 
     base = found["hand-written"]
-    show(
-        ("loop", "mean step, µs", "median step, µs", "over the hand-written", "ratio"),
-        [row(*one, base) for one in found.items()],
-    )
+    header = ("loop", "mean step, µs", "over hand-written", "median step, µs", "over hand-written", "ratio")
+    show(header, [row(name, times, base) for name, times in found.items()])
 
 
 def row(name: str, times: Sequence[StepTime], base: Sequence[StepTime]) -> tuple[str, ...]:
-    """Overhead and ratio are of median steps, each over the hand-written loop's of the same round."""
-    middle, reference = [time.middle * 1e6 for time in times], [time.middle * 1e6 for time in base]
+    """Overheads and ratio are each over the hand-written loop of the same round; the ratio is of median steps."""
+    mean, mean_base = [time.mean * 1e6 for time in times], [time.mean * 1e6 for time in base]
+    middle, middle_base = [time.middle * 1e6 for time in times], [time.middle * 1e6 for time in base]
     return (
         name,
-        spread([time.mean * 1e6 for time in times]),
+        spread(mean),
+        spread(paired(mean, mean_base, operator.sub)),
         spread(middle),
-        spread(paired(middle, reference, operator.sub)),
-        spread(paired(middle, reference, operator.truediv), 3),
+        spread(paired(middle, middle_base, operator.sub)),
+        spread(paired(middle, middle_base, operator.truediv), 3),
     )
 
 

@@ -16,25 +16,41 @@ from typing import Any
 import click
 import pytest
 
+from trainrun import PluginOptions
 from trainrun.cli.main import cli
-from trainrun.plugin.hookcheck import check_impls
+from trainrun.plugin.hookcheck import check_hooks
 from trainrun.plugin.inspecting import describe_object
+from trainrun.plugin.instance import Instance
 from trainrun.plugin.resolve import resolve
+from trainrun.plugin.specs import by_name, own_specs
+from trainrun.testing import DistributionInstaller
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BASE = '[task]\nuse = "digits"\n[train]\nsteps = 10\n'
 
+STAND_IN = """
+from trainrun import Field, PluginOptions
+
+class StandIn:
+    class Options(PluginOptions):
+        every: int = Field(10, ge=1)
+
+    def __init__(self, options):
+        pass
+"""
+
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `title` comes from ```` ```python title="hello.py" ````."""
+    """A fenced block. ```` ```toml title="train.toml" needs="x" ```` names its file and a plugin that it takes for installed."""
 
     page: str
     line: int
     language: str
     title: str | None
+    needs: str | None
     text: str
 
     def __str__(self) -> str:
@@ -46,9 +62,9 @@ def blocks() -> list[Block]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
-            title = re.search(r'title="([^"]+)"', match[2])
             line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(page.name, line, match[1], title[1] if title else None, match[3]))
+            info = dict(re.findall(r'(\w+)="([^"]+)"', match[2]))
+            found.append(Block(page.name, line, match[1], info.get("title"), info.get("needs"), match[3]))
     return found
 
 
@@ -75,8 +91,10 @@ def files_of(page: str, folder: Path) -> None:
 
 
 @of("toml")
-def test_toml(block: Block, tmp_path: Path) -> None:
+def test_toml(block: Block, tmp_path: Path, install_distribution: DistributionInstaller) -> None:
     document = tomllib.loads(block.text)
+    if block.needs:
+        install_distribution(block.needs, {"stand_in.py": STAND_IN}, {block.needs: "stand_in:StandIn"})
     if "project" in document or "build-system" in document:
         return
     files_of(block.page, tmp_path)
@@ -98,10 +116,17 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     before = set(namespace)
     exec(compile(block.text, str(block), "exec"), namespace)
     for name in set(namespace) - before:
-        if isinstance(namespace[name], type):
+        if is_plugin(namespace[name]):
             described = describe_object(f"block:{name}", namespace[name])
-            assert described.ok or not described.impls, described.error
-            assert [str(problem) for problem in check_impls(described)] == []
+            assert described.ok, described.error
+            instance = Instance(name, "plugin", described.target)
+            specs = by_name(own_specs(), described.specs)
+            assert [str(problem) for problem in check_hooks(instance, described, specs)] == []
+
+
+def is_plugin(found: object) -> bool:
+    """A class that the block itself defines, and not only the options of a module."""
+    return isinstance(found, type) and found.__module__ == "block" and not issubclass(found, PluginOptions)
 
 
 @of("console", "sh")

@@ -1,0 +1,68 @@
+"""What the pages tell a reader to write does what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trainrun.testing import RunRecipe
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = re.compile(r'^```\w+ title="([^"]+)"[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, run_recipe: RunRecipe) -> Path:
+    """The kit's own folder: it forgets modules that were imported from there, so each test can bring its own."""
+    return tmp_path / "run_recipe"
+
+
+def write_files(page: Path, folder: Path) -> None:
+    for name, text in FILE.findall(page.read_text(encoding="utf-8")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def test_own_task_learns(folder: Path, run_recipe: RunRecipe) -> None:
+    write_files(ROOT / "docs" / "tutorial.md", folder)
+    result = run_recipe(folder / "parity.toml", overrides=["train.epochs=3"])
+    assert result.outcome.ok
+    assert len(result.series("eval/accuracy")) == 3
+
+
+@pytest.mark.parametrize(("seconds", "state"), [("1e-9", "stopped"), ("1e9", "finished")])
+def test_own_plugin_stops_slow_training(seconds: str, state: str, folder: Path, run_recipe: RunRecipe) -> None:
+    write_files(ROOT / "docs" / "tutorial.md", folder)
+    plugin = ['plugins.patience.use="patience.py:Patience"', f"plugins.patience.seconds={seconds}"]
+    result = run_recipe(folder / "parity.toml", overrides=["train.epochs=3", *plugin])
+    assert result.outcome.state == state
+
+
+def test_first_plugin_prints(folder: Path, run_recipe: RunRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(ROOT / "docs" / "plugins.md", folder)
+    recipe = folder / "train.toml"
+    recipe.write_text(
+        'task.use = "digits"\ntrain.steps = 40\nplugins.hello = {use = "hello.py:Hello", every = 20}\n',
+        encoding="utf-8",
+    )
+    assert run_recipe(recipe).outcome.ok
+    assert re.findall(r"^step (\d+): loss \d+\.\d+$", capsys.readouterr().out, flags=re.MULTILINE) == ["20", "40"]
+
+
+def test_chosen_provider_wins(folder: Path, run_recipe: RunRecipe) -> None:
+    write_files(ROOT / "docs" / "plugins.md", folder)
+    (folder / "probe.py").write_text(
+        "from trainrun import hookimpl\n\n\nclass Probe:\n    @hookimpl\n    def on_train_start(self, run):\n"
+        "        print(type(run.optimizer).__name__)\n",
+        encoding="utf-8",
+    )
+    recipe = folder / "train.toml"
+    recipe.write_text(
+        'task.use = "digits"\ntrain.steps = 2\nproviders.build_optimizer = "lion"\n[plugins]\n'
+        'lion.use = "optimizers.py:Lion"\nplain.use = "optimizers.py:Plain"\nprobe.use = "probe.py:Probe"\n',
+        encoding="utf-8",
+    )
+    assert run_recipe(recipe).outcome.ok
