@@ -63,7 +63,8 @@ def _parts(status: Status, left: float | None) -> Iterator[str]:
 
 def _chosen(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The metrics that a line has room for: the training loss, then those of evaluations, then others."""
-    names = sorted(metrics, key=lambda name: (name != "train/loss", name.startswith("train/"), name))
+    told = [name for name in metrics if not name.endswith("/samples_per_second")]  # it has a place of its own
+    names = sorted(told, key=lambda name: (name != "train/loss", name.startswith("train/"), name))
     return [(name, metrics[name]) for name in names[:_METRICS]]
 
 

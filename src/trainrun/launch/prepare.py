@@ -35,6 +35,7 @@ def package(launch: Launch, hooks: Dispatcher) -> None:
     """Take the snapshot of the task's code, between its two hooks."""
     if hooks.on_package_start:
         hooks.on_package_start(launch)
+    launch.paths.source.mkdir(mode=0o700)
     snapshot.take(launch.resolved, launch.paths.source)
     if hooks.on_package_end:
         hooks.on_package_end(launch, str(launch.paths.source))
