@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainrun.cli import options
 from trainrun.errors import Problem, RecipeError, TrainrunError, UsageError
 
 if TYPE_CHECKING:
     from trainrun.plugin.resolve import Resolved
 
-JSON_VERSION = 1
-
 
 @click.command("check")
 @click.argument("recipe", metavar="RECIPE")
-@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key of the recipe.")
-@click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off.")
+@options.override
+@options.plugin
 @click.option("--why", "why", metavar="KEY", help="Show where the value of KEY comes from.")
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe, defaults filled in, secrets left out.")
-@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
-@click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
+@options.as_json
+@options.refresh
 def command(
     *,
     recipe: str,
@@ -127,7 +126,7 @@ def _document(recipe: str, resolved: Resolved | None = None, error: TrainrunErro
     from trainrun.recipe import redact  # noqa: PLC0415
     from trainrun.recipe.plain import json_form  # noqa: PLC0415
 
-    document: dict[str, Any] = {"version": JSON_VERSION, "recipe": recipe, "ok": error is None}
+    document: dict[str, Any] = {"version": options.JSON_VERSION, "recipe": recipe, "ok": error is None}
     document["problems"] = [] if error is None else _problems(error)
     if resolved is not None:
         document["notes"] = list(resolved.notes)

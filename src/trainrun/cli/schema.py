@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from trainrun.cli import options
 from trainrun.errors import UsageError
 
 _BESIDE = "-"  # what --write without a path stands for
@@ -23,7 +24,7 @@ _BESIDE = "-"  # what --write without a path stands for
     metavar="[PATH]",
     help="Write a file, by default beside RECIPE.",
 )
-@click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off.")
+@options.plugin
 def command(*, recipe: str | None, target: str | None, plugins: tuple[str, ...]) -> None:
     """Print the JSON Schema (draft-07) of recipes.
 

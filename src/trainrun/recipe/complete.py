@@ -13,10 +13,16 @@ from trainrun.recipe.validator import is_null
 def complete(data: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     """A copy of `data` with the defaults of `schema` filled in.
 
-    Optional keys whose default is "nothing" stay absent, because TOML has no null. Values of the
-    wrong type are kept as they are: saying so is `check`'s.
+    Optional keys whose default is "nothing" stay absent, because TOML has no null. So do tables within
+    options that no default is declared for: what to put there is known to the plugin's model alone.
+    Values of the wrong type are kept as they are: saying so is `check`'s.
     """
-    return _table(data, schema, schema)
+    tables: dict[str, Any] = {name: {} for name, node in schema["properties"].items() if _is_filled(name, node, schema)}
+    return _table({**tables, **data}, schema, schema)
+
+
+def _is_filled(name: str, node: Schema, root: Schema) -> bool:
+    return name not in root.get("required", ()) and only(node, root).get("type") == "object"
 
 
 def _table(data: Mapping[str, Any], node: Schema, root: Schema) -> dict[str, Any]:
@@ -25,11 +31,10 @@ def _table(data: Mapping[str, Any], node: Schema, root: Schema) -> dict[str, Any
     for name, inner in properties.items():
         if name in data:
             filled[name] = _value(data[name], inner, root)
-        elif name not in node.get("required", ()):
-            filled.update(_default(name, inner, root))
+        elif inner.get("default") is not None:
+            filled[name] = deepcopy(inner["default"])
     extra = node.get("additionalProperties")
-    for name in data.keys() - properties.keys():
-        filled[name] = _value(data[name], extra, root)
+    filled.update({name: _value(data[name], extra, root) for name in data if name not in properties})
     # Keys that are set keep their order: it is the order in which plugins run.
     return {name: filled[name] for name in (*data, *(new for new in filled if new not in data))} if extra else filled
 
@@ -41,13 +46,6 @@ def _value(value: Any, node: Any, root: Schema) -> Any:
     if isinstance(value, list):
         return [_value(item, shape.get("items"), root) for item in value]
     return value
-
-
-def _default(name: str, node: Schema, root: Schema) -> dict[str, Any]:
-    shape = only(node, root)
-    if "default" in node:
-        return {} if node["default"] is None else {name: deepcopy(node["default"])}
-    return {name: _table({}, shape, root)} if shape.get("type") == "object" else {}
 
 
 def only(node: Any, root: Schema) -> Schema:

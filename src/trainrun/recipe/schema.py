@@ -85,10 +85,10 @@ def _draft07_node(node: Schema) -> Schema:
         changed["items"] = node["prefixItems"]
         if "items" in node:
             changed["additionalItems"] = node["items"]
-    branches = [branch for branch in node.get("anyOf", ()) if branch != {"type": "null"}]
-    if len(branches) == 1:  # TOML has no null
+    if "anyOf" in node:  # without null, which TOML does not have
+        branches = [branch for branch in node["anyOf"] if branch != {"type": "null"}]
         del changed["anyOf"]
-        changed = {**branches[0], **changed}
+        changed = {**branches[0], **changed} if len(branches) == 1 else {**changed, "anyOf": branches}
     if isinstance(node.get("$ref"), str):
         # In draft-07 a reference hides every keyword beside it.
         reference = {"$ref": node["$ref"].replace(_REF, "#/definitions/", 1)}
