@@ -22,6 +22,7 @@ from trainrun.rundir.records import WorkerRecord
 
 _WAIT = 0.05  # seconds that one poll may wait for a process to end
 _EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
+_LINGER = 15.0  # seconds that finished workers have to leave: destructors of process groups have been seen to hang
 _KILL = 10.0  # seconds to wait for killed processes to be gone
 
 # What torchrun's agent logs of a worker that failed.
@@ -88,6 +89,7 @@ class LocalWorkers:
         self._watched: dict[int, _Watch] = {}
         self._ended: dict[int, End] = {}
         self._finished: set[int] = set()
+        self._all_finished_at: float | None = None
         self._stopping = False
         self._told: set[int] = set()
 
@@ -97,6 +99,8 @@ class LocalWorkers:
         self._wait()
         self._reap()
         code = self._agent.poll()
+        if code is None and self._lingering():
+            code = 0
         if code is None and not self._failed():
             return None
         self._find_unseen()
@@ -177,8 +181,16 @@ class LocalWorkers:
     def _failed(self) -> bool:
         if self._ended:
             return True
-        records = (read_record(self._paths, self._attempt, rank) for rank in self._watched)
-        return any(record is not None and record.error is not None for record in records) or bool(self._reported())
+        records = read_records(self._paths, self._attempt, self._size).values()
+        return any(record.error is not None for record in records) or bool(self._reported())
+
+    def _lingering(self) -> bool:
+        """Whether all workers are done for a while, and still the agent has not left."""
+        records = read_records(self._paths, self._attempt, self._size)
+        if len(records) < self._size or any(record.phase != "finished" for record in records.values()):
+            return False
+        self._all_finished_at = self._all_finished_at or time.monotonic()
+        return time.monotonic() - self._all_finished_at > _LINGER
 
     def _find_unseen(self) -> None:
         """Learn from the agent's log how a worker ended that was gone before it could be watched or looked at."""

@@ -74,7 +74,7 @@ def supervise(
     return Ending(code, signals.first, forced, memory.kills() > killed_before)
 
 
-class _GraceOver(Exception):  # noqa: N818 - it ends a loop, it is not an error
+class _GraceOver(Exception):
     """The workers had their time to stop."""
 
 

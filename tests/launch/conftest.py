@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainrun.launch.handle import Launch
+from trainrun.launch.local import LocalWorkers, start
+from trainrun.recipe import Recipe
+from trainrun.rundir import RunPaths, create, process
+
+HERE = Path(__file__).parent
+FAKE = [sys.executable, str(HERE / "fake_worker.py")]
+
+Start = Callable[..., tuple[Launch, LocalWorkers]]
+
+
+def make_launch(paths: RunPaths, *, workers: int = 2, attempt: int = 1, **tables: Mapping[str, Any]) -> Launch:
+    data = {"task": {"use": "x"}, "train": {"steps": 10, "batch_size": 64}, **tables}
+    resolved: Any = None
+    return Launch(Recipe.from_data(data), paths, (), resolved, workers, attempt=attempt)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Iterator[RunPaths]:
+    made = create(tmp_path / "runs", "test")
+    yield made
+    assert process.members(made.root) == [], "processes were left behind"
+
+
+@pytest.fixture
+def make() -> Callable[..., Launch]:
+    """Make a `Launch` for a run directory."""
+    return make_launch
+
+
+@pytest.fixture
+def launched(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start fake workers: `launched({"1": "kill:9"})` answers with the launch and the handle."""
+    handles: list[LocalWorkers] = []
+
+    def begin(plan: Mapping[str, str] | None = None, *, workers: int = 2) -> tuple[Launch, LocalWorkers]:
+        monkeypatch.setenv("FAKE", json.dumps(plan or {}))
+        launch = make_launch(paths, workers=workers)
+        handles.append(start(FAKE, launch))
+        return launch, handles[-1]
+
+    yield begin
+    for handle in handles:
+        handle.kill()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe whose workers are fake."""
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(cache))
+    path = tmp_path / "train.toml"
+    path.write_text(f"""
+[run]
+dir = "{tmp_path}/runs"
+[task]
+use = "{HERE}/fake_backend.py:Task"
+[launch]
+workers = 2
+backend = "fake"
+[train]
+steps = 10
+[plugins.fake]
+use = "{HERE}/fake_backend.py:Fake"
+""")
+    return path

@@ -1,0 +1,21 @@
+"""A backend plugin that starts `fake_worker.py`; and a task that is never imported by the client."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trainrun import hookimpl
+from trainrun.launch.local import start
+
+
+class Fake:
+    @hookimpl
+    def start_workers(self, launch):
+        return start([sys.executable, str(Path(__file__).with_name("fake_worker.py"))], launch)
+
+
+class Task:
+    @hookimpl
+    def build_model(self):
+        raise NotImplementedError

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from trainrun.launch.ends import End, write_ends
+from trainrun.launch.handle import Launch
+from trainrun.launch.verdict import Ending, judge
+from trainrun.rundir import Outcome, RunPaths, WorkerRecord
+from trainrun.rundir.files import write_json
+
+
+@pytest.fixture
+def launch(paths: RunPaths, make: Callable[..., Launch]) -> Launch:
+    paths.attempt(1).mkdir()
+    return make(paths)
+
+
+def put(launch: Launch, rank: int, phase: str = "finished", **changes: object) -> None:
+    record = WorkerRecord(pid=1, pgid=1, start_time=1, rank=rank, phase=phase, **{"step": 10, **changes})
+    write_json(launch.paths.worker_record(1, rank), record.to_json())
+
+
+def error(at: int, message: str = "bad", **changes: object) -> dict[str, object]:
+    base = {"type": "ValueError", "message": message, "traceback": "Traceback", "monotonic_ns": at}
+    return {**base, "instance": None, "hook": None, "exit_code": 1, **changes}
+
+
+def verdict(launch: Launch, code: int | None = 0, **changes: object) -> Outcome:
+    return judge(launch, Ending(code, **changes), started=1.0)
+
+
+def test_finished(launch: Launch) -> None:
+    put(launch, 0)
+    put(launch, 1)
+    outcome = verdict(launch)
+    assert (outcome.state, outcome.exit_code, outcome.step) == ("finished", 0, 10)
+    assert outcome.reason == "all 10 steps are done"
+
+
+def test_records_count_and_not_the_agents_exit_code(launch: Launch) -> None:
+    put(launch, 0)
+    put(launch, 1)
+    assert verdict(launch, 1).state == "finished"
+
+
+def test_stopped_by_a_vote(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stopped="flat for 5", source="early-stopping", step=7)
+    outcome = verdict(launch)
+    assert (outcome.state, outcome.exit_code) == ("stopped", 0)
+    assert outcome.reason == "stopped at step 7 by early-stopping: flat for 5"
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143), (signal.SIGHUP, "terminated", 143)],
+)
+def test_stopped_by_a_signal(launch: Launch, number: signal.Signals, state: str, code: int) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+    outcome = verdict(launch, signal=number)
+    assert (outcome.state, outcome.exit_code) == (state, code)
+
+
+def test_signal_that_only_the_workers_got(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+    assert verdict(launch).exit_code == 143
+
+
+def test_run_that_ended_by_itself_in_spite_of_a_signal(launch: Launch) -> None:
+    put(launch, 0)
+    put(launch, 1)
+    assert verdict(launch, signal=signal.SIGINT).state == "finished"
+
+
+def test_forced_ends(launch: Launch) -> None:
+    put(launch, 0, "training")
+    twice = verdict(launch, None, signal=signal.SIGINT, forced="now")
+    assert (twice.state, twice.exit_code) == ("interrupted", 130)
+    late = verdict(launch, None, signal=signal.SIGTERM, forced="grace")
+    assert (late.state, late.exit_code) == ("terminated", 143)
+    assert "launch.grace (30 s)" in late.reason
+
+
+def test_first_error_counts_and_peers_are_consequences(launch: Launch) -> None:
+    put(launch, 0, "failed", error=error(200, "connection closed"))
+    put(launch, 1, "failed", error=error(100, "the cause"), step=4)
+    outcome = verdict(launch, 1)
+    assert outcome.reason == "rank 1 raised ValueError at step 4: the cause"
+    assert outcome.first_failure is not None
+    assert outcome.first_failure.traceback == "Traceback"
+    assert outcome.first_failure.log == str(launch.paths.rank_output(1))
+
+
+def test_error_names_plugin_and_hook_and_keeps_its_exit_code(launch: Launch) -> None:
+    put(launch, 0, "failed", error=error(1, "no", instance="es", hook="on_log", exit_code=4))
+    outcome = verdict(launch, 1)
+    assert outcome.exit_code == 4
+    assert "in on_log of plugin es" in outcome.reason
+
+
+def test_death_by_a_signal_comes_before_the_errors_it_causes(launch: Launch) -> None:
+    put(launch, 0, "failed", error=error(200, "connection closed"))
+    put(launch, 1, "training", step=37, instance="slow", hook="on_step_end")
+    write_ends(launch.paths, 1, {1: End(1, -9, seen_ns=150)})
+    outcome = verdict(launch, 1)
+    assert outcome.reason == "rank 1 was killed by SIGKILL at step 37 in on_step_end of plugin slow"
+    assert outcome.first_failure is not None
+    assert outcome.first_failure.signal == "SIGKILL"
+
+
+def test_death_after_an_error_is_its_consequence(launch: Launch) -> None:
+    put(launch, 0, "failed", error=error(100, "the cause"))
+    put(launch, 1, "training")
+    write_ends(launch.paths, 1, {1: End(1, -6, seen_ns=150)})
+    assert "the cause" in verdict(launch, 1).reason
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "sys.exit()"), (3, "exit code 3 and without an error record"), (None, "without a completion record")],
+)
+def test_exits_without_a_word(launch: Launch, code: int | None, words: str) -> None:
+    put(launch, 0)
+    put(launch, 1, "training", step=5)
+    write_ends(launch.paths, 1, {1: End(1, code, 1)})
+    outcome = verdict(launch, 0)
+    assert (outcome.state, outcome.exit_code) == ("failed", 1)
+    assert words in outcome.reason
+    assert "rank 1" in outcome.reason
+    assert "step 5" in outcome.reason
+
+
+def test_out_of_memory_is_named(launch: Launch) -> None:
+    put(launch, 1, "training")
+    write_ends(launch.paths, 1, {1: End(1, -9, 1)})
+    assert "ran out of memory" in verdict(launch, 1, out_of_memory=True).reason
+
+
+def test_success_without_records_is_a_failure(launch: Launch) -> None:
+    put(launch, 0)
+    outcome = verdict(launch, 0)
+    assert outcome.state == "failed"
+    assert outcome.reason == "the workers ended, and there is no completion record of rank 1"
+
+
+def test_agents_failure_shows_its_log(launch: Launch) -> None:
+    launch.paths.agent_log.write_text("no port\n")
+    outcome = verdict(launch, 1)
+    assert "exit code 1" in outcome.reason
+    assert outcome.first_failure is not None
+    assert outcome.first_failure.traceback == "no port"
+    assert "SIGKILL" in verdict(launch, -9).reason
+
+
+def test_worker_that_was_told_to_stop_before_it_could_listen(launch: Launch) -> None:
+    put(launch, 0, "starting", step=0)
+    put(launch, 1, "starting", step=0)
+    write_ends(launch.paths, 1, {1: End(1, -15, 1)})
+    outcome = verdict(launch, 1, signal=signal.SIGINT)
+    assert (outcome.state, outcome.exit_code, outcome.first_failure) == ("interrupted", 130, None)
+
+
+def test_last_metrics_are_kept(launch: Launch) -> None:
+    put(launch, 0)
+    put(launch, 1)
+    write_json(launch.paths.status, {"metrics": {"eval/loss": 0.25}})
+    assert verdict(launch).metrics == {"eval/loss": 0.25}
