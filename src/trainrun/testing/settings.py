@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import torch
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Put Python's and torch's generators and torch's deterministic mode back at the end."""
+    """Put Python's and torch's generators, torch's deterministic mode back at the end, and drop new variables."""
     generators = random.getstate(), torch.get_rng_state()
+    before = set(os.environ)
     strict, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -20,6 +22,8 @@ def kept_settings() -> Iterator[None]:
     try:
         yield
     finally:
+        for name in set(os.environ) - before:
+            del os.environ[name]
         random.setstate(generators[0])
         torch.set_rng_state(generators[1])
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)

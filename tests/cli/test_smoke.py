@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trainrun.cli.smoke import command
+from trainrun.testing import DistributionInstaller
+
+RECIPE = """
+task = { use = "digits", channels = 2, hidden = 8 }
+train = { steps = 1000, batch_size = 16 }
+launch.workers = 5
+"""
+
+DRIFTER = """
+import torch
+from trainrun import hookimpl
+
+class Drifter:
+    @hookimpl
+    def on_update_end(self, run):
+        with torch.no_grad():
+            for name, parameter in run.model.named_parameters():
+                if name.endswith("10.bias"):
+                    parameter += run.world.rank
+"""
+
+WATCHER = """
+from trainrun import hookimpl
+
+class Watcher:
+    @hookimpl
+    def on_train_start(self): ...
+
+    @hookimpl
+    def on_resume(self): ...
+
+class Broken:
+    @hookimpl
+    def on_train_start(self):
+        raise ValueError("no")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Path:
+    """Where smoke makes its temporary folders."""
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(trainrun_cache))
+    found = tmp_path / "temporary"
+    found.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(found))
+    return found
+
+
+def smoke(tmp_path: Path, recipe: str = RECIPE, *arguments: str) -> Result:
+    path = tmp_path / "train.toml"
+    path.write_text(recipe)
+    return CliRunner().invoke(command, [str(path), *arguments])
+
+
+def test_a_good_recipe_leaves_nothing_behind(
+    tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
+) -> None:
+    install_distribution("watchers", {"watchers.py": WATCHER}, {"watcher": "watchers:Watcher"})
+    result = smoke(tmp_path, RECIPE + "plugins.watcher = {}")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "ok: 4 steps on 2 CPU workers, and the same parameters on both"
+    assert "build_model 1" in lines[1]
+    assert "training_step 4" in lines[1]
+    assert lines[2:] == ["watcher: on_train_start 1", "  not called: on_resume"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_recipe_that_counts_epochs_is_stopped(tmp_path: Path, folder: Path) -> None:
+    result = smoke(tmp_path, RECIPE.replace("steps = 1000", "epochs = 9"), "--steps", "3")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("ok: 3 steps")
+
+
+def test_parameters_that_differ_fail_and_are_named(
+    tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
+) -> None:
+    install_distribution("drift", {"drift.py": DRIFTER}, {"drifter": "drift:Drifter"})
+    result = smoke(tmp_path, RECIPE, "-p", "drifter", "--steps", "2")
+    assert result.exit_code == 1
+    assert "different values of 10.bias;" in result.stdout
+    assert "drifter: on_update_end 2" in result.stdout
+
+
+def test_a_failure_keeps_its_folder_and_names_it(
+    tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
+) -> None:
+    install_distribution("broken", {"broken.py": WATCHER}, {"broken": "broken:Broken"})
+    result = smoke(tmp_path, RECIPE, "-p", "broken")
+    assert result.exit_code == 1
+    assert "ValueError" in result.stdout
+    (kept,) = (line.removeprefix("the folder is kept: ") for line in result.stdout.splitlines() if "is kept" in line)
+    assert Path(kept).is_relative_to(folder)
+    assert (Path(kept) / "outcome.json").is_file()
+
+
+def test_a_wrong_recipe_starts_nothing(tmp_path: Path, folder: Path) -> None:
+    result = smoke(tmp_path, RECIPE + "plugins.no-such-thing = {}")
+    assert "no-such-thing" in str(result.exception)
+    assert list(folder.iterdir()) == []
