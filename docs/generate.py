@@ -224,10 +224,11 @@ def is_own(command: click.Command) -> bool:
 
 
 def option_rows(command: click.Command, context: click.Context) -> list[tuple[str, ...]]:
+    """Arguments are left out, for the help text speaks of them, and so is `--help`, which every command has."""
     rows = []
-    for parameter in command.get_params(context):
+    for parameter in command.params:
         record = parameter.get_help_record(context)
-        if record is not None:
+        if isinstance(parameter, click.Option) and record is not None:
             rows.append((f"`{record[0]}`", record[1]))
     return rows
 
@@ -240,9 +241,16 @@ def command_section(path: str, command: click.Command, context: click.Context) -
     return "\n\n".join(part for part in parts if part)
 
 
+COMMANDS_INTRO = """\
+The answer of a command goes to stdout, everything else to stderr. Every command explains itself with `--help`. What
+exit codes mean: [outcomes.md](outcomes.md).
+"""
+
+
 def commands_page() -> str:
     context = click.Context(cli, info_name="trainrun")
-    parts = ["# Commands", NOTICE.format(source="src/trainrun/cli/"), command_section("trainrun", cli, context)]
+    parts = ["# Commands", NOTICE.format(source="src/trainrun/cli/"), COMMANDS_INTRO.strip()]
+    parts += [command_section("trainrun", cli, context)]
     parts += [command_section(*found) for found in commands(cli, context)]
     return "\n\n".join(parts) + "\n"
 

@@ -44,7 +44,7 @@ class StandIn:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. ```` ```toml title="train.toml" needs="x" ```` names its file and a plugin that it takes for installed."""
+    """A fenced block. ```` ```toml title="a.toml" needs="x" ```` names its file, and a plugin to take for installed."""
 
     page: str
     line: int

@@ -66,3 +66,21 @@ def test_chosen_provider_wins(folder: Path, run_recipe: RunRecipe) -> None:
         encoding="utf-8",
     )
     assert run_recipe(recipe).outcome.ok
+
+
+def test_plugin_of_the_readme_leaves_out_spikes(folder: Path, run_recipe: RunRecipe) -> None:
+    write_files(ROOT / "README.md", folder)
+    (folder / "steps.py").write_text(
+        "from trainrun import hookimpl\n\n\nclass Steps:\n    @hookimpl(mutates=True)\n"
+        "    def on_backward_end(self, run):\n        for parameter in run.model.parameters():\n"
+        "            parameter.grad *= 1e6 if run.step == 3 else 1\n\n    @hookimpl\n"
+        "    def on_update_end(self, run, skipped):\n        run.log('skipped', float(skipped is not None))\n",
+        encoding="utf-8",
+    )
+    recipe = folder / "train.toml"
+    recipe.write_text(
+        'task.use = "digits"\ntrain = {steps = 4, log_every = 1}\n[plugins]\n'
+        'spikes = {use = "spikes.py:Spikes"}\nsteps.use = "steps.py:Steps"\n',
+        encoding="utf-8",
+    )
+    assert list(run_recipe(recipe).series("skipped").values()) == [0, 0, 1, 0]
