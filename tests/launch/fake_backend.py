@@ -12,6 +12,8 @@ from trainrun.launch.local import start
 class Fake:
     @hookimpl
     def start_workers(self, launch):
+        if launch.recipe.launch.backend != "fake":
+            return None
         return start([sys.executable, str(Path(__file__).with_name("fake_worker.py"))], launch)
 
 

@@ -15,7 +15,7 @@ class End:
     """One process that ended without being told to.
 
     `code` is its exit code, or minus the number of the signal that killed it, or None where nobody
-    saw it. It was still running at `seen_ns` of the monotonic clock.
+    saw it. It was still running at `seen_ns` of the monotonic clock; 0 where nobody saw it alive.
     """
 
     rank: int

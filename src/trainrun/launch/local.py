@@ -67,11 +67,11 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
 
 @dataclass
 class _Watch:
-    """One worker's process, held by a descriptor that becomes readable when it ends."""
+    """One worker's process, held by a descriptor that becomes readable when it ends; `seen_ns`: last seen alive."""
 
     record: WorkerRecord
     descriptor: int
-    seen_ns: int
+    seen_ns: int = 0
 
 
 class LocalWorkers:
@@ -137,17 +137,16 @@ class LocalWorkers:
         self._tell()
 
     def _watch(self, record: WorkerRecord) -> None:
-        now = time.monotonic_ns()
         try:
             descriptor = os.pidfd_open(record.pid)
         except ProcessLookupError:
-            self._note_end(record, None, now)
+            self._note_end(record, None, 0)
             return
         if process.start_time(record.pid) == record.start_time:
-            self._watched[record.rank] = _Watch(record, descriptor, now)
+            self._watched[record.rank] = _Watch(record, descriptor)
         else:
             os.close(descriptor)
-            self._note_end(record, None, now)
+            self._note_end(record, None, 0)
 
     def _tell(self) -> None:
         for rank, watch in self._watched.items():
@@ -194,15 +193,17 @@ class LocalWorkers:
 
     def _find_unseen(self) -> None:
         """Learn from the agent's log how a worker ended that was gone before it could be watched or looked at."""
+        # An error may have been read that is the consequence of an end since the last look at the processes.
+        self._adopt()
+        self._reap()
         unknown = [end for end in self._ended.values() if end.code is None]
         deadline = time.monotonic() + _EVIDENCE
         while unknown and not self._reported() and self._agent.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        now = time.monotonic_ns()
         for rank, code in self._reported().items():
             seen = self._ended.get(rank)
             if rank not in self._finished and (seen is None or seen.code is None):
-                self._ended[rank] = End(rank, code, seen.seen_ns if seen else now)
+                self._ended[rank] = End(rank, code, seen.seen_ns if seen else 0)
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainrun.errors import ExitCode
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
 from trainrun.rundir.files import read_json
@@ -18,6 +18,8 @@ from trainrun.rundir.records import Failure, Outcome, State, WorkerError, Worker
 
 Forced = Literal["now", "grace"]
 
+# Errors of our own, whose messages name plugin, hook and what was raised.
+_SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__}
 _LINES = 30  # of the agent's log, where no worker could say what happened
 
 
@@ -134,11 +136,10 @@ def _came_before(end: End | None, error: WorkerRecord) -> bool:
 def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
     assert record.error is not None
     error: WorkerError = record.error
-    where = f" in {error['hook']} of plugin {error['instance']}" if error["instance"] and error["hook"] else ""
     return Failure(
         rank=record.rank,
         kind="error",
-        message=f"rank {record.rank} raised {error['type']}{_at(record)}{where}: {error['message']}",
+        message=_told(record, error),
         type=error["type"],
         traceback=error["traceback"],
         step=record.step,
@@ -148,6 +149,13 @@ def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
         exit_code=error["exit_code"],
         log=str(paths.rank_output(record.rank)),
     )
+
+
+def _told(record: WorkerRecord, error: WorkerError) -> str:
+    if error["type"] in _SELF_EXPLAINING:
+        return f"rank {record.rank} failed{_at(record)}: {error['message']}"
+    where = f" in {error['hook']} of plugin {error['instance']}" if error["instance"] and error["hook"] else ""
+    return f"rank {record.rank} raised {error['type']}{_at(record)}{where}: {error['message']}"
 
 
 def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: Ending) -> Failure:
