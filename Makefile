@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
@@ -31,7 +30,8 @@ $(VENV)/.test: $(MANIFESTS) | $(BIN)/python
 # Without dependencies: peers.txt lists what the benchmark needs of them, and torch is the one in .venv.
 $(BENCH)/.peers: $(VENV)/.test tests/benchmarks/peers.txt
 	$(PYTHON) -m venv $(BENCH)
-	$(BIN)/python -c '$(SITE)' > "$$($(BENCH)/bin/python -c '$(SITE)')/trainrun-venv.pth"
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trainrun-venv.pth"
 	$(BENCH)/bin/python $(PIP) --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
 
