@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainrun.errors import Problem, RecipeError
 from trainrun.recipe.overrides import Override, parse_overrides
@@ -16,8 +15,7 @@ from trainrun.recipe.text import read_text
 _INT64 = 1 << 63
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a value was set, and what it overrode there (nearest first)."""
 
     location: Location
@@ -25,8 +23,7 @@ class Origin:
     overrode: tuple[Origin, ...] = ()
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """The merged, unchecked recipe. `layers` holds what it was made of, the weakest first."""
 
     path: Path
@@ -41,7 +38,7 @@ class Document:
     def locate(self, key: Key) -> Location:
         """Where `key` was set last; for a key that nobody set, where its table is."""
         while key:
-            for layer in reversed(self.layers):
+            for layer in self.layers[::-1]:
                 if lookup(layer.data, key)[0]:
                     return layer.locate(key)
             key = key[:-1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli
 
@@ -17,8 +16,7 @@ from trainrun.recipe.source import Location
 _BARE_WORD = re.compile(r"[A-Za-z_./~][^\s\"'\[\]{},#=]*")
 
 
-@dataclass(frozen=True)
-class Override:
+class Override(NamedTuple):
     """One override as a small document of its own."""
 
     name: str

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainrun.recipe.optimizers import KEYWORDS, NEEDS_CLOSURE
 from trainrun.recipe.plain import Key
@@ -19,8 +18,7 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _DECAYS = {"power": ("polynomial",), "gamma": ("exponential", "step"), "step_size": ("step",)}
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(NamedTuple):
     """One broken rule: the key to point at, what is wrong, what to do."""
 
     key: Key

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli
 
@@ -26,8 +25,7 @@ _PARSE_BUDGET = 3 << 20  # characters; a hostile file must not make error messag
 _SHOWN = 100
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """Where something is: a place in a file, a file, or an override such as ``-o #2``."""
 
     name: str

@@ -7,8 +7,7 @@ in the worker. TOML has no null, so branches that only allow null vanish.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic_core import CoreSchema, SchemaError, SchemaValidator, ValidationError, core_schema
 
@@ -27,8 +26,7 @@ _ARRAY = {"minItems": "min_length", "maxItems": "max_length"}
 _OBJECT = {"minProperties": "min_length", "maxProperties": "max_length"}
 
 
-@dataclass(frozen=True)
-class Violation:
+class Violation(NamedTuple):
     """A place in the data that the schema does not allow. `kind` is pydantic's name for the error."""
 
     key: Key
@@ -57,11 +55,11 @@ def is_null(node: Any) -> bool:
     return isinstance(node, dict) and (node.get("type") == "null" or node.get("const", 0) is None)
 
 
-@dataclass
 class _Builder:
-    root: Schema
-    engine: Literal["rust-regex", "python-re"]
-    used: set[str] = field(default_factory=set)
+    def __init__(self, root: Schema, engine: Literal["rust-regex", "python-re"]) -> None:
+        self.root = root
+        self.engine = engine
+        self.used: set[str] = set()
 
     def build(self) -> CoreSchema:
         main = self._node(self.root)
@@ -149,7 +147,9 @@ class _Builder:
         )
 
 
-_Build = Callable[[_Builder, Schema], CoreSchema]
+if TYPE_CHECKING:  # CoreSchema is a union of fifty types, slow to put into another type
+    _Build = Callable[[_Builder, Schema], CoreSchema]
+
 _KEYWORDS: tuple[tuple[str, _Build], ...] = (
     ("$ref", _Builder._reference),
     ("const", _Builder._choice),
