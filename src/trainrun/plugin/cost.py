@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Figures(NamedTuple):
+    """The cost of one hookimpl so far; times in seconds."""
+
+    calls: int
+    total: float
+    peak: float
 
 
 @dataclass
-class Chain:
-    """The running figures of one compiled hook; lists are indexed by the place in the chain.
+class Meter:
+    """Counts the calls of one hookimpl."""
 
-    Every member of an event or vote is called as often as the hook: they are `counted_once`, in
-    `calls[0]`. A provider's later members may be called less often than its first.
-    """
+    calls: int = 0
+    total: float = 0.0
+    peak: float = 0.0
 
-    hook: str
-    instances: tuple[str, ...]
-    counted_once: bool
-    calls: list[int] = field(init=False)
-    total: list[float] = field(init=False)
-    peak: list[float] = field(init=False)
-
-    def __post_init__(self) -> None:
-        size = len(self.instances)
-        self.calls = [0] * size
-        self.total = [0.0] * size
-        self.peak = [0.0] * size
-
-    def add(self, place: int, seconds: float) -> None:
+    def add(self, seconds: float) -> None:
         """Count one call that took `seconds`."""
-        self.calls[place] += 1
-        self.total[place] += seconds
-        self.peak[place] = max(self.peak[place], seconds)
+        self.calls += 1
+        self.total += seconds
+        self.peak = max(self.peak, seconds)
+
+    def read(self) -> tuple[Figures]:
+        """The figures so far."""
+        return (Figures(self.calls, self.total, self.peak),)
 
 
 @dataclass
@@ -48,21 +49,19 @@ class Cost:
     """The cost table of a process; survives recompiling of the hooks."""
 
     def __init__(self) -> None:
-        self._chains: list[Chain] = []
+        self._sources: list[tuple[str, Sequence[str], Callable[[], Sequence[Figures]]]] = []
 
-    def chain(self, hook: str, instances: tuple[str, ...], counted_once: bool) -> Chain:
-        """Open the figures of a newly compiled hook."""
-        chain = Chain(hook, instances, counted_once)
-        self._chains.append(chain)
-        return chain
+    def watch(self, hook: str, instances: Sequence[str], read: Callable[[], Sequence[Figures]]) -> None:
+        """Take the figures of `instances` in `hook` from `read`, which answers in their order."""
+        self._sources.append((hook, instances, read))
 
     def table(self) -> list[Row]:
         """Rows summed by instance and hook, the most expensive first."""
         rows: dict[tuple[str, str], Row] = {}
-        for chain in self._chains:
-            for place, instance in enumerate(chain.instances):
-                row = rows.setdefault((instance, chain.hook), Row(instance, chain.hook))
-                row.calls += chain.calls[0 if chain.counted_once else place]
-                row.total_seconds += chain.total[place]
-                row.max_seconds = max(row.max_seconds, chain.peak[place])
+        for hook, instances, read in self._sources:
+            for instance, figures in zip(instances, read(), strict=True):
+                row = rows.setdefault((instance, hook), Row(instance, hook))
+                row.calls += figures.calls
+                row.total_seconds += figures.total
+                row.max_seconds = max(row.max_seconds, figures.peak)
         return sorted((row for row in rows.values() if row.calls), key=lambda row: -row.total_seconds)

@@ -20,7 +20,7 @@ import pluggy
 
 from trainrun.marker import PROJECT
 from trainrun.plugin.background import Background, drain, snapshot
-from trainrun.plugin.cost import Chain, Cost
+from trainrun.plugin.cost import Cost, Figures, Meter
 from trainrun.plugin.description import ImplInfo, SpecInfo
 from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
 from trainrun.plugin.instance import Instance
@@ -144,8 +144,9 @@ class Dispatcher:
     def _call(self, manager: pluggy.PluginManager, spec: SpecInfo, links: list[Link]) -> Call:
         if any(link.impl.wrapper for link in links):
             return self._through_pluggy(getattr(manager.hook, spec.hook), spec)
-        chain = self.cost.chain(spec.hook, tuple(link.member.instance.name for link in links), spec.kind != "provider")
-        return _generate(spec, links, chain, Guard(self._on_fault))
+        call, read = _generate(spec, links, Guard(self._on_fault))
+        self.cost.watch(spec.hook, [link.member.instance.name for link in links], read)
+        return call
 
     def _target(self, member: Member, impl: ImplInfo) -> Call:
         function: Call = getattr(member.plugin, impl.function)
@@ -159,10 +160,13 @@ class Dispatcher:
         action = policy(instance, impl, "event")
 
         def run_job(arguments: tuple[Any, ...]) -> None:
+            if instance.name in self._disabled:
+                return
             try:
                 function(*arguments)
             except CAUGHT as error:
-                self._on_fault(Fault(instance.name, impl.hook, error, action))
+                told = failure(instance, impl.hook, error) if action == "fail" else error
+                self._on_fault(Fault(instance.name, impl.hook, told, action))
 
         @functools.wraps(function)
         def enqueue(*arguments: Any) -> None:
@@ -200,7 +204,8 @@ class Dispatcher:
         """The function that pluggy sees: it takes the hookimpl's arguments, and swaps in the plugin's own `run`."""
         instance, spec = link.member.instance, self._specs[link.impl.hook]
         action = policy(instance, link.impl, spec.kind)
-        chain = self.cost.chain(spec.hook, (instance.name,), False)
+        meter = Meter()
+        self.cost.watch(spec.hook, (instance.name,), meter.read)
         place = link.impl.arguments.index("run") if "run" in link.impl.arguments else None
 
         def bind(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -214,7 +219,7 @@ class Dispatcher:
             @functools.wraps(link.function)
             def wrapper(*arguments: Any) -> Generator[None, Any, object]:
                 try:
-                    answer: object = yield from _timed(link.function(*bind(arguments)), chain)
+                    answer: object = yield from _timed(link.function(*bind(arguments)), meter)
                 except CAUGHT as error:
                     blame(error)
                     raise
@@ -234,13 +239,13 @@ class Dispatcher:
                 self._local.guard.failed(instance, spec.hook, action, error)
                 return None
             finally:
-                chain.add(0, perf_counter() - started)
+                meter.add(perf_counter() - started)
             return answer if spec.kind != "vote" or answer is None else (instance.name, answer)
 
         return guarded
 
 
-def _timed(generator: Any, chain: Chain) -> Generator[None, Any, Any]:
+def _timed(generator: Any, meter: Meter) -> Generator[None, Any, Any]:
     """Run a wrapper's generator for pluggy, counting only the time that it is itself at work."""
     first = 0.0
     started = perf_counter()
@@ -256,7 +261,7 @@ def _timed(generator: Any, chain: Chain) -> Generator[None, Any, Any]:
             started = perf_counter()
             generator.send(result)
     except StopIteration as stop:
-        chain.add(0, perf_counter() - started + first)
+        meter.add(perf_counter() - started + first)
         answer: object = stop.value
         return answer
     raise RuntimeError("a hook wrapper must yield exactly once")
@@ -269,36 +274,34 @@ def _signature(spec: SpecInfo) -> list[str]:
     return [name for name in spec.arguments if name != "run"]
 
 
-def _generate(spec: SpecInfo, links: Sequence[Link], chain: Chain, guard: Guard) -> Call:
+def _generate(spec: SpecInfo, links: Sequence[Link], guard: Guard) -> tuple[Call, Callable[[], list[Figures]]]:
     """Write and compile the function that calls `links` in order, timing each and applying its error policy.
 
-    Consecutive calls share a clock reading: the end of one is the start of the next.
+    Consecutive calls share a clock reading: the end of one is the start of the next. The figures are
+    variables of an enclosing function, which are faster to add to than the items of a list. Answers with
+    the function, and with one that reads the figures.
     """
-    namespace: dict[str, Any] = {
-        "CAUGHT": CAUGHT,
-        "clock": perf_counter,
-        "calls": chain.calls,
-        "total": chain.total,
-        "peak": chain.peak,
-        "settle": guard.settle,
-    }
-    lines = [f"def {spec.hook}({', '.join(_signature(spec))}):"]
-    if spec.kind == "vote":
-        lines.append("    answers = []")
-    if spec.kind != "provider":
-        lines.append("    calls[0] += 1")
-    lines.append("    faulty = False")
-    lines.append("    begun = clock()")
+    places = range(len(links))
+    namespace: dict[str, Any] = {"CAUGHT": CAUGHT, "Figures": Figures, "clock": perf_counter, "settle": guard.settle}
     for place, link in enumerate(links):
         namespace |= _names(place, link, spec, guard)
-        lines += ["    " + line for line in _link_lines(place, link, spec)]
-    if spec.kind == "event":
-        lines.append("    if faulty: settle()")
-    if spec.kind == "vote":
-        lines.append("    return answers")
+    figures = [f"calls{place}, total{place}, peak{place}" for place in places]
+    lines = [
+        "def make():",
+        *(f"    {names} = 0, 0.0, 0.0" for names in figures),
+        f"    def hook({', '.join(_signature(spec))}):",
+        f"        nonlocal {', '.join(figures)}",
+        *(["        answers = []"] if spec.kind == "vote" else []),
+        "        faulty = False",
+        "        begun = clock()",
+        *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec)),
+        *(["        if faulty: settle()"] if spec.kind == "event" else []),
+        *(["        return answers"] if spec.kind == "vote" else []),
+        f"    return hook, lambda: [{', '.join(f'Figures({names})' for names in figures)}]",
+    ]
     exec(compile("\n".join(lines), f"<hook {spec.hook}>", "exec"), namespace)  # noqa: S102 - from our own templates
-    generated: Call = namespace[spec.hook]
-    return generated
+    made: tuple[Call, Callable[[], list[Figures]]] = namespace["make"]()
+    return made
 
 
 def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, Any]:
@@ -319,16 +322,18 @@ def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
     handle = (
         f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"
     )
+    answer = "" if spec.kind == "event" else "answer = "
     lines = [
-        f"try: answer = impl{place}({arguments})",
+        f"try: {answer}impl{place}({arguments})",
         f"except CAUGHT as error: {handle}",
         f"{after} = clock()",
         f"took = {after} - {before}",
-        f"total[{place}] += took",
-        f"if took > peak[{place}]: peak[{place}] = took",
+        f"calls{place} += 1",
+        f"total{place} += took",
+        f"if took > peak{place}: peak{place} = took",
     ]
     if spec.kind == "provider":
-        lines += [f"calls[{place}] += 1", "if answer is not None: return answer"]
+        lines.append("if answer is not None: return answer")
     if spec.kind == "vote":
         lines.append(f"if answer is not None: answers.append((name{place}, answer))")
     return lines
