@@ -247,11 +247,11 @@ class Dispatcher:
 
 def _timed(generator: Any, meter: Meter) -> Generator[None, Any, Any]:
     """Run a wrapper's generator for pluggy, counting only the time that it is itself at work."""
-    first = 0.0
     started = perf_counter()
+    if next(generator, generator) is generator:  # it has ended without a yield
+        raise RuntimeError(_YIELDS)
+    first = perf_counter() - started
     try:
-        next(generator)
-        first = perf_counter() - started
         try:
             result = yield
         except BaseException as error:  # a wrapper is shown whatever came from within, and decides
@@ -264,7 +264,10 @@ def _timed(generator: Any, meter: Meter) -> Generator[None, Any, Any]:
         meter.add(perf_counter() - started + first)
         answer: object = stop.value
         return answer
-    raise RuntimeError("a hook wrapper must yield exactly once")
+    raise RuntimeError(_YIELDS)
+
+
+_YIELDS = "a hook wrapper must yield exactly once"
 
 
 # --- the generated way, for all other hooks ---
@@ -272,6 +275,11 @@ def _timed(generator: Any, meter: Meter) -> Generator[None, Any, Any]:
 
 def _signature(spec: SpecInfo) -> list[str]:
     return [name for name in spec.arguments if name != "run"]
+
+
+def _variable(argument: str) -> str:
+    """The variable of a hook's argument in generated code, which no variable of ours clashes with."""
+    return f"given_{argument}"
 
 
 def _generate(spec: SpecInfo, links: Sequence[Link], guard: Guard) -> tuple[Call, Callable[[], list[Figures]]]:
@@ -289,7 +297,7 @@ def _generate(spec: SpecInfo, links: Sequence[Link], guard: Guard) -> tuple[Call
     lines = [
         "def make():",
         *(f"    {names} = 0, 0.0, 0.0" for names in figures),
-        f"    def hook({', '.join(_signature(spec))}):",
+        f"    def hook({', '.join(map(_variable, _signature(spec)))}):",
         f"        nonlocal {', '.join(figures)}",
         *(["        answers = []"] if spec.kind == "vote" else []),
         "        faulty = False",
@@ -317,7 +325,7 @@ def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, An
 
 
 def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
-    arguments = ", ".join(f"run{place}" if name == "run" else name for name in link.impl.arguments)
+    arguments = ", ".join(f"run{place}" if name == "run" else _variable(name) for name in link.impl.arguments)
     before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
     handle = (
         f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"

@@ -41,15 +41,17 @@ def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
     """The exception that ends the run because of `error`, naming the plugin and how to do without it."""
     if isinstance(error, HookFailed):
         return error
-    if instance.role == "plugin":
-        switch = f"to run without it: -p no:{instance.name}"
-        if instance.distribution:
-            switch += f" (from {instance.distribution} {instance.version})"
-    else:
-        switch = "it is the recipe's task" if instance.role == "task" else "it is built in"
-    failed = HookFailed(instance.name, hook, error, switch)
+    failed = HookFailed(instance.name, hook, error, switch(instance))
     failed.__cause__ = error
     return failed
+
+
+def switch(instance: Instance) -> str:
+    """How to do without the plugin, and where it comes from."""
+    if instance.role != "plugin":
+        return "it is the recipe's task" if instance.role == "task" else "it is built in"
+    source = f" (from {instance.distribution} {instance.version})" if instance.distribution else ""
+    return f"to run without it: -p no:{instance.name}{source}"
 
 
 class Guard:

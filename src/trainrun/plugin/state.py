@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Member
-from trainrun.plugin.guard import CAUGHT, failure
+from trainrun.plugin.guard import CAUGHT, failure, switch
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -14,8 +15,9 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> dict[str, Any]:
     """The `state_dict()` of every member that has one, checked to be plain.
 
-    Raises HookFailed naming the plugin where `state_dict` raises, or holds what is neither a plain value (numbers,
-    strings, bytes, None, and lists, tuples and string-keyed dicts of them) nor a tensor.
+    Raises HookFailed naming the plugin where `state_dict` raises, and TrainingError naming plugin and place where
+    it holds what is neither a plain value (numbers, strings, bytes, None, and lists, tuples and dicts of them,
+    with strings or integers for keys) nor a tensor.
     """
     states = {}
     for member in members:
@@ -24,9 +26,11 @@ def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> d
             continue
         try:
             state = make()
-            check(state, is_tensor)
         except CAUGHT as error:
             raise failure(member.instance, "state_dict", error) from error
+        if wrong := unfit(state, is_tensor):
+            name, way_out = member.instance.name, switch(member.instance)
+            raise TrainingError(f"plugin {name!r}: {wrong}; its state_dict must be plain values and tensors; {way_out}")
         states[member.instance.name] = state
     return states
 
@@ -48,18 +52,16 @@ def restore(members: Iterable[Member], states: dict[str, Any]) -> dict[str, Any]
     return left
 
 
-def check(value: Any, is_tensor: Callable[[object], bool], path: str = "state") -> None:
-    """Raise TypeError naming the first place in `value` that is not plain."""
+def unfit(value: Any, is_tensor: Callable[[object], bool], path: str = "state") -> str | None:
+    """The first place in `value` that is neither plain nor a tensor, and what is there."""
     if isinstance(value, _PLAIN) or is_tensor(value):
-        return
+        return None
     if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str | int):
-                raise TypeError(f"{path} has the key {key!r}; keys must be strings or integers")
-            check(item, is_tensor, f"{path}[{key!r}]")
-        return
-    if isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            check(item, is_tensor, f"{path}[{place}]")
-        return
-    raise TypeError(f"{path} is a {type(value).__name__}; plugin state must be plain values and tensors")
+        if strange := [key for key in value if not isinstance(key, str | int)]:
+            return f"{path} has the key {strange[0]!r}, which is neither a string nor an integer"
+        places: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list | tuple):
+        places = enumerate(value)
+    else:
+        return f"{path} is a {type(value).__name__}"
+    return next((wrong for key, item in places if (wrong := unfit(item, is_tensor, f"{path}[{key!r}]"))), None)

@@ -22,7 +22,7 @@ from typing import Literal
 
 from trainrun.errors import TrainrunError
 
-DecisionKind = Literal["stop", "evaluate", "checkpoint", "disable", "warn", "skip"]
+DecisionKind = Literal["stop", "evaluate", "checkpoint", "disable", "warn", "lost", "skip"]
 
 _AREA = 1 << 20  # bytes a rank; old entries are overwritten long after every rank has read them
 _LARGEST = 16 << 10

@@ -28,9 +28,8 @@ class Faults:
         self._logger.error(
             "hook raised", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error
         )
-        if fault.action == "fail":  # from a background thread, whose exceptions nobody would see
-            self.fatal = self.fatal or HookFailed(fault.instance, fault.hook, fault.error, "it ran in the background")
-            self.fatal.__cause__ = fault.error
+        if isinstance(fault.error, HookFailed):  # from a background thread, whose exceptions nobody would see
+            self.fatal = self.fatal or fault.error
             return
         reason = f"{type(fault.error).__name__}: {fault.error}"
         if fault.action == "disable" or self._seen[key] == 1:

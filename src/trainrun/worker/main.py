@@ -10,7 +10,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
-from trainrun.worker.setup import Worker
+from trainrun.worker.setup import Logger, Worker
 from trainrun.worker.signals import StopSignal
 from trainrun.worker.world import World
 
@@ -68,7 +69,7 @@ def train(
     on_phase("setup", 0)
     worker = Worker(paths, world, attempt, logger, signal or StopSignal())
     hooks, state = worker.hooks, worker.state
-    outcome, started = Outcome("failed", ExitCode.TRAINING_FAILED, "", attempt=attempt), time.time()
+    outcome = Outcome("failed", ExitCode.TRAINING_FAILED, "", attempt=attempt, started=time.time())
     try:
         if hooks.on_worker_start:
             hooks.on_worker_start()
@@ -83,15 +84,28 @@ def train(
         outcome = replace(outcome, reason=f"{type(error).__name__}: {error}", step=state.step)
         logger.exception("training failed", step=state.step, phase=state.phase)
         on_phase(state.phase, state.step)
-        if hooks.on_exception:
-            hooks.on_exception(error)
+        with _second_to(error, logger):
+            if hooks.on_exception:
+                hooks.on_exception(error)
+        with _second_to(error, logger):
+            _leave(worker, replace(outcome, ended=time.time()))
         raise
-    finally:
-        outcome = replace(outcome, started=started, ended=time.time())
-        _leave(worker, outcome)
+    outcome = replace(outcome, ended=time.time())
+    _leave(worker, outcome)
+    session.record_late()
     del session
     worker.collectives.close()
     return outcome
+
+
+@contextmanager
+def _second_to(first: BaseException, logger: Logger) -> Iterator[None]:
+    """What plugins raise when training has failed already must not hide why it did."""
+    try:
+        yield
+    except HookFailed as error:
+        logger.exception("a hook raised after the failure", hook=error.hook, plugin=error.instance)
+        first.add_note(f"then: {error}")
 
 
 def _ignore(phase: str, step: int) -> None:
@@ -107,12 +121,19 @@ def _ended(worker: Worker, outcome: Outcome) -> Outcome:
 
 
 def _leave(worker: Worker, outcome: Outcome) -> None:
-    """`on_worker_end`, and what background plugins still have to do; nothing here hides how the training ended."""
-    if worker.hooks.on_worker_end:
-        worker.hooks.on_worker_end(outcome)
-    lost = worker.hooks.drain(_DRAIN)
-    if lost:
-        worker.logger.warning("background calls were lost", calls=lost)
+    """`on_worker_end`, and what background plugins still have to do, whatever that raises."""
+    try:
+        if worker.hooks.on_worker_end:
+            worker.hooks.on_worker_end(outcome)
+    finally:
+        _drain(worker)
+
+
+def _drain(worker: Worker) -> None:
+    for name, count in worker.hooks.drain(_DRAIN).items():
+        reason = f"{count} of its background calls were lost: its queue was full, or it took longer than {_DRAIN:g} s"
+        worker.logger.warning(reason, plugin=name)
+        worker.state.decisions.post("lost", name, "background", reason)
     if counts := worker.faults.counts():
         worker.logger.warning("hooks raised", times=counts)
 

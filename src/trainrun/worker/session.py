@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import structlog
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LATE = {"warn", "disable", "lost"}
 _ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off here
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
 
@@ -141,11 +142,9 @@ class Session:
 
     def apply(self, decisions: Sequence[Decision]) -> None:
         """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
-        unique: dict[tuple[str, str, str], list[Decision]] = {}
-        for decision in decisions:
-            unique.setdefault(decision.key, []).append(decision)
+        groups = _by_key(decisions)
         for kind in ("warn", "disable", "checkpoint", "evaluate", "stop"):
-            matching = [group for group in unique.values() if group[0].kind == kind]
+            matching = [group for group in groups if group[0].kind == kind]
             for group in matching:
                 self._record(group)
             if matching:
@@ -159,6 +158,13 @@ class Session:
             if not decisions:
                 return
             self.apply(decisions)
+
+    def record_late(self) -> None:
+        """Record the faults since training ended; nothing else that was asked for then has an effect."""
+        self.raise_fatal()
+        late = [decision for decision in self.state.decisions.settle() if decision.kind in _LATE]
+        for group in _by_key(late):
+            self._record(group)
 
     def _carry_out(self, kind: str, decisions: Sequence[Decision]) -> None:
         first = decisions[0]
@@ -233,3 +239,11 @@ class Session:
     def restart_clock(self) -> None:
         """Leave the time until now out of the rates."""
         self.logged_at = (time.perf_counter(), self.state.samples_seen)
+
+
+def _by_key(decisions: Sequence[Decision]) -> list[list[Decision]]:
+    """The same decision, taken on several ranks, together."""
+    groups: dict[tuple[str, str, str], list[Decision]] = {}
+    for decision in decisions:
+        groups.setdefault(decision.key, []).append(decision)
+    return list(groups.values())

@@ -75,7 +75,10 @@ class Worker:
         state.scheduler = hooks.build_scheduler(state.optimizer, recipe) if hooks.build_scheduler else None
         if recipe.train.precision == "fp16":
             state.scaler = torch.amp.GradScaler(state.device.type)
+        evaluation = self._evaluation_loaders()
         _required(hooks, "training_step")
+        if evaluation:
+            _required(hooks, "evaluation_step", "or set evaluate.splits = []")
         seed_all(recipe.run.seed + 1 + state.world.rank)  # from here on ranks differ: dropout, augmentation
         plugin_state.collect(hooks.members, torch.is_tensor)
         assert state.model is not None
@@ -87,7 +90,7 @@ class Worker:
             model=state.model,
             optimizer=state.optimizer,
             train=train,
-            evaluation=self._evaluation_loaders(),
+            evaluation=evaluation,
             signal=self.signal,
             faults=self.faults,
             logger=self.logger,
@@ -175,10 +178,10 @@ def read_instances(paths: RunPaths) -> list[Instance]:
     return [Instance.from_json(instance) for instance in manifest["instances"]]
 
 
-def _required(hooks: Dispatcher, name: str) -> Callable[..., Any]:
+def _required(hooks: Dispatcher, name: str, otherwise: str = "") -> Callable[..., Any]:
     hook: Callable[..., Any] | None = getattr(hooks, name)
     if hook is None:
-        raise TrainingError(f"nobody answers the hook {name}; the task must implement it")
+        raise TrainingError(f"nobody answers the hook {name}; the task must implement it {otherwise}".rstrip())
     return hook
 
 
