@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from trainrun import __version__
-from trainrun.errors import EnvironmentProblem, ExitCode, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
 
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -144,6 +144,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except TrainrunError as error:
+        if isinstance(error, HookFailed):
+            click.echo("".join(traceback.format_exception(error.__cause__)).rstrip(), err=True)
         _complain(str(error))
         return error.exit_code
     except Exception as error:  # the process door

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from trainrun.errors import EnvironmentProblem, TrainrunError
+from trainrun.errors import EnvironmentProblem, HookFailed, TrainrunError
 from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
 from trainrun.launch.signals import Signals, StopNow
-from trainrun.launch.supervise import supervise
+from trainrun.launch.supervise import StatusWatch, supervise
 from trainrun.launch.terminal import Say, Tail
 from trainrun.launch.verdict import Ending, judge
 from trainrun.plugin.dispatch import Dispatcher
@@ -33,7 +34,8 @@ class Client:
 
     def __init__(self, write: Say) -> None:
         self._write = write
-        self._faults: list[Fault] = []
+        self._faults: deque[Fault] = deque()
+        self._told: set[tuple[str, str]] = set()
         self._launch: Launch | None = None
         self._hooks: Dispatcher | None = None
 
@@ -83,7 +85,8 @@ class Client:
                     f"launch.backend: no enabled plugin starts workers for {current.recipe.launch.backend!r}"
                 )
             tails = _tails(current, ranks, self._write)
-            ending = supervise(current, handle, self._hooks, signals, tails, self._write)
+            status = StatusWatch(current, self._hooks, self._settle_faults)
+            ending = supervise(current, handle, status, signals, tails, self._write)
             outcome = judge(current, ending, started)
         except TrainrunError as error:
             outcome = _failed(current, error, started)
@@ -100,12 +103,19 @@ class Client:
         outcome = self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current))
         write_json(current.paths.outcome, outcome.to_json())
         last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
-        for name, lost in hooks.drain(_DRAIN).items():
-            self._write(f"warning: plugin {name}: {lost} background calls were not finished in {_DRAIN:g} s")
+        self._drain(current, hooks, last.step)
+        last = self._after(last, None, lambda _: None)  # what background threads have raised meanwhile
         self._event(current, "outcome", state=last.state, exit_code=last.exit_code, reason=last.reason)
         if last != outcome:
             write_json(current.paths.outcome, last.to_json())
         return last
+
+    def _drain(self, current: Launch, hooks: Dispatcher, step: int) -> None:
+        for name, count in hooks.drain(_DRAIN).items():
+            reason = (
+                f"{count} of its background calls were lost: its queue was full, or it took longer than {_DRAIN:g} s"
+            )
+            self._event(current, "decision", step=step, decision="lost", plugin=name, hook="background", reason=reason)
 
     def _after(self, outcome: Outcome, hook: object, call: Callable[..., object]) -> Outcome:
         """Call one of the ending hooks: an error in it fails a run that was well, and never hides why one failed."""
@@ -129,25 +139,30 @@ class Client:
         self._faults.append(fault)
 
     def _settle_faults(self) -> None:
-        while self._faults and self._launch is not None and self._hooks is not None:
-            fault = self._faults.pop(0)
-            reason = f"{type(fault.error).__name__}: {fault.error}"
-            self._write(f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}")
-            details = "".join(traceback.format_exception(fault.error))
-            self._event(
-                self._launch,
-                "fault",
-                plugin=fault.instance,
-                hook=fault.hook,
-                action=fault.action,
-                reason=reason,
-                locus="client",
-                traceback=details,
-            )
-            if fault.action == "disable":
+        while self._faults:
+            fault = self._faults.popleft()
+            if isinstance(fault.error, HookFailed):  # from a background thread
+                raise fault.error
+            if (fault.instance, fault.hook) not in self._told:
+                self._told.add((fault.instance, fault.hook))
+                self._tell(fault)
+            if fault.action == "disable" and self._hooks is not None:
                 self._hooks.disable(fault.instance)
-            if fault.action == "fail":
-                raise fault.error if isinstance(fault.error, TrainrunError) else TrainrunError(reason)
+
+    def _tell(self, fault: Fault) -> None:
+        assert self._launch is not None
+        reason = f"{type(fault.error).__name__}: {fault.error}"
+        self._write(f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}")
+        self._event(
+            self._launch,
+            "fault",
+            plugin=fault.instance,
+            hook=fault.hook,
+            action=fault.action,
+            reason=reason,
+            locus="client",
+            traceback="".join(traceback.format_exception(fault.error)),
+        )
 
     def _event(self, current: Launch, event: str, **values: object) -> None:
         append_line(current.paths.events, {"event": event, "time": time.time(), **values})

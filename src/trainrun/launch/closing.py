@@ -13,7 +13,11 @@ from trainrun.rundir.records import Outcome
 
 _SMALLER_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse", "bits", "seconds", "time")
 _BESTS = 3
-_SURVIVED = {"disable": "disabled", "warn": "the run went on"}
+_SURVIVED = {
+    "disable": "plugin {plugin} raised in {hook}{times} (disabled)",
+    "warn": "plugin {plugin} raised in {hook}{times} (the run went on)",
+    "lost": "plugin {plugin}",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ def lines(outcome: Outcome) -> Iterator[str]:
     """The closing lines of the run that ended with `outcome`."""
     paths = RunPaths(Path(outcome.run))
     failure = outcome.first_failure
-    yield f"{outcome.state}: {outcome.reason}"
+    # The traceback has the rest of a message of many lines.
+    yield f"{outcome.state}: {_first_line(outcome.reason) if trace(outcome) else outcome.reason}"
     yield from faults(paths)
     yield f"run: {_short(paths.root)}"
     if failure is not None and failure.log:
@@ -52,7 +57,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
 
 
 def faults(paths: RunPaths) -> Iterator[str]:
-    """One line for each plugin that raised and was survived."""
+    """One line for each plugin that raised and was survived, or that was too slow."""
     seen: dict[tuple[str, str, str], list[str]] = {}
     for event in read_lines(paths.events)[0]:
         action = event.get("action") if event.get("event") == "fault" else event.get("decision")
@@ -61,7 +66,8 @@ def faults(paths: RunPaths) -> Iterator[str]:
             seen.setdefault(key, []).append(str(event.get("reason", "")))
     for (plugin, hook, action), reasons in seen.items():
         times = f", {len(reasons)} times" if len(reasons) > 1 else ""
-        yield f"warning: plugin {plugin} raised in {hook}{times} ({_SURVIVED[action]}): {reasons[0]}"
+        what = _SURVIVED[action].format(plugin=plugin, hook=hook, times=times)
+        yield f"warning: {what}: {_first_line(reasons[0])}"
 
 
 def bests(paths: RunPaths) -> list[Best]:
@@ -83,6 +89,11 @@ def _keep_better(found: dict[str, Best], new: Best) -> None:
 
 def _smaller(name: str) -> bool:
     return name.rpartition("/")[2].lower().endswith(_SMALLER_IS_BETTER)
+
+
+def _first_line(text: str) -> str:
+    first, _, more = text.partition("\n")
+    return f"{first} …" if more else first
 
 
 def _short(path: Path) -> str:

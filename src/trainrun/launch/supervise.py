@@ -19,11 +19,15 @@ _PACE = 0.05  # seconds between two looks at everything
 
 
 class StatusWatch:
-    """Calls `on_status` when `status.json` has changed, and as often as a plugin's `poll_interval` asks."""
+    """Calls `on_status` when `status.json` has changed, and as often as a plugin's `poll_interval` asks.
 
-    def __init__(self, launch: Launch, hooks: Dispatcher) -> None:
+    settle: called at each look; deals with what plugins have raised since the last one.
+    """
+
+    def __init__(self, launch: Launch, hooks: Dispatcher, settle: Callable[[], None]) -> None:
         self._launch = launch
         self._hooks = hooks
+        self._settle = settle
         self._interval = poll_interval(hooks)
         self._seen: tuple[int, int] | None = None
         self._status: dict[str, Any] = {}
@@ -31,6 +35,10 @@ class StatusWatch:
 
     def poll(self) -> None:
         """Look once."""
+        self._look()
+        self._settle()
+
+    def _look(self) -> None:
         seen = self._stamp()
         waited = self._interval is not None and time.monotonic() >= self._due
         if seen is None or (seen == self._seen and not waited):
@@ -50,11 +58,10 @@ class StatusWatch:
 
 
 def supervise(
-    launch: Launch, handle: WorkersHandle, hooks: Dispatcher, signals: Signals, tails: Sequence[Tail], say: Say
+    launch: Launch, handle: WorkersHandle, status: StatusWatch, signals: Signals, tails: Sequence[Tail], say: Say
 ) -> Ending:
     """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
     killed_before = memory.kills()
-    status = StatusWatch(launch, hooks)
     looks = [*(tail.poll for tail in tails), status.poll]
     code: int | None = None
     forced: Forced | None = None
