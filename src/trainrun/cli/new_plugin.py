@@ -58,7 +58,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from trainrun import Field, PluginOptions, hookimpl
 
 if TYPE_CHECKING:
@@ -102,9 +101,9 @@ from __future__ import annotations
 
 import pydantic
 import pytest
-from $package import ${plugin}Options
-
 from trainrun.testing import LaunchRecipe, RunRecipe
+
+from $package import ${plugin}Options
 
 RECIPE = """
 task.use = "digits"
