@@ -19,15 +19,10 @@ Check = Callable[..., subprocess.CompletedProcess[str]]
 RIGHT = '[task]\nuse = "trainrun.examples.digits"\n[train]\nsteps = 3\n'
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def check(tmp_path: Path, cache: Path) -> Check:
+def check(tmp_path: Path, shared_cache: Path) -> Check:
     """Run `trainrun check` in an empty folder."""
-    environment = {**os.environ, "TRAINRUN_CACHE_DIR": str(cache), "NO_COLOR": "1"}
+    environment = {**os.environ, "TRAINRUN_CACHE_DIR": str(shared_cache), "NO_COLOR": "1"}
 
     def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -32,16 +32,13 @@ def check_recipe(recipe):
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def call(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(
+    tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
     """Carry out a `trainrun` command line in a folder with a recipe; answer with exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(cache))
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(shared_cache))
     monkeypatch.setenv("NO_COLOR", "1")
     Path("base.toml").write_text(BASE)
     Path("train.toml").write_text(RECIPE.replace('api_key = "hunter2"\n', ""))

@@ -17,15 +17,10 @@ PLUGIN = '[plugins.early-stopping]\nmonitor = "eval/accuracy"\n'
 TOMBI = shutil.which("tombi", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(cache))
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(shared_cache))
     Path("train.toml").write_text(TEMPLATE + PLUGIN)
 
 
