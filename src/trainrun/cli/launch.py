@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from trainrun.cli import options
 
 if TYPE_CHECKING:
     from trainrun.launch.client import Echo
+    from trainrun.rundir.records import Outcome
 
 
 @click.command("launch")
@@ -51,15 +53,21 @@ def command(
     ended: 0 finished or stopped by a vote, 1 training failed, 2 the recipe or command line is wrong, 4 the machine or
     a plugin is, 130 Ctrl-C, 143 SIGTERM.
     """
-    from trainrun.launch import closing  # noqa: PLC0415 - help should not pay for it
-    from trainrun.launch.launch import launch  # noqa: PLC0415
+    from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 
     outcome = launch(recipe, overrides, plugins, dir=base, ranks=ranks, quiet=quiet, refresh=refresh)
+    with suppress(BrokenPipeError):  # the exit code still has to tell how it ended
+        _answer(outcome, as_json=as_json)
+    raise click.exceptions.Exit(outcome.exit_code)
+
+
+def _answer(outcome: Outcome, *, as_json: bool) -> None:
+    from trainrun.launch import closing  # noqa: PLC0415
+
     if as_json:
         click.echo(json.dumps({"version": options.JSON_VERSION, **outcome.to_json()}, indent=2))
-    else:
-        trace = closing.trace(outcome)
-        if trace:
-            click.echo(trace, err=True)
-        click.echo("\n".join(closing.lines(outcome)))
-    raise click.exceptions.Exit(outcome.exit_code)
+        return
+    trace = closing.trace(outcome)
+    if trace:
+        click.echo(trace, err=True)
+    click.echo("\n".join(closing.lines(outcome)))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trainrun.launch import closing
+from trainrun.rundir import Failure, Outcome, RunPaths
+from trainrun.rundir.files import append_line
+
+
+@pytest.fixture
+def ended(paths: RunPaths) -> Outcome:
+    return Outcome("finished", 0, "all 10 steps are done", step=10, run=str(paths.root))
+
+
+def test_good_run(ended: Outcome, paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(paths.root.parent.parent)
+    append_line(paths.metrics, {"step": 5, "time": 1.0, "train/loss": 0.1, "eval/accuracy": 0.9, "eval/loss": 0.3})
+    append_line(paths.metrics, {"step": 9, "time": 1.0, "train/loss": 0.1, "eval/accuracy": 0.8, "eval/loss": 0.2})
+    assert list(closing.lines(ended)) == [
+        "finished: all 10 steps are done",
+        f"run: runs/{paths.run_id}",
+        "best: eval/accuracy 0.9 at step 5, eval/loss 0.2 at step 9",
+        f"more: trainrun why {paths.run_id}",
+    ]
+    assert closing.trace(ended) is None
+
+
+def test_failed_run_shows_the_log_and_the_trace(ended: Outcome, paths: RunPaths) -> None:
+    log = str(paths.rank_output(1))
+    failure = Failure(rank=1, message="no", kind="error", traceback="Traceback\n  boom\n", log=log)
+    failed = replace(ended, state="failed", reason="no", first_failure=failure)
+    lines = list(closing.lines(failed))
+    assert lines[0] == "failed: no"
+    assert f"log: {log}" in lines
+    assert f"--dir {paths.root.parent}" in lines[-1]
+    assert closing.trace(failed) == "Traceback\n  boom"
+
+
+def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> None:
+    for _ in range(3):
+        append_line(
+            paths.events, {"event": "decision", "decision": "warn", "plugin": "a", "hook": "on_log", "reason": "E"}
+        )
+    append_line(paths.events, {"event": "decision", "decision": "disable", "plugin": "b", "hook": "x", "reason": "F"})
+    append_line(paths.events, {"event": "decision", "decision": "stop", "plugin": "c", "hook": "x", "reason": "G"})
+    append_line(paths.events, {"event": "fault", "action": "disable", "plugin": "d", "hook": "y", "reason": "H"})
+    assert [line for line in closing.lines(ended) if line.startswith("warning")] == [
+        "warning: plugin a raised in on_log, 3 times (the run went on): E",
+        "warning: plugin b raised in x (disabled): F",
+        "warning: plugin d raised in y (disabled): H",
+    ]
+
+
+def test_values_that_are_no_numbers_are_never_best(ended: Outcome, paths: RunPaths) -> None:
+    append_line(paths.metrics, {"step": 1, "eval/loss": float("nan")})
+    assert closing.bests(paths) == []
+    assert closing.bests(RunPaths(Path("nowhere"))) == []

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainrun.launch.terminal import Tail, clean, say
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plain", "plain"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("10%\r50%\r100%\r", "100%"),
+        ("tab\there", "tab    here"),
+        ("bell\x07 null\x00", "bell null"),
+        ("\x9b31mred", "31mred"),
+    ],
+)
+def test_clean(line: str, shown: str) -> None:
+    assert clean(line) == shown
+
+
+def test_long_line_is_cut() -> None:
+    shown = clean("x" * 10_000_000)
+    assert len(shown) < 2100
+    assert shown.endswith("(9998000 more characters)")
+
+
+def test_tail_shows_whole_lines_once(tmp_path: Path) -> None:
+    path, shown = tmp_path / "out", list[str]()
+    tail = Tail(path, "[rank 0] ", shown.append)
+    tail.poll()
+    with path.open("ab", buffering=0) as file:
+        file.write(b"one\ntw")
+        tail.poll()
+        tail.poll()
+        assert shown == ["[rank 0] one"]
+        file.write(b"o\nthree")
+    tail.finish()
+    assert shown == ["[rank 0] one", "[rank 0] two", "[rank 0] three"]
+
+
+def test_tail_survives_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path, shown = tmp_path / "out", list[str]()
+    path.write_bytes(b"a\xffb\n")
+    Tail(path, "", shown.append).finish()
+    assert shown == ["a\ufffdb"]
+
+
+def test_flood_is_left_out_with_a_count(tmp_path: Path) -> None:
+    path, shown = tmp_path / "out", list[str]()
+    path.write_bytes(b"line\n" * 1_000_000 + b"last\n")
+    Tail(path, "", shown.append).finish()
+    assert "bytes are not shown" in shown[0]
+    assert shown[-1] == "last"
+    assert len(shown) < 20_000
+
+
+def test_endless_line_does_not_grow_in_memory(tmp_path: Path) -> None:
+    path, shown = tmp_path / "out", list[str]()
+    path.write_bytes(b"x" * 300_000)
+    Tail(path, "", shown.append).finish()
+    assert all(len(line) < 2100 for line in shown)
+
+
+def test_say_survives_a_reader_that_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as broken:  # noqa: PTH123
+        monkeypatch.setattr("sys.stderr", broken)
+        say("nobody hears this")
+        monkeypatch.undo()
+        with pytest.raises(BrokenPipeError):
+            broken.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
