@@ -99,11 +99,15 @@ def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
         on = value == "always"
         os.environ.pop("NO_COLOR" if on else "FORCE_COLOR", None)
         os.environ["FORCE_COLOR" if on else "NO_COLOR"] = "1"
-    if os.environ.get("NO_COLOR"):
-        ctx.color = False
-    elif os.environ.get("FORCE_COLOR"):
-        ctx.color = True
+    ctx.color = _colored()
     return value
+
+
+def _colored() -> bool | None:
+    """Whether to colour; None leaves it to the terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -181,7 +185,7 @@ def _with_usage(error: click.ClickException) -> str:
 def _complain(message: str) -> None:
     first, *more = message.split("\n")
     with suppress(OSError):  # nobody reads it
-        click.echo(click.style("error: ", fg="red", bold=True, reset=True) + first, err=True)
+        click.echo(click.style("error: ", fg="red", bold=True, reset=True) + first, err=True, color=_colored())
         for line in more:
             # Each problem of many is an error of its own; what is indented belongs to the one above.
             click.echo(line, err=True)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainrun.cli.main import run
+from trainrun.errors import EnvironmentProblem
+from trainrun.launch import launch as module
+from trainrun.rundir import Failure, Outcome, RunPaths, create
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return create(tmp_path / "runs", "digits")
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, outcome: Outcome | Exception) -> list[tuple[object, ...]]:
+    calls: list[tuple[object, ...]] = []
+
+    def launch(recipe: str, overrides: tuple[str, ...], plugins: tuple[str, ...], **options: object) -> Outcome:
+        calls.append((recipe, overrides, plugins, options))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(module, "launch", launch)
+    return calls
+
+
+def test_arguments_are_passed_on(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
+    line = "launch train.toml -o a=1 -o b=2 -p x -p no:y --dir elsewhere --ranks all --refresh"
+    assert run(line.split()) == 0
+    options = {"dir": Path("elsewhere"), "ranks": "all", "quiet": False, "refresh": True}
+    assert calls == [("train.toml", ("a=1", "b=2"), ("x", "no:y"), options)]
+
+
+def test_answer_is_on_stdout_and_the_trace_is_not(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = Failure(rank=1, message="no", kind="error", traceback="Traceback of rank 1", log="rank-1.out")
+    answer(monkeypatch, Outcome("failed", 1, "rank 1 raised", first_failure=failure, run=str(paths.root)))
+    assert run(["launch", "train.toml"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == "failed: rank 1 raised"
+    assert shown.out.splitlines()[-1].startswith("more: trainrun why ")
+    assert shown.err == "Traceback of rank 1\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 4, 130, 143])
+def test_exit_code_is_the_outcomes(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    outcome = Outcome("finished", code, "done", run=str(paths.root))
+    answer(monkeypatch, outcome)
+    assert run(["launch", "train.toml", "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == {"version": 1, **outcome.to_json()}
+
+
+def test_problem_before_the_launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(monkeypatch, EnvironmentProblem("train.device: no GPU"))
+    assert run(["launch", "train.toml"]) == 4
+    assert capsys.readouterr().err == "error: train.device: no GPU\n"
+
+
+def test_missing_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch"]) == 2
+    assert "Missing argument 'RECIPE'" in capsys.readouterr().err
+    assert run(["launch", "nowhere.toml"]) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere.toml: no such file")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainrun.cli.main import run
+from trainrun.rundir import Lease, Outcome, create
+from trainrun.rundir.files import write_json
+
+
+def test_runs_newest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead, ended, alive = (create(tmp_path, name) for name in ("dead", "ended", "alive"))
+    write_json(ended.outcome, Outcome("failed", 1, "rank 1 broke\nmore", step=7, started=100.0, ended=175.0).to_json())
+    write_json(alive.status, {"state": "training", "step": 3, "steps": 9})
+    lease = Lease.acquire(alive)
+    try:
+        assert run(["ps", "--dir", str(tmp_path)]) == 0
+        header, *rows = capsys.readouterr().out.splitlines()
+        assert run(["ps", "--dir", str(tmp_path), "--json"]) == 0
+    finally:
+        lease.release()
+    assert header.split() == ["run", "state", "step", "started", "took", "why"]
+    assert [row.split()[:3] for row in rows] == [
+        [alive.run_id, "training", "3/9"],
+        [ended.run_id, "failed", "7"],
+        [dead.run_id, "died", "0"],
+    ]
+    assert "1 min 15 s" in rows[1]
+    assert rows[1].endswith("rank 1 broke")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["version"] == 1
+    assert [one["state"] for one in answer["runs"]] == ["training", "failed", "died"]
+
+
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ps", "--dir", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no runs in" in shown.err

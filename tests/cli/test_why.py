@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainrun.cli.main import run
+from trainrun.rundir import Failure, Outcome, RunPaths, create
+from trainrun.rundir.files import append_line, write_json
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    made = create(tmp_path, "digits")
+    append_line(made.events, {"event": "attempt_start", "attempt": 1})
+    decision = {"event": "decision", "step": 7, "decision": "stop", "plugin": "early-stopping", "hook": "should_stop"}
+    append_line(made.events, {**decision, "rank": 0, "ranks": [0, 1], "reason": "flat for 5 evaluations\nreally"})
+    fault = {
+        "event": "fault",
+        "plugin": "shy",
+        "hook": "on_status",
+        "action": "disable",
+        "traceback": "Traceback shy\n",
+    }
+    append_line(made.events, fault)
+    failure = Failure(rank=1, message="no", kind="error", traceback="Traceback of rank 1\n", log="logs/rank-1.out")
+    outcome = Outcome("failed", 1, "no", step=7, first_failure=failure, started=1.0, ended=2.5)
+    write_json(made.outcome, outcome.to_json())
+    return made
+
+
+def test_why_tells_the_end_decisions_and_errors(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["why", "--dir", str(paths.root.parent)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{paths.run_id}: failed, no"
+    assert lines[1].startswith("step 7, exit code 1, ended ")
+    assert lines[1].endswith("after 1.5 s")
+    assert lines[2] == "log: logs/rank-1.out"
+    assert lines[4].split() == ["step", "decision", "plugin", "hook", "rank", "reason"]
+    assert lines[5].split(None, 5) == ["7", "stop", "early-stopping", "should_stop", "0,1", "flat for 5 evaluations"]
+    assert "plugin shy raised in on_status (disable):" in lines
+    assert "Traceback shy" in lines
+    assert lines[-2:] == ["rank 1:", "Traceback of rank 1"]
+
+
+def test_json(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["why", str(paths.root), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["version"], answer["run"], answer["state"]) == (1, paths.run_id, "failed")
+    assert [event["event"] for event in answer["events"]] == ["attempt_start", "decision", "fault"]
+    assert answer["outcome"]["first_failure"]["rank"] == 1
+
+
+def test_run_without_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create(tmp_path, "digits")
+    assert run(["why", "--dir", str(tmp_path)]) == 0
+    assert ": died" in capsys.readouterr().out
