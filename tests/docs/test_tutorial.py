@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.testing import RunRecipe
+from trainrun.testing import HookRecorder, RunRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = re.compile(r'^```\w+ title="([^"]+)"[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -28,17 +28,20 @@ def write_files(page: Path, folder: Path) -> None:
 
 def test_own_task_learns(folder: Path, run_recipe: RunRecipe) -> None:
     write_files(ROOT / "docs" / "tutorial.md", folder)
-    result = run_recipe(folder / "parity.toml", overrides=["train.epochs=3"])
+    result = run_recipe(folder / "parity.toml", overrides=["train.epochs=2"])
     assert result.outcome.ok
-    assert len(result.series("eval/accuracy")) == 3
+    assert len(result.series("eval/accuracy")) == 2
 
 
 @pytest.mark.parametrize(("seconds", "state"), [("1e-9", "stopped"), ("1e9", "finished")])
-def test_own_plugin_stops_slow_training(seconds: str, state: str, folder: Path, run_recipe: RunRecipe) -> None:
+def test_own_plugin_stops_slow_training(
+    seconds: str, state: str, folder: Path, run_recipe: RunRecipe, hook_recorder: type[HookRecorder]
+) -> None:
     write_files(ROOT / "docs" / "tutorial.md", folder)
     plugin = ['plugins.patience.use="patience.py:Patience"', f"plugins.patience.seconds={seconds}"]
-    result = run_recipe(folder / "parity.toml", overrides=["train.epochs=3", *plugin])
+    result = run_recipe(folder / "parity.toml", hook_recorder, overrides=["train.epochs=2", *plugin])
     assert result.outcome.state == state
+    assert ("on_stop_requested" in result.hooks()) == (state == "stopped")
 
 
 def test_first_plugin_prints(folder: Path, run_recipe: RunRecipe, capsys: pytest.CaptureFixture[str]) -> None:
