@@ -58,9 +58,9 @@ def command(
 
 
 def _require_known(hook: str | None, specs: Mapping[str, SpecInfo]) -> None:
-    from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
-
     if hook is not None and hook not in specs:
+        from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
+
         hint = did_you_mean(hook, specs) or "trainrun hooks lists them"
         raise UsageError(f"--hook: no hook is called {hook!r}; {hint}")
 

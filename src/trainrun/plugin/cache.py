@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from trainrun import __version__
 
@@ -28,6 +28,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._stats: dict[str, tuple[int, int] | None] = {}  # descriptions share most of their files
 
     def get(self, *key: str) -> Any:
         """The value under `key`, or None where there is none or a file that it was made from has changed."""
@@ -35,7 +36,7 @@ class Store:
             entry = json.loads(self._file(key).read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
-        fresh = isinstance(entry, dict) and entry.get("key") == list(key) and _unchanged(entry.get("files"))
+        fresh = isinstance(entry, dict) and entry.get("key") == list(key) and self._unchanged(entry.get("files"))
         return entry.get("value") if fresh else None
 
     def put(self, value: Any, files: Iterable[str], *key: str) -> None:
@@ -47,9 +48,22 @@ class Store:
         except OSError:
             return
 
+    def _unchanged(self, files: Any) -> bool:
+        return isinstance(files, Mapping) and all(self._is_same(file, mark) for file, mark in files.items())
+
+    def _is_same(self, file: str, mark: Any) -> bool:
+        """By size and time; where only the time differs, by content: a new checkout of the same text is no change."""
+        if file not in self._stats:
+            self._stats[file] = _stat(file)
+        stat = self._stats[file]
+        if stat is None or stat[0] != mark[0]:
+            return False
+        return stat[1] == mark[1] or _mark(file) == [*stat, mark[2]]
+
     def _file(self, key: tuple[str, ...]) -> Path:
         parts = "\0".join((str(FORMAT), __version__, *key))
-        return self._folder / f"{hashlib.sha256(parts.encode(errors='surrogateescape')).hexdigest()[:40]}.json"
+        # The entry holds its key, so that a clash of names is a miss and no mistake.
+        return self._folder / f"{key[0]}-{crc32(parts.encode(errors='surrogateescape')):08x}.json"
 
 
 def _replace(file: Path, text: str) -> None:
@@ -60,24 +74,19 @@ def _replace(file: Path, text: str) -> None:
 
 def _mark(file: str) -> list[Any] | None:
     """Size, time and content of a file, None where it cannot be read."""
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, and what is unchanged needs no content
+
+    stat = _stat(file)
     try:
         content = Path(file).read_bytes()
-        stat = Path(file).stat()
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns, hashlib.sha256(content).hexdigest()]
+    return None if stat is None else [*stat, hashlib.sha256(content).hexdigest()]
 
 
-def _unchanged(files: Any) -> bool:
-    return isinstance(files, Mapping) and all(_is_same(file, mark) for file, mark in files.items())
-
-
-def _is_same(file: str, mark: Any) -> bool:
-    """By size and time; where those differ, by content: a new checkout of the same text is no change."""
+def _stat(file: str) -> tuple[int, int] | None:
     try:
-        stat = Path(file).stat()
+        stat = os.stat(file)  # noqa: PTH116 - a Path for each of hundreds of files is most of the time
     except OSError:
-        return False
-    if [stat.st_size, stat.st_mtime_ns] == mark[:2]:
-        return True
-    return stat.st_size == mark[0] and _mark(file) == [stat.st_size, stat.st_mtime_ns, mark[2]]
+        return None
+    return stat.st_size, stat.st_mtime_ns

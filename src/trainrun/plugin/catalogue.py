@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainrun.builtin import BUILTINS
+from trainrun.errors import Problem
 from trainrun.plugin.describe import Target, describe
 from trainrun.plugin.description import Description, SpecInfo
 from trainrun.plugin.discovery import EntryPoint, Installed, discover
-from trainrun.plugin.enabling import clash, target_of_builtin
 from trainrun.plugin.hookcheck import check_hooks
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.specs import by_name, own_specs
 
+_BUILTINS = dict(BUILTINS)
 
-@dataclass(frozen=True)
-class Listed:
+
+class Listed(NamedTuple):
     """One plugin. `error` says why it cannot be used, `switch` how to do without it; both None where it works."""
 
     instance: Instance
@@ -52,8 +52,7 @@ class Listed:
         }
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(NamedTuple):
     """All plugins, the built-in ones first, and all hooks, with those that plugins bring."""
 
     plugins: tuple[Listed, ...]
@@ -77,7 +76,7 @@ def catalogue(*, refresh: bool = False) -> Catalogue:
 
 
 def _all(installed: Installed) -> Iterator[tuple[Instance, Target]]:
-    for name, _ in BUILTINS:
+    for name in _BUILTINS:
         target = target_of_builtin(name)
         yield Instance(name, "builtin", target.target), target
     for name, entries in installed.plugins.items():
@@ -89,10 +88,22 @@ def _listed(
     instance: Instance, description: Description, installed: Installed, specs: Mapping[str, SpecInfo]
 ) -> Listed:
     entries = installed.plugins.get(instance.name, ())
-    taken = instance.role == "plugin" and instance.name in dict(BUILTINS)
+    taken = instance.role == "plugin" and instance.name in _BUILTINS
     if taken or (instance.role == "plugin" and len(entries) > 1):
         return Listed(instance, description, clash(instance.name, entries).what, "uninstall one of them")
     if not description.ok:
         return Listed(instance, description, description.error, instance.switch)
     problems = check_hooks(instance, description, specs)
     return Listed(instance, description, *((problems[0].what, problems[0].hint) if problems else ()))
+
+
+def target_of_builtin(name: str) -> Target:
+    """The target of a built-in plugin."""
+    return Target(_BUILTINS[name], location="built-in")
+
+
+def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
+    """Several distributions bring a plugin of one name, or one of them the name of a built-in."""
+    owners = ["trainrun itself"] if name in _BUILTINS else []
+    what = f"several distributions bring it: {'; '.join([*owners, *map(str, entries)])}"
+    return Problem(f"plugin {name}", what, f"uninstall one; to run without it: -p no:{name}, or enabled = false")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainrun.plugin.cache import Store, cache_folder
 from trainrun.plugin.description import Description
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from trainrun.plugin.importer import Died
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What to describe, and which installation of it is meant, so that another one is described anew."""
 
     target: str

@@ -1,17 +1,18 @@
 """Which plugins are installed, from metadata alone: nothing is imported.
 
 `importlib.metadata` answers the same questions, but importing it takes longer than all of this.
+Named tuples rather than dataclasses, here and in other modules that every command imports, because they
+are defined in a quarter of the time, and definitions are most of what a command that only reads does.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
 
 PLUGINS = "trainrun"
 COMMANDS = "trainrun.commands"
@@ -19,8 +20,7 @@ COMMANDS = "trainrun.commands"
 _SUFFIXES = (".dist-info", ".egg-info")
 
 
-@dataclass(frozen=True, order=True)
-class EntryPoint:
+class EntryPoint(NamedTuple):
     """One line of a distribution's entry points: `name` = `value`. `location` is the metadata's folder."""
 
     distribution: str
@@ -34,19 +34,18 @@ class EntryPoint:
         return f"{self.distribution} {self.version}, entry point {self.name} = {self.value}"
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(NamedTuple):
     """What is installed. `fingerprint` changes when a distribution comes, goes or changes."""
 
     entry_points: tuple[EntryPoint, ...]
     fingerprint: str
 
-    @cached_property
+    @property
     def plugins(self) -> dict[str, tuple[EntryPoint, ...]]:
         """Plugin name to entry points, by distribution and then name; more than one under a name is a clash."""
         return self._named(PLUGINS)
 
-    @cached_property
+    @property
     def commands(self) -> dict[str, tuple[EntryPoint, ...]]:
         """Extra commands: name to entry points."""
         return self._named(COMMANDS)
@@ -61,17 +60,18 @@ class Installed:
 
 def discover(path: Sequence[str] | None = None) -> Installed:
     """Scan `sys.path`, or `path`, for distributions with entry points for trainrun."""
-    digest = hashlib.sha256()
+    fingerprint = 0  # of the light kind: nothing worse follows from a clash than one look too few
     entries: list[EntryPoint] = []
     seen: set[str] = set()
     for folder in dict.fromkeys(sys.path if path is None else path):
         for metadata in _distributions(folder or "."):
-            digest.update(f"{metadata.path}\0{metadata.stat().st_mtime_ns}\n".encode(errors="surrogateescape"))
+            mark = f"{metadata.path}\0{metadata.stat().st_mtime_ns}\n"
+            fingerprint = crc32(mark.encode(errors="surrogateescape"), fingerprint)
             identity = metadata.name.partition("-")[0].lower().replace(".", "_")
             if identity not in seen:  # the first one on the path is the one that Python imports
                 seen.add(identity)
                 entries += _entry_points(metadata.path)
-    return Installed(tuple(sorted(entries)), digest.hexdigest())
+    return Installed(tuple(sorted(entries)), f"{fingerprint:08x}")
 
 
 def _distributions(folder: str) -> list[os.DirEntry[str]]:
@@ -84,7 +84,9 @@ def _distributions(folder: str) -> list[os.DirEntry[str]]:
 
 def _entry_points(location: str) -> list[EntryPoint]:
     try:
-        text = Path(location, "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+        # Not by Path: this is done for everything that is installed.
+        with open(f"{location}/entry_points.txt", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            text = file.read()
     except OSError:
         return []
     lines = [line for line in _parsed(text) if line[0] in (PLUGINS, COMMANDS)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from trainrun.builtin import BUILTINS
 from trainrun.errors import Problem
+from trainrun.plugin.catalogue import clash, target_of_builtin
 from trainrun.plugin.describe import Target
 from trainrun.plugin.discovery import PLUGINS, EntryPoint, Installed
 from trainrun.plugin.instance import TASK, Instance, Role
@@ -23,8 +25,7 @@ _OFF = "no:"
 _BUILTINS = dict(BUILTINS)
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """Somebody names a plugin: `place` says where, `why` who, and `table` what the recipe says about it."""
 
     name: str
@@ -32,11 +33,10 @@ class Wish:
     use: str
     place: Location
     why: str
-    table: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A wish for a plugin that is there. Nothing is known of the plugin yet but where it is."""
 
     wish: Wish
@@ -44,24 +44,19 @@ class Request:
     target: Target
 
 
-@dataclass
 class Enabled:
     """What is to be on, in the order in which it was named, and what stood in the way."""
 
-    requests: list[Request] = field(default_factory=list)
-    recipe_problems: list[Problem] = field(default_factory=list)
-    plugin_problems: list[Problem] = field(default_factory=list)
-    off: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.recipe_problems: list[Problem] = []
+        self.plugin_problems: list[Problem] = []
+        self.off: set[str] = set()
 
 
 def enable(document: Document, installed: Installed, switches: Sequence[str] = ()) -> Enabled:
     """Built-ins, the task, the recipe's plugins, then those of `-p` and of autoload."""
     return _Enabling(document, installed, switches).result
-
-
-def target_of_builtin(name: str) -> Target:
-    """The target of a built-in plugin."""
-    return Target(_BUILTINS[name], location="built-in")
 
 
 class _Enabling:
@@ -194,13 +189,6 @@ class _Enabling:
 
     def _wrong(self, place: Location, what: str, hint: str | None = None) -> None:
         self.result.recipe_problems.append(place.problem(what, hint))
-
-
-def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
-    """Several distributions bring a plugin of one name, or one of them the name of a built-in."""
-    owners = ["trainrun itself"] if name in _BUILTINS else []
-    what = f"several distributions bring it: {'; '.join([*owners, *map(str, entries)])}"
-    return Problem(f"plugin {name}", what, f"uninstall one; to run without it: -p no:{name}, or enabled = false")
 
 
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

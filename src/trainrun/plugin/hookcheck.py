@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainrun.errors import Problem
 from trainrun.plugin.description import Description, ImplInfo, SpecInfo
 from trainrun.plugin.instance import Instance
-from trainrun.recipe.suggest import did_you_mean
 
 
 def check_hooks(instance: Instance, description: Description, specs: Mapping[str, SpecInfo]) -> list[Problem]:
@@ -47,7 +46,7 @@ def unmarked_notes(instance: Instance, description: Description) -> list[str]:
 def _mistakes(impl: ImplInfo, specs: Mapping[str, SpecInfo]) -> Iterator[tuple[str, str]]:
     spec = specs.get(impl.hook)
     if spec is None:
-        yield f"there is no hook {impl.hook!r}", did_you_mean(impl.hook, specs) or "trainrun hooks lists them all"
+        yield f"there is no hook {impl.hook!r}", _near(impl.hook, specs) or "trainrun hooks lists them all"
         return
     yield from _signature(impl, spec)
     if impl.background:
@@ -58,7 +57,7 @@ def _signature(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
     for name in impl.arguments:
         if name not in spec.arguments:
             offered = f"{spec.hook} offers {', '.join(spec.arguments) or 'no arguments'}"
-            yield f"{spec.hook} has no argument {name!r}", did_you_mean(name, spec.arguments) or offered
+            yield f"{spec.hook} has no argument {name!r}", _near(name, spec.arguments) or offered
     for name in impl.keyword_only:
         yield f"{name!r} is keyword-only, which no hook can fill", "remove the * before it"
     if impl.var_keyword:
@@ -73,6 +72,13 @@ def _background(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
         if name in spec.arguments and name not in (*spec.host, "run"):
             why = f"{name!r} is not a host value, so it cannot wait for a background thread"
             yield why, f"take only {', '.join((*spec.host, 'run'))}, or remove background=True"
+
+
+def _near(word: str, candidates: Iterable[str]) -> str | None:
+    # Only needed once something is wrong, while the recipe package takes its time to import.
+    from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
+
+    return did_you_mean(word, candidates)
 
 
 def _place(impl: ImplInfo) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from trainrun.plugin.instance import Instance
 
 _ROLES = {"builtin": 0, "task": 1, "plugin": 2}
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """`instances` in plan order, and in `cycle` those whose constraints contradict each other."""
 
     instances: tuple[Instance, ...]

@@ -8,8 +8,7 @@ into a plugin manager: with stubs here, with the real functions where hooks are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -97,8 +96,7 @@ def is_reversed(hook: str, specs: Mapping[str, SpecInfo]) -> bool:
     return hook.endswith("_end") and f"{hook.removesuffix('_end')}_start" in specs
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One hookimpl in the plan. `winner` is None except in the answers of a provider: the first of them wins."""
 
     instance: Instance
@@ -128,8 +126,7 @@ class Entry:
         }
 
 
-@dataclass(frozen=True)
-class HookPlan:
+class HookPlan(NamedTuple):
     """One hook and its entries in calling order. `locus` repeats the spec's, for the plan's readers."""
 
     spec: SpecInfo
@@ -156,11 +153,11 @@ class HookPlan:
         }
 
 
-@dataclass(frozen=True)
 class Plan:
     """Every hook with its entries, in the order of the hookspecs."""
 
-    hooks: Mapping[str, HookPlan]
+    def __init__(self, hooks: Mapping[str, HookPlan]) -> None:
+        self.hooks = hooks
 
     def __getitem__(self, hook: str) -> tuple[Entry, ...]:
         return self.hooks[hook].entries

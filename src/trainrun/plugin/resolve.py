@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trainrun.errors import PluginProblem, Problem, RecipeError
 from trainrun.plugin.answers import check_providers, chosen_providers
 from trainrun.plugin.cache import Store, cache_folder
 from trainrun.plugin.describe import describe, validate_options
-from trainrun.plugin.description import Description, SpecInfo
+from trainrun.plugin.description import Description, ImplInfo, SpecInfo
 from trainrun.plugin.discovery import Installed, discover
 from trainrun.plugin.enabling import Enabled, Request, enable
 from trainrun.plugin.hookcheck import check_hooks, check_specs, unmarked_notes
@@ -31,7 +32,8 @@ class Resolved:
     """A recipe with its plugins. `data` is the document with all defaults; `instances` are in plan order.
 
     `recipe_problems` are the user's to solve in the recipe or on the command line, `plugin_problems`
-    lie in what is installed; `notes` stop nothing. `schema` is that of this recipe with these plugins.
+    lie in what is installed; `notes` stop nothing. `schema` is that of this recipe with these plugins,
+    `reasons` say why each instance stands where it stands.
     """
 
     document: Document
@@ -40,11 +42,21 @@ class Resolved:
     instances: tuple[Instance, ...]
     descriptions: Mapping[str, Description]
     specs: Mapping[str, SpecInfo]
-    plan: Plan
+    reasons: Mapping[str, str]
     recipe_problems: tuple[Problem, ...]
     plugin_problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     installed_not_enabled: tuple[str, ...]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Who is called in each hook, in which order, and why."""
+        return make_plan(self.members, self.specs, self.providers, self.reasons)
+
+    @property
+    def members(self) -> list[tuple[Instance, tuple[ImplInfo, ...]]]:
+        """The instances in plan order, each with its hookimpls."""
+        return [(instance, self.description(instance).impls) for instance in self.instances]
 
     @property
     def problems(self) -> list[Problem]:
@@ -106,7 +118,8 @@ class _Resolving:
         self._schema = self._merged()
         self._data = recipes.complete(document.data, self._schema)
         self._known = [(one.instance, descriptions[one.instance.target]) for one in self._requests]
-        self._specs = by_name(own_specs(), *(description.specs for _, description in self._known))
+        self._own = by_name(own_specs())
+        self._specs = by_name(self._own.values(), *(description.specs for _, description in self._known))
 
     def resolved(self) -> Resolved:
         order = plan_order([self._effective(request) for request in self._requests])
@@ -128,7 +141,7 @@ class _Resolving:
             instances=order.instances,
             descriptions=self._descriptions,
             specs=self._specs,
-            plan=make_plan(members, self._specs, chosen_providers(self._document), reasons),
+            reasons=reasons,
             recipe_problems=tuple(recipe_problems),
             plugin_problems=(*self._enabled.plugin_problems, *self._broken(), *self._hook_problems()),
             notes=tuple(self._notes()),
@@ -226,8 +239,7 @@ class _Resolving:
                 yield Problem(instance.where, description.error or "it cannot be used", instance.switch)
 
     def _hook_problems(self) -> Iterator[Problem]:
-        own = by_name(own_specs())
-        yield from check_specs(self._known, own)
+        yield from check_specs(self._known, self._own)
         for instance, description in self._known:
             yield from check_hooks(instance, description, self._specs)
 
