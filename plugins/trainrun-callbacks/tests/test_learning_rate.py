@@ -23,7 +23,7 @@ def test_each_group_is_logged_by_its_place_or_name() -> None:
 
 
 def test_momentum_is_the_first_beta_where_there_are_betas() -> None:
-    groups = [{"lr": 0.1, "momentum": 0.8}, {"lr": 0.1, "betas": (0.9, 0.99)}, {"lr": 0.1}]
+    groups: list[dict[str, Any]] = [{"lr": 0.1, "momentum": 0.8}, {"lr": 0.1, "betas": (0.9, 0.99)}, {"lr": 0.1}]
     found = logged(groups, momentum=True)
     assert {name: value for name, value in found.items() if "momentum" in name} == {
         "momentum/0": 0.8,
