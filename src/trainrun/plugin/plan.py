@@ -172,7 +172,9 @@ def make_plan(
 ) -> Plan:
     """Let pluggy order stubs of all hookimpls. `reasons` says why each instance stands where it stands."""
     known = [(owner, [impl for impl in impls if impl.hook in specs]) for owner, impls in members]
-    manager = _stub_manager(specs)
+    # Only hooks that somebody answers: pluggy is slow to set up.
+    answered = {impl.hook for _, impls in known for impl in impls}
+    manager = _stub_manager([spec for spec in specs.values() if spec.hook in answered])
     made: dict[Callable[..., Any], tuple[Instance, ImplInfo]] = {}
 
     def make(owner: Instance, impl: ImplInfo) -> Callable[..., Any]:
@@ -183,7 +185,8 @@ def make_plan(
     register(manager, known, make, specs, providers)
     hooks = {}
     for name, spec in specs.items():
-        order = [made[found.function] for found in reversed(getattr(manager.hook, name).get_hookimpls())]
+        found = getattr(manager.hook, name).get_hookimpls() if name in answered else []
+        order = [made[one.function] for one in reversed(found)]
         hooks[name] = HookPlan(spec, tuple(_entries(order, spec, specs, providers, reasons)))
     return Plan(hooks)
 
@@ -213,13 +216,14 @@ def _entries(
         )
 
 
-def _stub_manager(specs: Mapping[str, SpecInfo]) -> pluggy.PluginManager:
+def _stub_manager(specs: Sequence[SpecInfo]) -> pluggy.PluginManager:
     """A manager that knows the hooks by name and kind alone: what plugins bring is not imported for it."""
     namespace = type("Specs", (), {})
-    for spec in specs.values():
+    for spec in specs:
         setattr(namespace, spec.hook, _spec(staticmethod(_stub(False)), firstresult=spec.kind == "provider"))
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(namespace)
+    if specs:  # pluggy takes a namespace without hooks for a mistake
+        manager.add_hookspecs(namespace)
     return manager
 
 
