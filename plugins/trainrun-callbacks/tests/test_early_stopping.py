@@ -99,11 +99,11 @@ def test_the_evaluation_of_another_split_is_passed_over() -> None:
     assert plugin.state_dict()["seen"] == 0
 
 
-def test_a_split_that_is_not_evaluated_is_an_error_before_training() -> None:
-    run: Any = SimpleNamespace(recipe=SimpleNamespace(evaluate=SimpleNamespace(splits=["eval", "test"])))
-    early_stopping().on_train_start(run)
-    with pytest.raises(TrainingError, match="'train/loss' names no evaluated split; there is eval/NAME, test/NAME"):
-        early_stopping(monitor="train/loss").on_train_start(run)
+def test_a_split_that_is_not_evaluated_vetoes_the_launch() -> None:
+    recipe: Any = SimpleNamespace(evaluate=SimpleNamespace(splits=["eval", "test"]))
+    assert early_stopping().check_recipe(recipe) is None
+    veto = early_stopping(monitor="train/loss").check_recipe(recipe)
+    assert veto == "monitor = 'train/loss' names no evaluated split; there is eval/NAME, test/NAME"
 
 
 @pytest.mark.parametrize("wrong", [{"patience": 0}, {"mode": "most"}, {"min_delta": -1.0}, {"pateince": 3}])

@@ -34,6 +34,11 @@ def test_an_unknown_metric_fails_the_run(run_recipe: RunRecipe) -> None:
         run_recipe(RECIPE + THRESHOLD.replace("eval/loss", "eval/los"))
 
 
+def test_an_unknown_split_vetoes_the_launch(launch_recipe: LaunchRecipe) -> None:
+    with pytest.raises(RecipeError, match="'train/loss' names no evaluated split; there is eval/NAME"):
+        launch_recipe(RECIPE + THRESHOLD.replace("eval/loss", "train/loss"))
+
+
 def test_options_are_checked_before_anything_is_started(run_recipe: RunRecipe) -> None:
     with pytest.raises(RecipeError, match=r"patience.*at least 1|patience.*positive"):
         run_recipe(RECIPE + THRESHOLD + "patience = 0")

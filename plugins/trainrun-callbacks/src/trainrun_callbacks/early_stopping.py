@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trainrun import Field, PluginOptions, TrainingError, hookimpl
 
 if TYPE_CHECKING:
-    from trainrun import Run
+    from trainrun import Recipe
 
 
 class EarlyStoppingOptions(PluginOptions):
@@ -38,11 +38,12 @@ class EarlyStopping:
         self._reason: str | None = None
 
     @hookimpl
-    def on_train_start(self, run: Run) -> None:
-        splits = run.recipe.evaluate.splits
-        if not any(self._options.monitor.startswith(f"{split}/") for split in splits):
-            names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as [evaluate] splits is empty"
-            raise TrainingError(f"monitor = {self._options.monitor!r} names no evaluated split; there is {names}")
+    def check_recipe(self, recipe: Recipe) -> str | None:
+        splits = recipe.evaluate.splits
+        if any(self._options.monitor.startswith(f"{split}/") for split in splits):
+            return None
+        names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
+        return f"monitor = {self._options.monitor!r} names no evaluated split; there is {names}"
 
     @hookimpl
     def on_evaluation_end(self, split: str, metrics: Mapping[str, float]) -> None:
