@@ -40,11 +40,10 @@ Ranks = Callable[..., list[Any]]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """One thread for each process, and random generators as they were."""
+    """Threads of torch's own would not survive a fork."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with kept_settings():
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -219,11 +218,12 @@ class Trainer:
 
 
 @pytest.fixture
-def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: Ranks) -> Trainer:
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: Ranks) -> Iterator[Trainer]:
     """Call it with a task and plugins to train. See `Trainer`."""
     module = ModuleType(f"live_{id(monkeypatch):x}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return Trainer(tmp_path / "runs", module, fork_ranks)
+    with kept_settings():
+        yield Trainer(tmp_path / "runs", module, fork_ranks)
 
 
 # --- a task ---

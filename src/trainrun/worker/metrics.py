@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -56,15 +56,26 @@ class Series:
         """One value for all: the weighted mean, sum, minimum, maximum or last; a tensor stays on its device."""
         if len(self.values) == 1 or self.reduce in ("last", "zero"):
             return self.values[-1]
-        tensor = next((value for value in self.values if isinstance(value, torch.Tensor)), torch.tensor(0.0))
-        like = [value if isinstance(value, torch.Tensor) else tensor.new_tensor(value) for value in self.values]
-        stacked = torch.stack(like).reshape(-1).double()
+        stacked = _stacked(self.values)
         if self.reduce == "mean":
             weights = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device)
             return (stacked * weights).sum() / weights.sum()
         if self.reduce == "sum":
             return stacked.sum()
         return stacked.min() if self.reduce == "min" else stacked.max()
+
+
+def _stacked(values: Sequence[Value]) -> torch.Tensor:
+    """All values as one tensor of double precision, on the device of those that are tensors."""
+    device = next((value.device for value in values if isinstance(value, torch.Tensor)), None)
+    return torch.stack(
+        [
+            torch.tensor(value, dtype=torch.float64, device=device)
+            if not isinstance(value, torch.Tensor)
+            else value.reshape(())
+            for value in values
+        ]
+    ).double()
 
 
 class Metrics:
@@ -186,13 +197,15 @@ def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
     return min(values) if reduce == "min" else max(values)
 
 
-def weighted(metrics: Mapping[str, object]) -> dict[str, tuple[Value, float | None]]:
+def weighted(metrics: object) -> dict[str, tuple[Value, float | None]]:
     """Read the answer of `evaluation_step`: name → value and weight, the weight None where none was given."""
+    if not isinstance(metrics, Mapping):
+        raise TrainingError(f"evaluation_step answered a {type(metrics).__name__}; it must answer a mapping of names")
     found: dict[str, tuple[Value, float | None]] = {}
     for name, value in metrics.items():
         given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
         if not isinstance(given, torch.Tensor | int | float):
-            raise TypeError(
+            raise TrainingError(
                 f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}"
             )
         found[name] = (given, None if weight is None else float(weight))
