@@ -65,12 +65,16 @@ class Client:
 
     @property
     def paths(self) -> RunPaths:
-        found = wait_for(lambda: [path for path in self.base.glob("2*") if path.is_dir()], "a run directory")
+        found = wait_for(lambda: self._runs() or self._started.poll() is not None, "a run directory") and self._runs()
+        assert found, self.text
         return RunPaths(found[0].resolve())
 
     @property
     def text(self) -> str:
         return self.output.decode(errors="replace")
+
+    def _runs(self) -> list[Path]:
+        return [path for path in self.base.glob("2*") if path.is_dir()]
 
     def step(self) -> int:
         return int((read_json(self.paths.status) or {}).get("step") or 0)

@@ -71,7 +71,7 @@ def test_sigterm_and_sighup(start_long: Start, nothing_left: Check, number: sign
 
 
 def test_grace_has_an_end(start_long: Start, nothing_left: Check) -> None:
-    client = start_long("-o", "launch.grace=0.5s")
+    client = start_long("-o", "launch.grace=0.5")
     os.kill(client.worker(1)["pid"], signal.SIGSTOP)
     client.send(signal.SIGTERM)
     assert client.wait() == 143, client.text
@@ -90,7 +90,7 @@ def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> Non
     failure = outcome(client.paths)["first_failure"]
     assert (failure["rank"], failure["signal"]) == (rank, "SIGKILL")
     assert failure["step"] > 0
-    assert f"rank {rank} was killed by SIGKILL at step" in client.text
+    assert f"rank {rank} was killed by SIGKILL after step" in client.text
     assert "Traceback" not in client.text
 
 

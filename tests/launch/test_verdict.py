@@ -113,6 +113,15 @@ def test_death_by_a_signal_comes_before_the_errors_it_causes(launch: Launch) -> 
     assert outcome.first_failure.signal == "SIGKILL"
 
 
+def test_step_is_told_by_the_status_where_the_record_has_none(launch: Launch) -> None:
+    put(launch, 1, "training", step=0)
+    write_json(launch.paths.status, {"step": 35})
+    write_ends(launch.paths, 1, {1: End(1, -9, seen_ns=150)})
+    outcome = verdict(launch, 1)
+    assert outcome.reason == "rank 1 was killed by SIGKILL after step 35"
+    assert outcome.step == 35
+
+
 def test_death_after_an_error_is_its_consequence(launch: Launch) -> None:
     put(launch, 0, "failed", error=error(100, "the cause"))
     put(launch, 1, "training")

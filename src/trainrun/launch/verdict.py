@@ -51,17 +51,16 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
         failure, (state, code), reason = None, _by_signal(ending.signal), "stopped before training began"
     else:
         state, code, reason = _ended(records, ending)
-    status = read_json(paths.status) or {}
     return Outcome(
         state=state,
         exit_code=code,
         reason=reason,
-        step=max((record.step for record in records.values()), default=0),
+        step=max([_known_step(paths), *(record.step for record in records.values())]),
         attempt=attempt,
         first_failure=failure,
         started=started,
         ended=time.time(),
-        metrics=status.get("metrics", {}),
+        metrics=(read_json(paths.status) or {}).get("metrics", {}),
         run=str(paths.root),
     )
 
@@ -163,9 +162,9 @@ def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: En
     return Failure(
         rank=end.rank,
         kind="signal" if killed else "exit",
-        message=f"rank {end.rank} {_how(end, ending)}{_at(record)}{_within(record)}",
+        message=f"rank {end.rank} {_how(end, ending)}{_when(paths, record)}{_within(record)}",
         traceback=_tail(paths.agent_log) if record is None else None,
-        step=record.step if record else 0,
+        step=(record.step or _known_step(paths)) if record else 0,
         phase=record.phase if record else None,
         instance=record.instance if record else None,
         hook=record.hook if record else None,
@@ -209,6 +208,17 @@ def _at(record: WorkerRecord | None) -> str:
     if record is None:
         return " before it could write its first record"
     return f" at step {record.step}" if record.step else f" during {record.phase}" if record.phase != "failed" else ""
+
+
+def _when(paths: RunPaths, record: WorkerRecord | None) -> str:
+    """When a worker ended that could not say so: by its last record, else by what rank 0 last told of the run."""
+    step = _known_step(paths)
+    return f" after step {step}" if record is not None and not record.step and step else _at(record)
+
+
+def _known_step(paths: RunPaths) -> int:
+    step = (read_json(paths.status) or {}).get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _within(record: WorkerRecord | None) -> str:
