@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from trainrun.launch.handle import Launch, WorkersHandle
     from trainrun.recipe import Recipe
     from trainrun.rundir import Outcome
-    from trainrun.worker.run import Run, World
+    from trainrun.worker.run import Run
+    from trainrun.worker.world import World
 
 # --- in the client -----------------------------------------------------------------------------
 

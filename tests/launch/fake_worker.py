@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from trainrun.agent.parent import die_with_parent
+from trainrun.worker.parent import die_with_parent
 from trainrun.rundir import RunPaths, WorkerRecord
 from trainrun.rundir.files import append_line, write_json
 from trainrun.rundir.process import start_time

@@ -17,7 +17,9 @@ def ended(paths: RunPaths) -> Outcome:
 
 def test_good_run(ended: Outcome, paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(paths.root.parent.parent)
-    append_line(paths.metrics, {"step": 5, "time": 1.0, "train/loss": 0.1, "eval/accuracy": 0.9, "eval/loss": 0.3})
+    paths.recipe.write_text('[evaluate]\nsplits = ["eval"]\n')
+    record = {"step": 5, "time": 1.0, "train/loss": 0.1, "seconds/epoch": 3.0, "eval/accuracy": 0.9, "eval/loss": 0.3}
+    append_line(paths.metrics, record)
     append_line(paths.metrics, {"step": 9, "time": 1.0, "train/loss": 0.1, "eval/accuracy": 0.8, "eval/loss": 0.2})
     assert list(closing.lines(ended)) == [
         "finished: all 10 steps are done",
@@ -55,6 +57,7 @@ def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> 
 
 
 def test_values_that_are_no_numbers_are_never_best(ended: Outcome, paths: RunPaths) -> None:
+    paths.recipe.write_text('[evaluate]\nsplits = ["eval"]\n')
     append_line(paths.metrics, {"step": 1, "eval/loss": float("nan")})
     assert closing.bests(paths) == []
     assert closing.bests(RunPaths(Path("nowhere"))) == []

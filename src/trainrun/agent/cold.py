@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainrun.agent.parent import die_with_parent
+from trainrun.worker.parent import die_with_parent
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli
+
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -71,13 +73,21 @@ def faults(paths: RunPaths) -> Iterator[str]:
 
 
 def bests(paths: RunPaths) -> list[Best]:
-    """The best value of each evaluation metric."""
+    """The best value of each metric of the recipe's evaluation splits."""
+    splits = tuple(f"{split}/" for split in _splits(paths))
     found: dict[str, Best] = {}
     for record in read_lines(paths.metrics)[0]:
         for name, value in record.items():
-            if "/" in name and not name.startswith("train/") and isinstance(value, int | float):
+            if name.startswith(splits) and isinstance(value, int | float):
                 _keep_better(found, Best(name, float(value), int(record.get("step", 0))))
     return sorted(found.values(), key=lambda best: (_smaller(best.name), best.name))
+
+
+def _splits(paths: RunPaths) -> list[str]:
+    try:
+        return list(tomli.loads(paths.recipe.read_text())["evaluate"]["splits"])
+    except (OSError, KeyError, ValueError):
+        return []
 
 
 def _keep_better(found: dict[str, Best], new: Best) -> None:

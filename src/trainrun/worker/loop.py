@@ -38,6 +38,7 @@ def train(session: Session) -> None:
     state.phase = "ending"
     if hooks.on_train_end:
         hooks.on_train_end()
+    log(session)  # what was logged since the last time; without a step since then, only that
 
 
 def _epoch(session: Session) -> None:
@@ -180,8 +181,9 @@ def _apply_gradients(session: Session) -> str | None:
 def log(session: Session) -> None:
     """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
     metrics = session.state.metrics.reduce()
-    metrics["train/samples_per_second"] = session.samples_per_second()
-    if session.hooks.on_log:
+    if "train/loss" in metrics:
+        metrics["train/samples_per_second"] = session.samples_per_second()
+    if metrics and session.hooks.on_log:
         session.hooks.on_log(dict(metrics), session.state.step)
     session.check_loss(metrics)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from trainrun.agent.parent import die_with_parent
+from trainrun.worker.parent import die_with_parent
 from trainrun.errors import ExitCode, HookFailed, TrainrunError
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
