@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainrun.agent.parent import die_with_parent
+from trainrun.worker.parent import die_with_parent
 from trainrun.builtin import BUILTINS
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance

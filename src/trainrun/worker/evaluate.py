@@ -16,14 +16,15 @@ from trainrun.worker.session import Session
 def evaluate(session: Session) -> dict[str, float]:
     """Evaluate every split that has data; answer with all metrics, the same on all ranks, and log them."""
     model, state, hooks = session.model, session.state, session.hooks
-    phase, training = state.phase, model.training
+    phase, modes = state.phase, [(module, module.training) for module in model.modules()]
     state.phase = "evaluation"
     model.eval()
     found: dict[str, float] = {}
     with torch.no_grad():
         for split, loader in session.evaluation.items():
             found |= _evaluate_split(session, split, loader)
-    model.train(training)
+    for module, training in modes:  # one by one: a task may keep a part of its model in evaluation mode
+        module.training = training
     state.phase = phase
     session.evaluated_at = state.step
     session.restart_clock()

@@ -208,5 +208,7 @@ def weighted(metrics: object) -> dict[str, tuple[Value, float | None]]:
             raise TrainingError(
                 f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}"
             )
+        if isinstance(given, torch.Tensor) and given.numel() != 1:
+            raise TrainingError(f"evaluation_step: {name!r} must be one number, got a tensor of {tuple(given.shape)}")
         found[name] = (given, None if weight is None else float(weight))
     return found

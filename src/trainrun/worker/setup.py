@@ -199,7 +199,7 @@ def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None
     mine = {one.instance.name: _identity(one) for one in loaded}
     everybody = cast("list[dict[str, str]]", collectives.gather_objects(mine))
     for rank, theirs in enumerate(everybody):
-        names = ", ".join(name for name in theirs if theirs[name] != everybody[0].get(name))
+        names = ", ".join(sorted({name for name, _ in theirs.items() ^ everybody[0].items()}))
         if names:
             raise EnvironmentProblem(
                 f"rank {rank} has other sources than rank 0 of the plugins {names}; install the same everywhere"

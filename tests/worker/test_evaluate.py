@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from trainrun.errors import TrainingError
+from trainrun.marker import hookimpl
+
+FROZEN = {"train": {"steps": 1}, "optimizer": {"name": "sgd", "lr": 0.0}}
+
+
+def task_with(regression: Any, samples: int) -> Any:
+    """Its evaluation gives a mean over samples, and one over something else: the positive inputs."""
+
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_dataset(self, split: str) -> Any:
+            return {"train": self.points(4), "eval": self.points(samples, seed=2), "more": self.points(3, seed=3)}[
+                split
+            ]
+
+        @hookimpl
+        def evaluation_step(self, model: torch.nn.Module, batch: Any) -> Mapping[str, Any]:
+            inputs, targets = batch
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            positive = inputs[inputs > 0]
+            mean = positive.mean() if positive.numel() else float("nan")
+            return {"error": (model(inputs) - targets).abs().mean(), "positive": (mean, positive.numel())}
+
+    return Task
+
+
+def plain(task: Any, samples: int, seed: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = task().build_model()
+    inputs, targets = (torch.stack(column) for column in zip(*task.points(samples, seed=seed), strict=True))
+    with torch.no_grad():
+        return {
+            "error": (model(inputs) - targets).abs().mean().item(),
+            "positive": inputs[inputs > 0].mean().item(),
+        }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("samples", "batch"), [(7, 2), (5, 4), (1, 3)])
+def test_means_are_over_samples_however_they_are_shared(
+    training: Any, regression: Any, ranks: int, samples: int, batch: int
+) -> None:
+    task = task_with(regression, samples)
+    run = training(task, ranks=ranks, evaluate={"batch_size": batch, "splits": ["eval", "more"]}, **FROZEN)
+    assert not isinstance(run.ranks[-1], Exception), run.ranks
+    for split, expected in {"eval": plain(task, samples, 2), "more": plain(task, 3, 3)}.items():
+        for name, value in expected.items():
+            assert run.series(f"{split}/{name}") == {1: pytest.approx(value, rel=1e-5)}
+
+
+class Ends:
+    """Keeps what `on_evaluation_end` and `on_log` are given."""
+
+    ends: ClassVar[list[Any]] = []
+    logs: ClassVar[list[Any]] = []
+
+    @hookimpl
+    def on_evaluation_end(self, split: str, metrics: Any) -> None:
+        self.ends.append((split, metrics))
+
+    @hookimpl(ranks="all")
+    def on_log(self, metrics: Any) -> None:
+        if any(name.startswith("eval") for name in metrics):
+            self.logs.append(metrics)
+
+
+def test_all_ranks_are_told_the_same_metrics(training: Any, regression: Any) -> None:
+    run = training(task_with(regression, 5), Ends, ranks=2, report=lambda: (Ends.ends, Ends.logs), **FROZEN)
+    first, second = run.reports
+    assert first == second
+    ((split, metrics),), (logged,) = first
+    assert split == "eval"
+    assert logged == metrics
+    assert set(metrics) == {"eval/error", "eval/positive"}
+
+
+def test_each_modules_mode_is_as_before(training: Any, regression: Any) -> None:
+    class Freezer:
+        seen: ClassVar[list[Any]] = []
+
+        @hookimpl
+        def on_train_start(self, run: Any) -> None:
+            run.model[1].eval()
+
+        @hookimpl
+        def on_step_start(self, run: Any) -> None:
+            self.seen.append([module.training for module in run.model.modules()])
+
+    training(regression, Freezer, train={"steps": 2}, evaluate={"every": 1})
+    assert Freezer.seen == [[True, True, False, True]] * 2
+
+
+def test_splits_without_data_are_left_out(training: Any, regression: Any) -> None:
+    run = training(regression, train={"steps": 1}, evaluate={"splits": ["eval", "test"]})
+    assert [name for name in run.metrics[-1] if "/" in name] == ["eval/error"]
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    (None, "nobody answers evaluation_step for split 'eval'"),
+    (torch.zeros(()), "evaluation_step answered a Tensor"),
+    ({"error": "high"}, "'error' must be a number"),
+    ({"error": torch.zeros(3)}, "'error' must be one number"),
+])  # fmt: skip
+def test_wrong_answers(training: Any, regression: Any, answer: Any, message: str) -> None:
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def evaluation_step(self) -> Any:
+            return answer
+
+    with pytest.raises(TrainingError, match=message):
+        training(Task, train={"steps": 1})
+
+
+def test_a_split_that_is_empty(training: Any, regression: Any) -> None:
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_dataset(self, split: str) -> Any:
+            return [] if split == "eval" else self.points(4)
+
+    with pytest.raises(Exception, match="a split to evaluate has no samples"):
+        training(Task, train={"steps": 1})
+
+
+@pytest.mark.parametrize(("evaluate", "train", "expected"), [
+    ({"every": 2}, {"steps": 5}, [2, 4, 5]),
+    ({"every": 2}, {"steps": 4}, [2, 4]),
+    ({"every": "epoch"}, {"epochs": 2}, [3, 6]),
+    ({"every": "epoch"}, {"steps": 4}, [3, 4]),
+    ({}, {"steps": 4}, [4]),
+    ({}, {"epochs": 2}, [6]),
+])  # fmt: skip
+def test_when_evaluations_come(training: Any, regression: Any, evaluate: Any, train: Any, expected: list[int]) -> None:
+    run = training(regression, evaluate=evaluate, train={"log_every": 100, **train})
+    assert list(run.series("eval/error")) == expected
+    assert run.outcome.step == expected[-1]
