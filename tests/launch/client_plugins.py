@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 from trainrun import PluginOptions, hookimpl
@@ -12,6 +14,8 @@ from trainrun import PluginOptions, hookimpl
 class Options(PluginOptions):
     log: str
     fail_in: str = ""
+    interrupt_in: str = ""
+    presses: int = 1
 
 
 class Recorder:
@@ -26,6 +30,10 @@ class Recorder:
     def _note(self, hook: str, **values: object) -> None:
         with Path(self._options.log).open("a") as file:
             file.write(json.dumps({"hook": hook, "pid": os.getpid(), **values}) + "\n")
+        if hook == self._options.interrupt_in:
+            for _ in range(self._options.presses):
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60 if self._options.presses > 1 else 0)
         if hook == self._options.fail_in:
             raise ValueError(f"raised on purpose in {hook}")
 

@@ -15,10 +15,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from trainrun.worker.parent import die_with_parent
 from trainrun.rundir import RunPaths, WorkerRecord
 from trainrun.rundir.files import append_line, write_json
 from trainrun.rundir.process import start_time
+from trainrun.worker.parent import die_with_parent
 
 
 def agent(run_dir: str, attempt: str, workers: str) -> int:

@@ -36,7 +36,7 @@ def run(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return go
 
 
-def recorder(tmp_path: Path, kind: str = "Recorder", **options: str) -> list[str]:
+def recorder(tmp_path: Path, kind: str = "Recorder", **options: object) -> list[str]:
     table = {"use": f"{PLUGINS}:{kind}", "log": str(tmp_path / "log"), **options}
     return [f"plugins.recorder.{key}={json.dumps(value)}" for key, value in table.items()]
 
@@ -178,6 +178,21 @@ def test_plugin_that_raises_at_the_end_fails_a_good_run(run: Run, tmp_path: Path
     outcome = run({}, *recorder(tmp_path, fail_in=hook))
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     assert read_json(RunPaths(Path(outcome.run)).outcome) == outcome.to_json()
+
+
+def test_ctrl_c_before_the_workers_start(run: Run, tmp_path: Path) -> None:
+    outcome = run({}, *recorder(tmp_path, interrupt_in="on_launch_start"))
+    assert (outcome.state, outcome.exit_code) == ("interrupted", 130)
+    assert outcome.reason == "stopped before the workers were started"
+    assert [one["hook"] for one in seen(tmp_path)][-1] == "on_launch_end"
+
+
+@pytest.mark.parametrize("hook", ["on_launch_start", "on_status"])
+def test_ctrl_c_twice_breaks_into_a_plugin_that_hangs(run: Run, tmp_path: Path, hook: str) -> None:
+    outcome = run({"0": "hang"}, *recorder(tmp_path, interrupt_in=hook, presses=2))
+    assert (outcome.state, outcome.exit_code) == ("interrupted", 130)
+    assert outcome.reason == "stopped at once, because Ctrl-C was pressed again"
+    assert [one["hook"] for one in seen(tmp_path)][-1] == "on_launch_end"
 
 
 def test_plugin_that_raises_at_the_end_does_not_hide_the_cause(run: Run, tmp_path: Path) -> None:

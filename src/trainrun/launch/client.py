@@ -66,10 +66,10 @@ class Client:
             self._call(self._hooks.on_launch_start, prepared)
             package(prepared, self._hooks)
             if signals.first is not None:
-                return judge(prepared, Ending(None, signals.first, "now"), started)
+                return judge(prepared, Ending(None, signals.first, "early"), started)
             return self._attempt(replace(prepared, attempt=1), signals, ranks, started)
         except StopNow:
-            return judge(prepared, Ending(None, signals.first, "now"), started)
+            return judge(prepared, Ending(None, signals.first, stopped_how(signals)), started)
         except TrainrunError as error:
             return _failed(prepared, error, started)
 

@@ -30,6 +30,7 @@ class Signals:
     def __init__(self, limit: float) -> None:
         self.first: signal.Signals | None = None
         self.now = False
+        self.expired = False
         self._limit = limit
         self._shielded = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -69,6 +70,7 @@ class Signals:
             self._raise()
 
     def _expire(self, _: int, __: FrameType | None) -> None:
+        self.expired = True
         self._raise()
 
     def _raise(self) -> None:

@@ -68,7 +68,7 @@ def supervise(
     try:
         code = _watch(handle, signals, looks, launch.recipe.launch.grace, say)
     except StopNow:
-        forced = "now"
+        forced = stopped_how(signals)
     except _GraceOver:
         forced = "grace"
     finally:
@@ -79,6 +79,11 @@ def supervise(
             tail.finish()
         status.poll()
     return Ending(code, signals.first, forced, memory.kills() > killed_before)
+
+
+def stopped_how(signals: Signals) -> Forced:
+    """What a `StopNow` means: somebody's wish, or the end of the time for an orderly end."""
+    return "grace" if signals.expired else "now"
 
 
 class _GraceOver(Exception):

@@ -16,7 +16,7 @@ from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Failure, Outcome, State, WorkerError, WorkerRecord
 
-Forced = Literal["now", "grace"]
+Forced = Literal["now", "grace", "early"]
 
 # Errors of our own, whose messages name plugin, hook and what was raised.
 _SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__}
@@ -28,7 +28,8 @@ class Ending:
     """What the client knows of an attempt that is over.
 
     `code` is the backend's exit code, `signal` the first signal that the client got, and `forced` why the
-    workers were not left to end by themselves: a second Ctrl-C, or the end of their time.
+    workers were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too
+    early for them to be started.
     """
 
     code: int | None
@@ -89,6 +90,8 @@ def _was_told(failure: Failure, ending: Ending) -> bool:
 def _forced(launch: Launch, ending: Ending) -> tuple[State, int, str]:
     if ending.forced == "now":
         reason = "stopped at once, because Ctrl-C was pressed again"
+    elif ending.forced == "early":
+        reason = "stopped before the workers were started"
     else:
         reason = f"killed, because the workers had not stopped within launch.grace ({launch.recipe.launch.grace:g} s)"
     return (*_by_signal(ending.signal), reason)
