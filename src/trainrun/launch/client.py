@@ -14,7 +14,7 @@ from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
 from trainrun.launch.signals import Signals, StopNow
-from trainrun.launch.supervise import StatusWatch, supervise
+from trainrun.launch.supervise import StatusWatch, stopped_how, supervise
 from trainrun.launch.terminal import Say, Tail
 from trainrun.launch.verdict import Ending, judge
 from trainrun.plugin.dispatch import Dispatcher
