@@ -101,7 +101,7 @@ def test_hanging_observer_in_a_launch(project) -> None:
     assert ended.code == 0
     assert ended.verdict == f"finished: all {STEPS} steps are done"
     assert "warning: plugin hangs: 4 of its background calls were lost" in ended.stdout
-    assert ended.calls("hangs") == [(0, 2)]
+    assert len(ended.calls("hangs")) == 1
     steps = [float(line["time"]) for line in metrics(ended)]
     assert ended.outcome["ended"] - steps[-1] > 9
     assert steps[-1] - steps[0] < 9

@@ -31,16 +31,17 @@ def test_worker_that_leaves_without_a_word(project) -> None:
     assert ended.tracebacks == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_killed_worker(project, wait_for: Callable[[Callable[[], object]], None], number: signal.Signals) -> None:
+def test_killed_worker(project, wait_for: Callable[[Callable[[], object]], None]) -> None:
     command = project.start("launch", "train.toml", "-o", "task.fault=waits")
     ready = project.folder / "ready"
     wait_for(lambda: command.poll() is not None or (ready.exists() and ready.read_text()))
-    os.kill(int(ready.read_text()), number)
+    worker = int(ready.read_text())
+    assert worker in project.left()
+    os.kill(worker, signal.SIGKILL)
     ended = project.finish(command)
     assert ended.code == 1
-    assert ended.verdict.startswith(f"failed: rank 1 was killed by {number.name}")
-    assert ended.outcome["first_failure"]["signal"] == number.name
+    assert ended.verdict.startswith("failed: rank 1 was killed by SIGKILL")
+    assert ended.outcome["first_failure"]["signal"] == "SIGKILL"
     assert ended.tracebacks == 0
     assert ended.seconds < 30
 
@@ -49,7 +50,7 @@ def test_killed_worker(project, wait_for: Callable[[Callable[[], object]], None]
     ("fault", "message"),
     [
         ("no_loss", "training_step answered a mapping with ['accuracy']; it must answer a scalar tensor"),
-        ("no_answer", "nobody answered training_step; the task must"),
+        ("no_answer", "training_step answered None; it must answer a scalar tensor"),
         ("wide_loss", "training_step answered a tensor of shape (8,); it must answer a scalar tensor"),
         ("empty_loader", "the train loader gave no batch in a whole epoch"),
     ],

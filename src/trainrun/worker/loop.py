@@ -153,7 +153,9 @@ def _loss(outputs: Any) -> tuple[torch.Tensor, Extra]:
 
 
 def _shown(outputs: Any) -> str:
-    return f"a mapping with {list(outputs)}" if isinstance(outputs, Mapping) else f"{type(outputs).__name__}"
+    if outputs is None:
+        return "None"
+    return f"a mapping with {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
 
 
 def _apply_gradients(session: Session) -> str | None:

@@ -67,7 +67,8 @@ class Worker:
         seed_all(recipe.run.seed)
         model = _required(hooks, "build_model")(recipe, state.device)
         if not isinstance(model, torch.nn.Module):
-            raise TrainingError(f"build_model answered {type(model).__name__}; it must answer a torch.nn.Module")
+            answer = "None" if model is None else type(model).__name__
+            raise TrainingError(f"build_model answered {answer}; it must answer a torch.nn.Module")
         state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
         train = self._train_batches()
         state.total_steps = _total_steps(recipe, train.updates_per_epoch)
