@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from trainrun import HookFailed, TrainingError
@@ -34,7 +36,7 @@ NEVER_SURVIVED = ["changes", "provides", "votes", "wraps", "forgets"]
     ("plugin", "policy", "rank"),
     [("event", "fail", 1), ("event", "fail", -1), ("provides", "disable", 1), ("observes", "fail", 1)],
 )
-def test_launch(project, plugin: str, policy: str, rank: int) -> None:
+def test_launch(project: Any, plugin: str, policy: str, rank: int) -> None:
     settings = {f"plugins.{plugin}.on_error": policy, f"plugins.{plugin}.rank": rank}
     ended = project.launch(plugin, **settings)
     assert ended.code == 1
@@ -47,24 +49,24 @@ def test_launch(project, plugin: str, policy: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize("plugin", HOOKS)
-def test_in_one_process(run_recipe: RunRecipe, project, plugin: str) -> None:
+def test_in_one_process(run_recipe: RunRecipe, project: Any, plugin: str) -> None:
     check_fails(run_recipe, project, plugin, "fail")
 
 
 @pytest.mark.parametrize("plugin", NEVER_SURVIVED)
 @pytest.mark.parametrize("policy", ["disable", "warn"])
-def test_whatever_the_policy(run_recipe: RunRecipe, project, plugin: str, policy: str) -> None:
+def test_whatever_the_policy(run_recipe: RunRecipe, project: Any, plugin: str, policy: str) -> None:
     check_fails(run_recipe, project, plugin, policy)
 
 
-def check_fails(run_recipe: RunRecipe, project, plugin: str, policy: str) -> None:
+def check_fails(run_recipe: RunRecipe, project: Any, plugin: str, policy: str) -> None:
     result = run_recipe(project.recipe, plugin, overrides=[f"plugins.{plugin}.on_error={policy}"], fails=True)
     assert isinstance(result.error, HookFailed)
     assert str(result.error) == where(plugin, HOOKS[plugin])
     assert isinstance(result.error.__cause__, ValueError)
 
 
-def test_clients_hook(project) -> None:
+def test_clients_hook(project: Any) -> None:
     ended = project.launch("starts")
     assert ended.code == 1
     assert ended.verdict == "failed: " + where("starts", "on_attempt_start")
@@ -72,14 +74,14 @@ def test_clients_hook(project) -> None:
     assert ended.outcome["first_failure"]["rank"] is None
 
 
-def test_clients_hook_while_workers_run(project) -> None:
+def test_clients_hook_while_workers_run(project: Any) -> None:
     ended = project.launch("watches")
     assert ended.code == 1
     assert ended.verdict == "failed: " + where("watches", "on_status")
     assert ended.tracebacks == 1
 
 
-def test_before_anything_is_created(project) -> None:
+def test_before_anything_is_created(project: Any) -> None:
     ended = project.launch("checks")
     assert ended.code == 1
     assert "error: " + where("checks", "check_recipe") in ended.stderr
@@ -87,13 +89,13 @@ def test_before_anything_is_created(project) -> None:
     assert not ended.runs.exists()
 
 
-def test_sys_exit_is_a_failure(project) -> None:
+def test_sys_exit_is_a_failure(project: Any) -> None:
     ended = project.launch("event", plugins__event__ends="true", plugins__event__rank=1)
     assert ended.code == 1
     assert "rank 1 failed at step 3: plugin 'event' raised SystemExit in on_step_end: 0" in ended.verdict
 
 
-def test_state_that_cannot_be_kept(project) -> None:
+def test_state_that_cannot_be_kept(project: Any) -> None:
     ended = project.launch("keeps")
     assert ended.code == 1
     assert "plugin 'keeps': state['inner']['callback'][1] is a function" in ended.verdict
@@ -102,7 +104,7 @@ def test_state_that_cannot_be_kept(project) -> None:
     assert ended.calls("keeps") == []
 
 
-def test_later_errors_do_not_hide_the_first(run_recipe: RunRecipe, project) -> None:
+def test_later_errors_do_not_hide_the_first(run_recipe: RunRecipe, project: Any) -> None:
     settings = ["plugins.event.on_error=fail", "plugins.ends.on_error=fail"]
     result = run_recipe(project.recipe, "event", "ends", overrides=settings, fails=True)
     assert isinstance(result.error, HookFailed)
@@ -110,7 +112,7 @@ def test_later_errors_do_not_hide_the_first(run_recipe: RunRecipe, project) -> N
     assert [note.partition(" raised")[0] for note in result.error.__notes__] == ["then: plugin 'ends'"] * 2
 
 
-def test_late_error_of_an_observer(run_recipe: RunRecipe, project) -> None:
+def test_late_error_of_an_observer(run_recipe: RunRecipe, project: Any) -> None:
     # The last log comes after the last step: only the end of the run can still notice.
     settings = ["plugins.observes.on_error=fail", "plugins.observes.at=8"]
     result = run_recipe(project.recipe, "observes", overrides=settings, fails=True)

@@ -31,7 +31,7 @@ def settings(instances: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"plugins.{name}.{key}": value for name, table in instances.items() for key, value in table.items()}
 
 
-def test_one_launch_survives_them_all(project) -> None:
+def test_one_launch_survives_them_all(project: Any) -> None:
     ended = project.launch(**settings(INSTANCES), train__steps=STEPS, task__fault="is_slow")
     assert ended.code == 0, ended.stderr
     assert ended.verdict == f"finished: all {STEPS} steps are done"
@@ -78,14 +78,14 @@ def check_disabled(calls: list[tuple[int, int]], decision: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("policy", ["disable", "warn"])
 @pytest.mark.parametrize("plugin", ["event", "observes", "ends"])
-def test_in_one_process(run_recipe: RunRecipe, project, plugin: str, policy: str) -> None:
+def test_in_one_process(run_recipe: RunRecipe, project: Any, plugin: str, policy: str) -> None:
     result = run_recipe(project.recipe, plugin, overrides=[f"plugins.{plugin}.on_error={policy}"])
     assert result.outcome.ok
     assert {(event["decision"], event["plugin"]) for event in result.events} == {(policy, plugin)}
     assert '"hook raised"' in result.paths.rank_log(0).read_text()
 
 
-def test_hanging_observer(run_recipe: RunRecipe, project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_observer(run_recipe: RunRecipe, project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "_DRAIN", 0.2)
     result = run_recipe(project.recipe, "hangs", overrides=["plugins.hangs.on_error=warn"])
     assert result.outcome.ok
@@ -96,7 +96,7 @@ def test_hanging_observer(run_recipe: RunRecipe, project, monkeypatch: pytest.Mo
     assert event["reason"].startswith("4 of its background calls were lost")
 
 
-def test_hanging_observer_in_a_launch(project) -> None:
+def test_hanging_observer_in_a_launch(project: Any) -> None:
     ended = project.launch("hangs")
     assert ended.code == 0
     assert ended.verdict == f"finished: all {STEPS} steps are done"
@@ -107,5 +107,5 @@ def test_hanging_observer_in_a_launch(project) -> None:
     assert steps[-1] - steps[0] < 9
 
 
-def metrics(ended) -> list[dict[str, Any]]:
+def metrics(ended: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ended.run / "metrics.jsonl").read_text().splitlines()]

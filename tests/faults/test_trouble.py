@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from trainrun import EnvironmentProblem, ExitCode, TrainingError, TrainrunError
 from trainrun.testing import RunRecipe
 
 
-def test_error_on_one_rank(project) -> None:
+def test_error_on_one_rank(project: Any) -> None:
     ended = project.launch(task__fault="raises")
     assert ended.code == 1
     assert "rank 1 failed at step 3" in ended.verdict
@@ -24,14 +25,14 @@ def test_error_on_one_rank(project) -> None:
     assert "connection" not in (ended.stdout + ended.stderr).lower()
 
 
-def test_worker_that_leaves_without_a_word(project) -> None:
+def test_worker_that_leaves_without_a_word(project: Any) -> None:
     ended = project.launch(task__fault="leaves")
     assert ended.code == 1
     assert ended.verdict.startswith("failed: rank 1 left with exit code 0 before it had finished")
     assert ended.tracebacks == 0
 
 
-def test_killed_worker(project, wait_for: Callable[[Callable[[], object]], None]) -> None:
+def test_killed_worker(project: Any, wait_for: Callable[[Callable[[], object]], None]) -> None:
     command = project.start("launch", "train.toml", "-o", "task.fault=waits")
     ready = project.folder / "ready"
     wait_for(lambda: command.poll() is not None or (ready.exists() and ready.read_text()))
@@ -55,20 +56,20 @@ def test_killed_worker(project, wait_for: Callable[[Callable[[], object]], None]
         ("empty_loader", "the train loader gave no batch in a whole epoch"),
     ],
 )
-def test_task_with_a_wrong_answer(run_recipe: RunRecipe, project, fault: str, message: str) -> None:
+def test_task_with_a_wrong_answer(run_recipe: RunRecipe, project: Any, fault: str, message: str) -> None:
     error = fails(run_recipe, project, f"task.fault={fault}")
     assert message in str(error)
     assert error.exit_code == ExitCode.TRAINING_FAILED
 
 
-def test_wrong_answer_is_told_in_one_line(project) -> None:
+def test_wrong_answer_is_told_in_one_line(project: Any) -> None:
     ended = project.launch(task__fault="no_loss")
     assert ended.code == 1
     assert "failed at step 1: training_step answered a mapping with ['accuracy']" in ended.verdict
     assert ended.tracebacks == 0
 
 
-def test_loss_that_is_no_number(project) -> None:
+def test_loss_that_is_no_number(project: Any) -> None:
     ended = project.launch(task__fault="nan_loss")
     assert ended.code == 1
     assert "failed at step 4: train/loss is nan at step 4 (mean of steps 3 to 4); " in ended.verdict
@@ -76,7 +77,7 @@ def test_loss_that_is_no_number(project) -> None:
     assert ended.tracebacks == 0
 
 
-def test_loss_that_is_no_number_and_may_be(run_recipe: RunRecipe, project) -> None:
+def test_loss_that_is_no_number_and_may_be(run_recipe: RunRecipe, project: Any) -> None:
     overrides = ["task.fault=nan_loss", "train.nonfinite=warn"]
     result = run_recipe(project.recipe, overrides=overrides)
     assert result.outcome.ok
@@ -84,25 +85,25 @@ def test_loss_that_is_no_number_and_may_be(run_recipe: RunRecipe, project) -> No
     assert "train/loss is nan at step 4" in result.paths.rank_log(0).read_text()
 
 
-def test_evaluation_without_a_step(run_recipe: RunRecipe, project) -> None:
+def test_evaluation_without_a_step(run_recipe: RunRecipe, project: Any) -> None:
     error = fails(run_recipe, project, 'evaluate.splits=["eval"]')
     assert "nobody answers the hook evaluation_step; the task must implement it or set evaluate.splits = []" in str(
         error
     )
 
 
-def test_less_data_than_workers(project) -> None:
+def test_less_data_than_workers(project: Any) -> None:
     ended = project.launch(task__samples=1)
     assert ended.code == 1
     assert "the train dataset has 1 samples for 2 workers; use fewer workers or more data" in ended.verdict
     assert ended.tracebacks == 0
 
 
-def test_no_data(run_recipe: RunRecipe, project) -> None:
+def test_no_data(run_recipe: RunRecipe, project: Any) -> None:
     assert "the train dataset has 0 samples" in str(fails(run_recipe, project, "task.samples=0"))
 
 
-def test_cuda_where_there_is_none(project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_where_there_is_none(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     ended = project.launch(train__device="cuda")
     assert ended.code == 4
@@ -114,7 +115,7 @@ def test_cuda_where_there_is_none(project, monkeypatch: pytest.MonkeyPatch) -> N
     assert not ended.runs.exists()
 
 
-def test_worker_that_prints_without_measure(project) -> None:
+def test_worker_that_prints_without_measure(project: Any) -> None:
     ended = project.launch(task__fault="prints")
     assert ended.code == 0, ended.verdict
     assert len(ended.stderr) < 20_000_000
@@ -124,7 +125,7 @@ def test_worker_that_prints_without_measure(project) -> None:
     assert (ended.run / "logs" / "rank-0.out").stat().st_size > 8 * 1_000_000
 
 
-def fails(run_recipe: RunRecipe, project, *overrides: str) -> TrainrunError:
+def fails(run_recipe: RunRecipe, project: Any, *overrides: str) -> TrainrunError:
     """What a run in this process ends with."""
     error = run_recipe(project.recipe, overrides=overrides, fails=True).error
     assert isinstance(error, TrainingError | EnvironmentProblem)
