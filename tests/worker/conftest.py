@@ -19,7 +19,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainrun.worker.parent import die_with_parent
 from trainrun.builtin import BUILTINS
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance
@@ -30,6 +29,7 @@ from trainrun.rundir.files import read_lines, write_atomic, write_json
 from trainrun.testing.settings import kept_settings
 from trainrun.testing.targets import plugin_name
 from trainrun.worker.main import train
+from trainrun.worker.parent import die_with_parent
 from trainrun.worker.world import World
 
 _PATIENCE = 60.0  # seconds until forked ranks are killed

@@ -176,7 +176,7 @@ class Session:
             self.logger.warning(
                 "checkpoint asked for; this version writes none", plugin=first.plugin, reason=first.reason
             )
-        elif kind == "evaluate":
+        elif kind == "evaluate" and self.evaluated_at != self.state.step:  # else these weights were evaluated just now
             self.evaluate(self)
             self.settle()
         elif kind == "stop" and self.state.stop is None:
