@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ from trainrun.cli.main import run
 from trainrun.errors import EnvironmentProblem
 from trainrun.launch import launch as module
 from trainrun.rundir import Failure, Outcome, RunPaths, create
+
+
+@pytest.fixture(autouse=True)
+def restore_sigint() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -192,6 +193,14 @@ def test_installed_commands_come_after_our_own(
     assert "is no click command" in capsys.readouterr().err
 
 
+@pytest.fixture
+def restore_sigint() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("restore_sigint")
 def test_main_leaves_with_the_exit_code() -> None:
     with pytest.raises(SystemExit) as left:
         main(["nonsense"])

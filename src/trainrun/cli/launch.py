@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,7 @@ def command(
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 
     outcome = launch(recipe, overrides, plugins, dir=base, ranks=ranks, quiet=quiet, refresh=refresh)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C of a burst must not cut the last lines off
     with suppress(BrokenPipeError):  # the exit code still has to tell how it ended
         _answer(outcome, as_json=as_json)
     raise click.exceptions.Exit(outcome.exit_code)

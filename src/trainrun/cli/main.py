@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -130,7 +131,12 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        # What is left to do takes no time; a burst of Ctrl-C must not end it by the signal and hide the exit code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
     try:
         sys.stdout.flush()
     except BrokenPipeError:
