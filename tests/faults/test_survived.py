@@ -22,6 +22,7 @@ INSTANCES = {
     "ends-warn": {"use": "ends", "on_error": "warn", "rank": 1},
     "starts": {"on_error": "warn"},
     "watches": {"on_error": "disable"},
+    "hangs": {"on_error": "disable"},
 }
 STEPS = 8
 AT = 3
@@ -59,7 +60,14 @@ def test_one_launch_survives_them_all(project: Any) -> None:
     assert faults["watches"]["traceback"].count("the plugin's mistake") == 2  # the line of code and the message
     assert len(ended.calls("watches")) == 1
 
-    for name in INSTANCES:
+    # The hanging one delays neither training nor the other observers, and the end by no more than its ten seconds.
+    assert decisions["hangs"]["decision"] == "lost"
+    assert len(ended.calls("hangs")) == 1
+    assert len(metrics(ended)) == STEPS / 2
+    assert 9 < ended.outcome["ended"] - metrics(ended)[-1]["time"] < 60
+    assert "warning: plugin hangs: 4 of its background calls were lost" in ended.stdout
+
+    for name in INSTANCES.keys() - {"hangs"}:
         told = [line for line in ended.stdout.splitlines() if line.startswith(f"warning: plugin {name} raised in ")]
         assert len(told) == 1, name
 
@@ -94,17 +102,6 @@ def test_hanging_observer(run_recipe: RunRecipe, project: Any, monkeypatch: pyte
     [event] = result.events
     assert (event["decision"], event["plugin"]) == ("lost", "hangs")
     assert event["reason"].startswith("4 of its background calls were lost")
-
-
-def test_hanging_observer_in_a_launch(project: Any) -> None:
-    ended = project.launch("hangs")
-    assert ended.code == 0
-    assert ended.verdict == f"finished: all {STEPS} steps are done"
-    assert "warning: plugin hangs: 4 of its background calls were lost" in ended.stdout
-    assert len(ended.calls("hangs")) == 1
-    steps = [float(line["time"]) for line in metrics(ended)]
-    assert ended.outcome["ended"] - steps[-1] > 9
-    assert steps[-1] - steps[0] < 9
 
 
 def metrics(ended: Any) -> list[dict[str, Any]]:
