@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
-from trainrun.worker.parent import die_with_parent
 from trainrun.errors import ExitCode, HookFailed, TrainrunError
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
+from trainrun.worker.parent import die_with_parent
 from trainrun.worker.setup import Logger, Worker
 from trainrun.worker.signals import StopSignal
 from trainrun.worker.world import World
@@ -30,23 +31,29 @@ _DRAIN = 10.0  # seconds that all background plugins together get at the end
 
 
 def main() -> None:
-    """The process: tied to its parent, with its output and record in the run directory, it trains and leaves."""
+    """A worker that torchrun has started as a new process."""
     run_dir, attempt, agent = sys.argv[1:4]
     die_with_parent(int(agent))
+    run_worker(run_dir, int(attempt))
+
+
+def run_worker(run_dir: str, attempt: int) -> NoReturn:
+    """A worker from its first record to its end. The process must be tied to its parent already."""
     paths, world, signal = RunPaths(Path(run_dir)), World.from_environment(), StopSignal()
     _redirect_output(paths.rank_output(world.rank))
-    record = Record(paths, int(attempt), world.rank)
+    signal.install()  # before the first record: the client may send a signal as soon as it knows this process
+    record = Record(paths, attempt, world.rank)
     record.update("starting")
-    signal.install()
     code = ExitCode.OK
     try:
-        outcome = train(paths, world=world, attempt=int(attempt), signal=signal, on_phase=record.update)
+        outcome = train(paths, world=world, attempt=attempt, signal=signal, on_phase=record.update)
         record.finish(outcome)
     except BaseException as error:  # the process door: whatever it is, it must be on record
         code = record.fail(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not through Python's own end: destructors of process groups can hang there, and threads of plugins may still run.
+    # Not through Python's own end, and without destroying the process group: gloo's destructor can hang when a DDP
+    # module outlives its group, and threads of plugins may still run. All ranks have met in a barrier before.
     os._exit(code)
 
 
@@ -93,8 +100,6 @@ def train(
     outcome = replace(outcome, ended=time.time())
     _leave(worker, outcome)
     session.record_late()
-    del session
-    worker.collectives.close()
     return outcome
 
 

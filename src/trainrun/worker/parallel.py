@@ -42,7 +42,6 @@ class Collectives:
 
     def __init__(self, world: World, device: torch.device, timeout: timedelta) -> None:
         self.world = world
-        self._owns_group = False
         self._group: dist.ProcessGroup | None = None
         if world.size == 1:
             return
@@ -50,7 +49,6 @@ class Collectives:
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-            self._owns_group = True
         if dist.get_backend() == "nccl":
             self._group = dist.new_group(backend="gloo", timeout=timeout)
         self.barrier()  # gloo connects lazily: a peer that is missing shows here, not in the middle of a step
@@ -74,11 +72,6 @@ class Collectives:
     def gather_integer(self) -> Callable[[int], list[int]] | None:
         """Gather one integer from all ranks; None for a single worker."""
         return self._gather_integer if self.world.size > 1 else None
-
-    def close(self) -> None:
-        """Leave the process group, after the model that used it is gone."""
-        if self._owns_group and dist.is_initialized():
-            dist.destroy_process_group()
 
     def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         rows = [torch.empty_like(tensor) for _ in range(self.world.size)]

@@ -21,7 +21,7 @@ from trainrun.plugin.instance import Instance
 from trainrun.plugin.loading import Loaded, load_plugin
 from trainrun.plugin.specs import by_name, own_specs
 from trainrun.recipe import Recipe
-from trainrun.rundir import RunPaths
+from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
 from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader
@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, paths: RunPaths, world: World, attempt: int, logger: Logger, signal: StopSignal) -> None:
         self.logger = logger
         self.signal = signal
-        self.recipe = Recipe.from_data(tomli.loads(paths.recipe.read_text()))
+        self.recipe = Recipe.from_data(secrets.restore("recipe", tomli.loads(paths.recipe.read_text())))
         device = choose_device(self.recipe.train.device, world)
         self.collectives = Collectives(world, device, _COLLECTIVE_TIMEOUT)
         self.state = self._state(paths, world, attempt, device)
@@ -176,7 +176,7 @@ def read_instances(paths: RunPaths) -> list[Instance]:
     manifest = read_json(paths.manifest)
     if manifest is None:
         raise EnvironmentProblem(f"{paths.manifest}: missing or unreadable; was this run made by `trainrun launch`?")
-    return [Instance.from_json(instance) for instance in manifest["instances"]]
+    return [Instance.from_json(instance) for instance in secrets.restore("instances", manifest["instances"])]
 
 
 def _required(hooks: Dispatcher, name: str, otherwise: str = "") -> Callable[..., Any]:
