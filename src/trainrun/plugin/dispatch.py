@@ -113,7 +113,7 @@ class Dispatcher:
 
     def _compile(self) -> None:
         manager = pluggy.PluginManager(PROJECT)
-        for holder in self._holders:
+        for holder in dict.fromkeys(self._holders):  # two instances of one plugin bring the same
             manager.add_hookspecs(holder)
         made: dict[Call, Link] = {}
         owners = {member.instance.name: member for member in self._members}
@@ -196,7 +196,7 @@ class Dispatcher:
             finally:
                 vars(self._local).update(outer)
             guard.settle()
-            return answer
+            return None if spec.kind == "event" else answer
 
         return call
 

@@ -63,7 +63,8 @@ class Guard:
 
     def failed(self, instance: Instance, hook: str, action: Policy, error: BaseException) -> None:
         """Take note of `error`; the remaining hookimpls of the hook still run."""
-        if action == "fail":
+        # A hookimpl may call hooks itself: what fails the run there is not for its own policy to survive.
+        if action == "fail" or isinstance(error, HookFailed):
             self._fatal.append(failure(instance, hook, error))
         else:
             self._on_fault(Fault(instance.name, hook, error, action))

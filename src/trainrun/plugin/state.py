@@ -28,7 +28,7 @@ def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> d
             state = make()
         except CAUGHT as error:
             raise failure(member.instance, "state_dict", error) from error
-        if wrong := unfit(state, is_tensor):
+        if wrong := _unfit(state, is_tensor):
             name, way_out = member.instance.name, switch(member.instance)
             raise TrainingError(f"plugin {name!r}: {wrong}; its state_dict must be plain values and tensors; {way_out}")
         states[member.instance.name] = state
@@ -50,6 +50,13 @@ def restore(members: Iterable[Member], states: dict[str, Any]) -> dict[str, Any]
         except CAUGHT as error:
             raise failure(member.instance, "load_state_dict", error) from error
     return left
+
+
+def _unfit(state: Any, is_tensor: Callable[[object], bool]) -> str | None:
+    try:
+        return unfit(state, is_tensor)
+    except RecursionError:
+        return "state holds itself, or is nested too deeply"
 
 
 def unfit(value: Any, is_tensor: Callable[[object], bool], path: str = "state") -> str | None:
