@@ -1,4 +1,7 @@
-"""Start each worker as a new process, with torchrun itself: `python -m trainrun.agent.cold RUN_DIR ATTEMPT WORKERS`."""
+"""Start each worker as a new process, with torchrun itself.
+
+python -m trainrun.agent.cold CLIENT_PID RUN_DIR ATTEMPT WORKERS
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from trainrun.worker.parent import die_with_parent
 
 def main() -> None:
     """Run torchrun for one attempt on this machine; exits as torchrun does."""
-    die_with_parent()
-    run_dir, attempt, workers = sys.argv[1:4]
+    client, run_dir, attempt, workers = sys.argv[1:5]
+    die_with_parent(int(client))
     from torch.distributed import run  # noqa: PLC0415 - after die_with_parent: torch takes seconds to import
 
     run.main(

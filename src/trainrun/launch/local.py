@@ -37,7 +37,7 @@ class Local:
         """Answer for `launch.backend = "local"`."""
         if launch.recipe.launch.backend != "local":
             return None
-        return start([sys.executable, "-m", "trainrun.agent.cold"], launch)
+        return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
 
 
 def start(agent: list[str], launch: Launch) -> LocalWorkers:

@@ -1,0 +1,159 @@
+"""The worker as a process: its record, its log, its tie to the one that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed
+from trainrun.rundir import Outcome, RunPaths
+from trainrun.rundir.files import read_json
+from trainrun.rundir.process import start_time
+from trainrun.worker.logs import make_logger
+from trainrun.worker.main import Record
+from trainrun.worker.parent import die_with_parent
+from trainrun.worker.signals import StopSignal
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path)
+
+
+def recorded(paths: RunPaths, rank: int = 0) -> dict[str, Any]:
+    found = read_json(paths.worker_record(1, rank))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_record_says_who_and_where(paths: RunPaths) -> None:
+    record = Record(paths, 1, 3)
+    record.update("training", 5)
+    record.update("evaluation")
+    found = recorded(paths, 3)
+    assert (found["pid"], found["pgid"], found["start_time"]) == (os.getpid(), os.getpgid(0), start_time(os.getpid()))
+    assert (found["rank"], found["phase"], found["step"]) == (3, "evaluation", 5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome("finished", 0, "all 5 steps were made", step=5), (None, None)),
+        (Outcome("stopped", 0, "early-stopping: flat: for 5", step=5), ("early-stopping", "flat: for 5")),
+    ],
+)
+def test_the_completion_record(paths: RunPaths, outcome: Outcome, expected: Any) -> None:
+    Record(paths, 1, 0).finish(outcome)
+    found = recorded(paths)
+    assert (found["phase"], found["step"]) == ("finished", 5)
+    assert (found["source"], found["stopped"]) == expected
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_a_hooks_error_is_recorded_with_its_own_traceback(paths: RunPaths) -> None:
+    cause = raised(ValueError("broken"))
+    failed = HookFailed("mine", "on_log", cause, "-p no:mine")
+    failed.__cause__ = cause
+    assert Record(paths, 1, 0).fail(raised(failed)) == ExitCode.TRAINING_FAILED
+    error = recorded(paths)["error"]
+    assert (error["type"], error["instance"], error["hook"], error["exit_code"]) == ("HookFailed", "mine", "on_log", 1)
+    assert "ValueError: broken" in error["traceback"]
+    assert "HookFailed" not in error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [(EnvironmentProblem("no GPU"), 4, False), (RuntimeError("odd"), 1, True), (KeyboardInterrupt(), 1, True)],
+)
+def test_other_errors_keep_their_exit_code(paths: RunPaths, error: BaseException, code: int, told: bool) -> None:
+    assert Record(paths, 1, 0).fail(raised(error)) == code
+    assert bool(recorded(paths)["error"]["traceback"]) is told
+
+
+def test_each_log_record_is_a_line_of_json_and_no_file_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "rank-0.jsonl"
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    logger = make_logger(path, run="r", rank=0)
+    try:
+        raise ValueError("two\nlines \udcff")
+    except ValueError:
+        logger.bind(plugin="p").exception("it failed", value=Path("x"))
+    logger.info("and on")
+    logger.debug("not this")
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert (first["event"], first["plugin"], first["level"], first["value"]) == ("it failed", "p", "error", "x")
+    assert "ValueError: two" in first["exception"]
+    assert (second["event"], second["rank"], "plugin" in second) == ("and on", 0, False)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_signals_are_only_noted() -> None:
+    stop = StopSignal()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop.install()
+        assert stop.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == "SIGINT"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- the tie to the parent: forked processes, watched through a pipe that closes when the last of them is gone ---
+
+
+def status_of(parent: int | None) -> int:
+    """How a child ends that ties itself to `parent`."""
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent(parent)
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_child_of_the_right_parent_lives() -> None:
+    assert status_of(os.getpid()) == 7
+
+
+def test_a_child_whose_parent_has_gone_ends_at_once() -> None:
+    assert status_of(1) == -signal.SIGKILL, "another process has taken it over"
+
+
+def test_a_parent_may_be_the_first_process_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert status_of(1) == 7
+    assert status_of(None) == -signal.SIGKILL
+
+
+def test_the_child_dies_with_its_parent() -> None:
+    reader, writer = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        parent = os.getpid()
+        if os.fork() == 0:
+            die_with_parent(parent)
+            os.write(writer, b"tied")
+            signal.pause()
+        signal.pause()
+    os.close(writer)
+    assert os.read(reader, 4) == b"tied"
+    os.kill(middle, signal.SIGKILL)
+    os.waitpid(middle, 0)
+    assert select.select([reader], [], [], 20)[0]
+    assert os.read(reader, 1) == b"", "nobody holds the pipe any more"
+    os.close(reader)
