@@ -56,6 +56,12 @@ def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> 
     ]
 
 
+def test_repeated_warnings_of_training_are_one_line(ended: Outcome, paths: RunPaths) -> None:
+    for step in (5, 10, 15):
+        append_line(paths.events, {"event": "warning", "step": step, "reason": f"train/loss is nan at step {step}"})
+    assert "warning: train/loss is nan at step 5 (and 2 more times)" in list(closing.lines(ended))
+
+
 def test_values_that_are_no_numbers_are_never_best(ended: Outcome, paths: RunPaths) -> None:
     paths.recipe.write_text('[evaluate]\nsplits = ["eval"]\n')
     append_line(paths.metrics, {"step": 1, "eval/loss": float("nan")})

@@ -62,6 +62,8 @@ def _row(event: dict[str, Any]) -> tuple[str, ...]:
 
 def _faults(events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
+        if event.get("event") == "warning":
+            yield f"warning: {event.get('reason')}"
         if event.get("event") == "fault":
             yield ""
             yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}):"

@@ -59,9 +59,12 @@ def lines(outcome: Outcome) -> Iterator[str]:
 
 
 def faults(paths: RunPaths) -> Iterator[str]:
-    """One line for each plugin that raised and was survived, or that was too slow."""
+    """One line for each plugin that raised and was survived, or was too slow, and for what training warned of."""
     seen: dict[tuple[str, str, str], list[str]] = {}
+    warned: list[str] = []
     for event in read_lines(paths.events)[0]:
+        if event.get("event") == "warning":
+            warned.append(str(event.get("reason", "")))
         action = event.get("action") if event.get("event") == "fault" else event.get("decision")
         if action in _SURVIVED:
             key = (str(event.get("plugin")), str(event.get("hook")), action)
@@ -70,6 +73,9 @@ def faults(paths: RunPaths) -> Iterator[str]:
         times = f", {len(reasons)} times" if len(reasons) > 1 else ""
         what = _SURVIVED[action].format(plugin=plugin, hook=hook, times=times)
         yield f"warning: {what}: {_first_line(reasons[0])}"
+    if warned:
+        more = f" (and {len(warned) - 1} more times)" if len(warned) > 1 else ""
+        yield f"warning: {warned[0]}{more}"
 
 
 def bests(paths: RunPaths) -> list[Best]:

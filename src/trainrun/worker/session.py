@@ -226,6 +226,7 @@ class Session:
         if self.state.recipe.train.nonfinite == "fail":
             raise TrainingError(message)
         self.logger.warning(message)
+        self.record_event({"event": "warning", "step": step, "reason": message})
 
     # --- rates ---
 
