@@ -376,8 +376,9 @@ def on_train_end(run: Run) -> None:
 
 @hookspec(locus="worker", kind="vote", ranks="all")
 def should_evaluate(run: Run) -> str | None:
-    """Evaluate now? Answer with a reason, or None. Asked at the end of each step; any rank's reason counts.
+    """Evaluate now? Answer with a reason, or None. Any rank's reason counts.
 
+    Asked at the end of each step, and once more after the evaluation at the end of an epoch.
     What is voted at the end of a step takes effect on all ranks at the same later step
     (two steps on; at once at the end of an evaluation and of the run).
     """

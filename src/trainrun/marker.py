@@ -48,9 +48,7 @@ class ImplOptions:
     mutates: bool = False
 
 
-def hookspec(
-    *, locus: Locus, kind: Kind, ranks: Ranks | None = None, host: tuple[str, ...] = ()
-) -> Callable[[F], F]:
+def hookspec(*, locus: Locus, kind: Kind, ranks: Ranks | None = None, host: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Declare a hook; a plugin may bring its own hooks in its `hookspecs` attribute (a module or class)."""
 
     def decorate(function: F) -> F:
@@ -97,9 +95,7 @@ def hookimpl(
 
     def decorate(function: F) -> F:
         setattr(function, _IMPL, ImplOptions(ranks, background, mutates))
-        return _pluggy_impl(
-            function, tryfirst=tryfirst, trylast=trylast, wrapper=wrapper, specname=specname
-        )
+        return _pluggy_impl(function, tryfirst=tryfirst, trylast=trylast, wrapper=wrapper, specname=specname)
 
     return decorate if function is None else decorate(function)
 

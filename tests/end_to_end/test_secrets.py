@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trainrun
 
-TASK = '''
+TASK = """
 import torch
 
 from trainrun import PluginOptions, hookimpl
@@ -31,7 +31,7 @@ def build_dataset(split):
 @hookimpl
 def training_step(model, batch):
     return model(batch[0]).mean()
-'''
+"""
 
 RECIPE = """
 [task]

@@ -8,7 +8,7 @@ import torch
 
 from trainrun.errors import RecipeError
 from trainrun.recipe.optimizers import KEYWORDS, NEEDS_CLOSURE
-from trainrun.worker.optim import make_optimizer, make_scheduler, optimizer_classes, plain_name
+from trainrun.worker.optim import make_optimizer, make_scheduler, optimizer_classes, unwrapped
 
 
 def model() -> torch.nn.Module:
@@ -76,9 +76,13 @@ def test_wrong_tables_are_named(name: str, settings: Any, groups: Any, message: 
         make_optimizer(model(), name, settings, groups)
 
 
-@pytest.mark.parametrize("name", ["weight", "module.weight", "_orig_mod.weight", "module._orig_mod.weight"])
-def test_wrappers_do_not_show_in_names(name: str) -> None:
-    assert plain_name(name) == "weight"
+def test_wrappers_do_not_show_in_names_and_a_users_own_module_does() -> None:
+    own = torch.nn.Sequential()
+    own.add_module("module", torch.nn.Linear(2, 2))
+    compiled = torch.compile(own, backend="eager")
+    assert unwrapped(compiled) is own  # type: ignore[arg-type]
+    optimizer = make_optimizer(compiled, "sgd", {"lr": 1.0}, [{"match": ["module.bias"], "lr": 0.5}])  # type: ignore[arg-type]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.0]
 
 
 # --- schedules ---

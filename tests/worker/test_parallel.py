@@ -129,6 +129,8 @@ def test_ranks_must_have_the_same_plugins(lacking: int) -> None:
 def test_deterministic_mode_warns_only(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: asked.append((mode, warn_only)))
+    monkeypatch.setattr(torch, "set_deterministic_debug_mode", asked.append)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    parallel.be_deterministic()
-    assert asked == [(True, True)]
+    parallel.be_deterministic(compiled=False)
+    parallel.be_deterministic(compiled=True)
+    assert asked == ["warn", (True, True)]

@@ -119,7 +119,8 @@ def _ignore(phase: str, step: int) -> None:
 
 def _ended(worker: Worker, outcome: Outcome) -> Outcome:
     step = worker.state.step
-    if worker.state.stop is None:
+    # A stop that was agreed after the last step has stopped nothing.
+    if worker.state.stop is None or step == worker.state.total_steps:
         return replace(outcome, state="finished", exit_code=0, reason=f"all {step} steps were made", step=step)
     reason, source = worker.state.stop
     return replace(outcome, state="stopped", exit_code=0, reason=f"{source}: {reason}", step=step)

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from trainrun.errors import Problem, RecipeError
@@ -60,7 +61,7 @@ def make_optimizer(
 
 
 def _grouped(model: torch.nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    named = [(plain_name(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in unwrapped(model).named_parameters() if p.requires_grad]
     members: list[list[torch.nn.Parameter]] = [[] for _ in range(len(groups) + 1)]
     for name, parameter in named:
         place = next((i for i, group in enumerate(groups) if _matches(name, group)), len(groups))
@@ -89,9 +90,10 @@ def _matches(name: str, group: Mapping[str, Any]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in group["match"])
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name as the user's model has it: without what DDP and `torch.compile` put in front."""
-    return name.removeprefix("module.").removeprefix("_orig_mod.").removeprefix("module.")
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's own module, whose parameters have the names that they know: without DDP and `torch.compile`."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
 def make_scheduler(

@@ -95,8 +95,12 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def be_deterministic() -> None:
+def be_deterministic(*, compiled: bool) -> None:
     """Ask torch for deterministic algorithms; those that have none warn."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, before its first use
-    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        # The same without telling the compiler, whose import takes longer than that of torch.
+        torch.set_deterministic_debug_mode("warn")

@@ -63,7 +63,7 @@ class Worker:
         """Build everything, in the order of design: model, optimizer, data. Calls the provider hooks."""
         recipe, state, hooks = self.recipe, self.state, self.hooks
         if recipe.run.deterministic:
-            be_deterministic()
+            be_deterministic(compiled=recipe.train.compile)
         seed_all(recipe.run.seed)
         model = _required(hooks, "build_model")(recipe, state.device)
         if not isinstance(model, torch.nn.Module):
