@@ -83,6 +83,11 @@ class TrainSampler(Sampler[list[int]]):
                 # The sample of a batch of weight zero does not matter; the update's first one is at hand.
                 yield order(first, size) if size else order(start, 1)
 
+    @property
+    def samples(self) -> int:
+        """The samples of an epoch, over all ranks: those of the dataset, but for what `drop_last` leaves out."""
+        return self._length
+
     def updates(self) -> Iterator[Update]:
         """What `__iter__` yields, update by update, as weights and sizes."""
         for start in range(self.position, self._length, self._batch):
@@ -169,6 +174,7 @@ class SampledBatches:
         self._loader = loader
         self._sampler = loader.sampler
         self._batches: Iterator[Any] = iter(())
+        self._used = 0
 
     @property
     def updates_per_epoch(self) -> int | None:
@@ -179,12 +185,29 @@ class SampledBatches:
         """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
         if epoch != self._sampler.epoch:
             self._sampler.epoch, self._sampler.position = epoch, 0
+        self._used = 0
         self._batches = iter(self._loader)
         return self._sampler.updates()
 
     def fetch(self) -> Any:
         """The next micro-batch of the update at hand."""
         return next(self._batches)
+
+    def use(self, update: Update) -> None:
+        """Count an update that was made: the loader itself may be some batches ahead."""
+        self._used += update.samples
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the data after the updates made so far; at the end of an epoch, the beginning of the next."""
+        place = self._sampler.state_dict()
+        position = place["position"] + self._used
+        if position < self._sampler.samples:
+            return {**place, "position": position}
+        return {"epoch": place["epoch"] + 1, "position": 0}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place that `state_dict` gave, when its epoch is begun. To be called before `begin`."""
+        self._sampler.load_state_dict(state)
 
 
 class ForeignBatches:
@@ -237,6 +260,9 @@ class ForeignBatches:
         elif self._last is _NOTHING:
             raise TrainingError(f"the train loader of rank {self._world.rank} gave no batch at all")
         return self._last
+
+    def use(self, update: Update) -> None:
+        """Nothing to count: where the loader is, only the loader knows."""
 
     def _by_length(self, lengths: Sequence[int]) -> Iterator[Update]:
         for start in range(0, max(lengths), self._micro_batches):

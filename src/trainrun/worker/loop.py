@@ -83,6 +83,7 @@ def _update(session: Session, update: Update) -> None:
     session.reduced()
     skipped = _apply_gradients(session)
     state.samples_seen += update.samples
+    session.train.use(update)
     if hooks.on_update_end:
         hooks.on_update_end(skipped)
     session.optimizer.zero_grad()
