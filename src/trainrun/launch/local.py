@@ -104,6 +104,9 @@ class LocalWorkers:
         if code is None and not self._failed():
             return None
         self._find_unseen()
+        if code is None:
+            # Workers die with their agent: look at it again, now that they were seen to have ended.
+            code = self._agent.poll()
         write_ends(self._paths, self._attempt, self._ended)
         self.kill()
         return code if code is not None else 1
