@@ -104,7 +104,7 @@ def test_one_hook_with_its_manual(trainrun: Trainrun, recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hook", "on_steps_end"], "did you mean 'on_step_end'?"),
+        (["--hook", "on_step_end", "--hook", "on_steps_end"], "did you mean 'on_step_end'?"),
         (["-p", "watcher"], "name one"),
         (["missing.toml"], "missing.toml"),
         (["train.toml", "-p", "wacther"], "-p #1: no installed plugin is called 'wacther'; did you mean 'watcher'?"),
@@ -116,3 +116,11 @@ def test_wrong_use_is_explained(trainrun: Trainrun, recipe: Path, arguments: lis
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_several_hooks_with_their_manuals(trainrun: Trainrun, recipe: Path) -> None:
+    arguments = ["hooks", "train.toml", "--hook", "on_step_end", "--hook", "on_log"]
+    text = trainrun(*arguments).stdout
+    assert text.index("An update is complete") < text.index("Metrics are ready on the host")
+    document = json.loads(trainrun(*arguments, "--json").stdout)
+    assert {one["hook"] for one in document["hooks"]} == {"on_step_end", "on_log"}

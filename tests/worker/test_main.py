@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from trainrun import hookimpl
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed
 from trainrun.rundir import Outcome, RunPaths
 from trainrun.rundir.files import read_json
 from trainrun.rundir.process import start_time
 from trainrun.worker.logs import make_logger
-from trainrun.worker.main import Record
+from trainrun.worker.main import Record, _traceback
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.signals import StopSignal
 
@@ -157,3 +158,17 @@ def test_the_child_dies_with_its_parent() -> None:
     assert select.select([reader], [], [], 20)[0]
     assert os.read(reader, 1) == b"", "nobody holds the pipe any more"
     os.close(reader)
+
+
+def test_a_traceback_begins_in_the_users_code(training: Any, regression: Any) -> None:
+    class Broken:
+        @hookimpl
+        def on_step_end(self) -> None:
+            raise ValueError("broken on purpose")
+
+    with pytest.raises(HookFailed) as failed:
+        training(regression, Broken, train={"steps": 1, "batch_size": 4})
+    trace = _traceback(failed.value)
+    assert "<hook " not in trace
+    assert trace.count("on_step_end") == 1
+    assert trace.endswith("ValueError: broken on purpose\n")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @options.override
 @options.plugin
-@click.option("--hook", "hook", metavar="NAME", help="Show this hook alone, with its manual.")
+@click.option(
+    "--hook", "wanted", metavar="NAME", multiple=True, help="Show this hook alone, with its manual; may be repeated."
+)
 @options.as_json
 @options.refresh
 def command(
@@ -33,7 +35,7 @@ def command(
     recipe: str | None,
     overrides: tuple[str, ...],
     plugins: tuple[str, ...],
-    hook: str | None,
+    wanted: tuple[str, ...],
     as_json: bool,
     refresh: bool,
 ) -> None:
@@ -44,21 +46,23 @@ def command(
     if recipe is None:
         if overrides or plugins:
             raise UsageError("hooks: -o and -p change a recipe; name one")
-        _show_all(hook, as_json=as_json, refresh=refresh)
+        _show_all(wanted, as_json=as_json, refresh=refresh)
         return
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
 
     resolved = resolve(recipe, overrides, plugins, refresh=refresh)
-    _require_known(hook, resolved.specs)
-    document = _plan_document(recipe, resolved, hook) if as_json else None
-    click.echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, hook)))
+    _require_known(wanted, resolved.specs)
+    document = _plan_document(recipe, resolved, wanted) if as_json else None
+    click.echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))
     for note in resolved.notes:
         click.echo(f"note: {note}", err=True)
     resolved.require()
 
 
-def _require_known(hook: str | None, specs: Mapping[str, SpecInfo]) -> None:
-    if hook is not None and hook not in specs:
+def _require_known(wanted: Sequence[str], specs: Mapping[str, SpecInfo]) -> None:
+    for hook in wanted:
+        if hook in specs:
+            continue
         from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
 
         hint = did_you_mean(hook, specs) or "trainrun hooks lists them"
@@ -68,26 +72,26 @@ def _require_known(hook: str | None, specs: Mapping[str, SpecInfo]) -> None:
 # --- without a recipe --------------------------------------------------------------------------
 
 
-def _show_all(hook: str | None, *, as_json: bool, refresh: bool) -> None:
+def _show_all(wanted: Sequence[str], *, as_json: bool, refresh: bool) -> None:
     from trainrun.plugin.catalogue import catalogue  # noqa: PLC0415
 
     found = catalogue(refresh=refresh)
-    _require_known(hook, found.specs)
+    _require_known(wanted, found.specs)
     if as_json:
-        click.echo(json.dumps(_catalogue_document(found, hook), indent=2))
-    elif hook is not None:
-        click.echo("\n".join(_manual(found.specs[hook])))
+        click.echo(json.dumps(_catalogue_document(found, wanted), indent=2))
+    elif wanted:
+        click.echo("\n".join(line for hook in wanted for line in _manual(found.specs[hook])))
     else:
         click.echo("\n".join([*_catalogue_lines(found), *broken_lines(found.broken)]))
 
 
-def _catalogue_document(found: Catalogue, hook: str | None) -> dict[str, Any]:
+def _catalogue_document(found: Catalogue, wanted: Sequence[str]) -> dict[str, Any]:
     from trainrun.plugin.plan import HookPlan  # noqa: PLC0415
 
     return {
         "version": options.JSON_VERSION,
         "recipe": None,
-        "hooks": [HookPlan(spec).to_json() for name, spec in found.specs.items() if hook in (None, name)],
+        "hooks": [HookPlan(spec).to_json() for name, spec in found.specs.items() if not wanted or name in wanted],
         "broken": [one.to_json() for one in found.broken],
     }
 
@@ -103,13 +107,13 @@ def _catalogue_lines(found: Catalogue) -> Iterator[str]:
 # --- with a recipe -----------------------------------------------------------------------------
 
 
-def _plan_document(recipe: str, resolved: Resolved, hook: str | None) -> dict[str, Any]:
+def _plan_document(recipe: str, resolved: Resolved, wanted: Sequence[str]) -> dict[str, Any]:
     hooks = resolved.plan.to_json()
     return {
         "version": options.JSON_VERSION,
         "recipe": recipe,
         "instances": [instance.to_json() for instance in resolved.instances],
-        "hooks": [one for one in hooks if hook in (None, one["hook"])],
+        "hooks": [one for one in hooks if not wanted or one["hook"] in wanted],
         "broken": [
             {"instance": one.name, "where": one.where, "error": resolved.description(one).error, "switch": one.switch}
             for one in resolved.instances
@@ -121,10 +125,13 @@ def _plan_document(recipe: str, resolved: Resolved, hook: str | None) -> dict[st
     }
 
 
-def _plan_lines(resolved: Resolved, hook: str | None) -> Iterator[str]:
-    if hook is not None:
+def _plan_lines(resolved: Resolved, wanted: Sequence[str]) -> Iterator[str]:
+    for hook in wanted:
         yield from _manual(resolved.specs[hook])
         yield from next(_entries([resolved.plan.hooks[hook]]))
+        if hook != wanted[-1]:
+            yield ""
+    if wanted:
         return
     yield f"Order: {', '.join(_named(resolved))}"
     if resolved.installed_not_enabled:

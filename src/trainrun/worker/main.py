@@ -192,7 +192,10 @@ def _traceback(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
     if isinstance(cause, TrainrunError):
         return ""
-    return "".join(traceback.format_exception(cause))
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith("<hook "):
+        trace = trace.tb_next  # the generated function that called the plugin
+    return "".join(traceback.format_exception(type(cause), cause, trace))
 
 
 def _redirect_output(path: Path) -> None:
