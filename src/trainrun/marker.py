@@ -6,8 +6,7 @@ Both are pluggy's markers with trainrun's own options put beside pluggy's. A lea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import pluggy
 
@@ -25,8 +24,7 @@ _SPEC = "trainrun_hook"
 _IMPL = "trainrun_hookimpl"
 
 
-@dataclass(frozen=True)
-class SpecOptions:
+class SpecOptions(NamedTuple):
     """What a hookspec declares beside its signature.
 
     `host` names the arguments that are plain host values (numbers, strings, mappings of them):
@@ -39,8 +37,7 @@ class SpecOptions:
     host: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ImplOptions:
+class ImplOptions(NamedTuple):
     """What a hookimpl declares beside pluggy's own options."""
 
     ranks: Ranks | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainrun import hookspecs
@@ -59,10 +58,7 @@ def poll_interval(hooks: Dispatcher) -> float | None:
 
 
 def _client_specs() -> dict[str, SpecInfo]:
-    specs = {spec.hook: spec for spec in own_specs() if spec.locus in {"client", "both"}}
-    # Called as a vote, because its answers count; for plugins it is an event, since nobody's answer decides alone.
-    specs["check_recipe"] = replace(specs["check_recipe"], kind="vote")
-    return specs
+    return {spec.hook: spec for spec in own_specs() if spec.locus in {"client", "both"}}
 
 
 def _client_impls(instance: Instance, resolved: Resolved, specs: Mapping[str, SpecInfo]) -> tuple[ImplInfo, ...]:

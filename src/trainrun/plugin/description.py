@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainrun.marker import Kind, Locus, Ranks
 from trainrun.plugin.instance import Policy
 
 
-@dataclass(frozen=True)
-class ImplInfo:
+class ImplInfo(NamedTuple):
     """One function that is marked with `hookimpl`. `function` is its attribute's name, `hook` the hook it answers."""
 
     function: str
@@ -30,12 +28,11 @@ class ImplInfo:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImplInfo:
-        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        """The inverse of `_asdict`, after a trip through JSON."""
         return cls(**_tuples(data))
 
 
-@dataclass(frozen=True)
-class SpecInfo:
+class SpecInfo(NamedTuple):
     """One hook: trainrun's own, or one that a plugin brings in its `hookspecs`."""
 
     hook: str
@@ -55,12 +52,11 @@ class SpecInfo:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SpecInfo:
-        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        """The inverse of `_asdict`, after a trip through JSON."""
         return cls(**_tuples(data))
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What importing `target` showed. Where `ok` is False, `error` says in one line why it cannot be used.
 
     `traceback` is given where the plugin's own code raised. `unmarked` names functions that are
@@ -93,7 +89,10 @@ class Description:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`."""
-        return asdict(self)
+        plain = self._asdict()
+        plain["impls"] = [impl._asdict() for impl in self.impls]
+        plain["specs"] = [spec._asdict() for spec in self.specs]
+        return plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:

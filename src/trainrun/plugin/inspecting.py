@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast, get_args
@@ -30,7 +29,7 @@ def describe_object(target: str, plugin: object) -> Description:
     try:
         return _declared(described, plugin)
     except UnusableError as error:
-        return replace(described, ok=False, error=str(error))
+        return described._replace(ok=False, error=str(error))
 
 
 def options_of(plugin: object) -> type[PluginOptions] | None:
@@ -56,8 +55,7 @@ def _declared(described: Description, plugin: object) -> Description:
     _require_constructor(plugin, options)
     holder = brought_specs(plugin)
     specs = () if holder is None else specs_in(holder)
-    return replace(
-        described,
+    return described._replace(
         options_schema=_schema(options) if options else None,
         has_validators=options is not None and _has_functions(options.__pydantic_core_schema__),
         live=live_fields(options) if options else (),

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import re
 import sys
-from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +49,7 @@ class LivePlugins:
         setattr(self._module, attribute, found)
         target = f"{self._path}:{attribute}"
         # Validators run when the plugin is made, which is in this process too.
-        description = replace(describe_object(target, found), has_validators=False)
+        description = describe_object(target, found)._replace(has_validators=False)
         Store(cache_folder()).put(description.to_json(), description.files, *Target(target).key)
         return target
 
