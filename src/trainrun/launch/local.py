@@ -105,8 +105,7 @@ class LocalWorkers:
             return None
         self._find_unseen()
         if code is None:
-            # Workers die with their agent: look at it again, now that they were seen to have ended.
-            code = self._agent.poll()
+            code = self._agents_own_end()
         write_ends(self._paths, self._attempt, self._ended)
         self.kill()
         return code if code is not None else 1
@@ -207,6 +206,17 @@ class LocalWorkers:
             seen = self._ended.get(rank)
             if rank not in self._finished and (seen is None or seen.code is None):
                 self._ended[rank] = End(rank, code, seen.seen_ns if seen else 0)
+
+    def _agents_own_end(self) -> int | None:
+        """The exit code of an agent whose end the workers died of; None for one that still runs.
+
+        They die with its first thread. It can be waited for only when its last one is gone, a moment later.
+        """
+        started = process.start_time(self._agent.pid)
+        if started is not None and not process.alive(self._agent.pid, started):
+            with suppress(subprocess.TimeoutExpired):
+                self._agent.wait(_EVIDENCE)
+        return self._agent.poll()
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):
