@@ -1,0 +1,165 @@
+"""Where a worker is at this moment: a few numbers in a file that the worker keeps mapped and others read.
+
+Writing is a store into memory, so the worker does it in every step and before every hookimpl; and what was written
+stays readable when the worker hangs, is stopped, or was killed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+from pathlib import Path
+from time import monotonic_ns
+from typing import NamedTuple
+
+# A worker that gets this signal writes the stacks of all its threads. Of the real-time signals, because everything else
+# is taken: SIGUSR1 and SIGUSR2 by schedulers and NCCL, and debuggers and profilers have their own. Libraries take
+# real-time signals from either end of the range; this one is from its middle.
+STACKS_SIGNAL: int = signal.SIGRTMIN + 12
+
+PHASES = ("starting", "setup", "training", "evaluation", "ending")
+
+SIZE = 1 << 15  # bytes; room for the names of about a thousand hookimpls
+CRUMB = 4  # the slot that generated code writes: see trainrun.plugin.dispatch
+
+_MAGIC = int.from_bytes(b"trpulse1", "little")
+_KIND, _STEP, _ADVANCES, _PHASE, _CRUMB, _WAITING, _OWN, _OWN_STEPS, _MOVED, _TEXT = 0, 1, 2, 3, CRUMB, 5, 6, 7, 8, 9
+_SLOTS = 16
+_HEAD = 8 * _SLOTS
+
+
+class Beat(NamedTuple):
+    """What a pulse said when it was read.
+
+    advances: counts steps, micro-batches, evaluation batches and changes of phase; it stands still where the worker
+    does. instance, hook: the hookimpl that runs, None between hooks. waiting: whether the worker is where ranks wait
+    for one another. own_ns, own_steps: nanoseconds of own work, over how many steps. moved_ns: when a step
+    or phase was last begun, by the monotonic clock.
+    """
+
+    step: int
+    advances: int
+    phase: str
+    instance: str | None
+    hook: str | None
+    waiting: bool
+    own_ns: int
+    own_steps: int
+    moved_ns: int
+
+
+class Pulse:
+    """The writer's side, for the training thread only. `memory` holds `SIZE` bytes; without, nobody else reads it.
+
+    `slots` are the numbers, for code that cannot afford a call.
+    """
+
+    def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
+        self._memory = memoryview(bytearray(SIZE) if memory is None else memory)
+        self.slots = self._memory[:_HEAD].cast("q")
+        self._crumbs: dict[tuple[str, str], int] = {}
+        self._text = 0
+        self._advances = 0
+        self._own = 0
+        self._own_steps = 0
+        self._mark = monotonic_ns()
+        self.slots[_KIND] = _MAGIC
+        self.enter(PHASES[0])
+
+    @classmethod
+    def create(cls, path: Path) -> Pulse:
+        """Make the file, in place of any that is there, and map it.
+
+        Raises OSError where the disk is full: later, a store into memory would end the process with SIGBUS.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, SIZE)
+            return cls(mmap.mmap(descriptor, SIZE))
+        finally:
+            os.close(descriptor)
+
+    def crumb(self, instance: str, hook: str) -> int:
+        """The number that stands for a hookimpl in the slot `CRUMB`; 0, which is none, where there is no more room."""
+        key = (instance, hook)
+        if key not in self._crumbs:
+            line = f"{instance}\t{hook}\n".encode()
+            start = _HEAD + self._text
+            if start + len(line) > SIZE:
+                return 0
+            self._memory[start : start + len(line)] = line
+            self._text += len(line)
+            self.slots[_TEXT] = self._text
+            self._crumbs[key] = len(self._crumbs) + 1
+        return self._crumbs[key]
+
+    def enter(self, phase: str) -> None:
+        """Note the phase, one of `PHASES`."""
+        self.slots[_PHASE] = PHASES.index(phase)
+        self.slots[_MOVED] = monotonic_ns()
+        self.advance()
+
+    def advance(self) -> None:
+        """Something was done: the worker does not stand still."""
+        self._advances += 1
+        self.slots[_ADVANCES] = self._advances
+
+    def begin_step(self, step: int) -> None:
+        """A training step begins, and with it the rank's own work."""
+        self.slots[_STEP] = step
+        self.slots[_MOVED] = self._mark = monotonic_ns()
+        self.advance()
+
+    def pause(self) -> None:
+        """From here on ranks may wait for one another: what that takes is nobody's own work."""
+        self._own += monotonic_ns() - self._mark
+        self.slots[_WAITING] = 1
+
+    def resume(self) -> None:
+        """The rank's own work goes on."""
+        self.slots[_WAITING] = 0
+        self.advance()
+        self._mark = monotonic_ns()
+
+    def end_step(self) -> None:
+        """The step that `begin_step` began is over."""
+        self._own += monotonic_ns() - self._mark
+        self._own_steps += 1
+        self.slots[_OWN] = self._own
+        self.slots[_OWN_STEPS] = self._own_steps
+
+
+def read_pulse(path: Path) -> Beat | None:
+    """What the worker last wrote; None where there is no pulse, or something else in its place."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE)
+    except OSError:
+        return None
+    if len(data) < SIZE:
+        return None
+    slots = memoryview(data)[:_HEAD].cast("q")
+    if slots[_KIND] != _MAGIC:
+        return None
+    instance, hook = _names(data, slots[_CRUMB], slots[_TEXT])
+    return Beat(
+        step=slots[_STEP],
+        advances=slots[_ADVANCES],
+        phase=PHASES[slots[_PHASE]] if 0 <= slots[_PHASE] < len(PHASES) else "",
+        instance=instance,
+        hook=hook,
+        waiting=bool(slots[_WAITING]),
+        own_ns=slots[_OWN],
+        own_steps=slots[_OWN_STEPS],
+        moved_ns=slots[_MOVED],
+    )
+
+
+def _names(data: bytes, crumb: int, length: int) -> tuple[str | None, str | None]:
+    """The instance and hook that a crumb stands for."""
+    lines = data[_HEAD : _HEAD + max(0, length)].split(b"\n")[:-1]
+    if not 0 < crumb <= len(lines):
+        return None, None
+    instance, _, hook = lines[crumb - 1].decode(errors="replace").partition("\t")
+    return instance, hook
