@@ -59,7 +59,7 @@ class RunPaths:
 
     @property
     def agent_log(self) -> Path:
-        """What torchrun itself prints."""
+        """What the agent itself prints: torchrun, or the warm one."""
         return self.logs / "agent.out"
 
     def rank_log(self, rank: int) -> Path:
@@ -67,8 +67,16 @@ class RunPaths:
         return self.logs / f"rank-{rank}.jsonl"
 
     def rank_output(self, rank: int) -> Path:
-        """The raw output of one worker. Writer: that worker."""
+        """The raw output of one worker. Writer: the process that reads its pipe, or else that worker."""
         return self.logs / f"rank-{rank}.out"
+
+    def rank_output_old(self, rank: int) -> Path:
+        """The raw output of one worker before what is in `rank_output`, if there was too much for one file."""
+        return rotated(self.rank_output(rank))
+
+    def rank_log_old(self, rank: int) -> Path:
+        """The structured log of one worker before what is in `rank_log`, if there was too much for one file."""
+        return rotated(self.rank_log(rank))
 
     @property
     def attempts(self) -> Path:
@@ -82,6 +90,22 @@ class RunPaths:
     def worker_record(self, attempt: int, rank: int) -> Path:
         """The `WorkerRecord` of one worker in one attempt. Writer: that worker."""
         return self.attempt(attempt) / f"rank-{rank}.json"
+
+    def pulse(self, attempt: int, rank: int) -> Path:
+        """Where one worker is right now, in shared memory. Writer: that worker."""
+        return self.attempt(attempt) / f"pulse-{rank}"
+
+    def stacks(self, attempt: int, rank: int) -> Path:
+        """The stacks of all threads of one worker, written when it hangs. Writer: that worker."""
+        return self.attempt(attempt) / f"stacks-{rank}.txt"
+
+    def output_pipe(self, attempt: int, rank: int) -> Path:
+        """The named pipe that one worker prints into."""
+        return self.attempt(attempt) / f"rank-{rank}.pipe"
+
+    def requests(self, attempt: int) -> Path:
+        """What the workers of an attempt are asked to do: one JSON line a request. Writer: client."""
+        return self.attempt(attempt) / "requests.jsonl"
 
     def decisions(self, attempt: int, node: int) -> Path:
         """The folder in which the ranks of one node post decisions."""
@@ -98,16 +122,31 @@ class RunPaths:
         return self.root / "control"
 
     @property
+    def stop_request(self) -> Path:
+        """What `trainrun stop` asks of the client. Writer: that command; the client removes it."""
+        return self.control / "stop.json"
+
+    @property
+    def nodes_key(self) -> Path:
+        """What the nodes of a run know each other by, while it goes on. Writer: node 0's client."""
+        return self.root / "nodes.key"
+
+    @property
     def source(self) -> Path:
         """The snapshot of the task's code. Writer: client, once."""
         return self.root / "source"
 
     @property
     def lease(self) -> Path:
-        """Who owns the run. Writer: the client that holds its lock."""
+        """The folder that says who owns the run. Writer of each record: the client that it names."""
         return self.root / "lease"
 
     @property
     def crash_log(self) -> Path:
         """The report of a bug in trainrun, if there was one. Writer: client."""
         return self.logs / "crash.txt"
+
+
+def rotated(path: Path) -> Path:
+    """The name under which a full log is kept, while `path` begins anew: `rank-0.1.out` for `rank-0.out`."""
+    return path.with_name(f"{path.stem}.1{path.suffix}")

@@ -1,0 +1,230 @@
+"""Keeps what the workers of one node print: reads their pipes into files that do not grow without end.
+
+Run by its path, as `python -I -S sink.py LIMIT [PIPE FILE OLD]...`: without `site` and without trainrun it is there in
+some milliseconds and stays small. LIMIT is in bytes, for each FILE and OLD together. The pipes exist already.
+
+Whatever comes over stdin, its end too, says that the attempt is over. Then the pipes are read to their end, which is
+there when the last process that prints is gone, but for no longer than some seconds. The client that starts this holds
+signals back from it (`launch.output`): it has to outlive the workers, to have their last words.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+
+_CHUNK = 256 * 1024  # bytes that are read at a time
+_PATIENCE = 5.0  # seconds for what still holds a pipe when the attempt is over
+_LOOK = 1000  # milliseconds between two looks at whether the client is alive
+_SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it begins
+_MARK = b" bytes of output were dropped so far: "
+
+
+class CappedFile:
+    """A file that is renamed when it has grown to half the limit, in place of the one that was renamed before.
+
+    What cannot be kept is dropped and counted: nothing here ever raises because of a disk.
+    """
+
+    def __init__(self, path: str, old: str, limit: int) -> None:
+        self._path = path
+        self._old = old
+        self._half = max(limit // 2, _SMALLEST)
+        self._file = -1
+        self._size = 0
+        self._in_line = False  # whether the file ends within a line
+        self._dropped = 0
+        self._why = b""  # what is still to be told of the bytes that were dropped
+        self.write(memoryview(b""))
+
+    def write(self, data: memoryview) -> None:
+        """Append `data`, as far as there is room on the disk."""
+        try:
+            self._prepare()
+            while data:
+                part = self._fitting(data)
+                if part:
+                    data = data[self._append(part) :]
+                else:
+                    self._rotate()
+        except OSError as error:
+            self._drop(len(data), (error.strerror or str(error)).encode())
+            self._close()  # another try begins with opening it again
+
+    def _prepare(self) -> None:
+        if self._file < 0:
+            self._open()
+        if self._why and self._size < self._half:
+            self._tell()
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(self._file).st_size
+        self._in_line = self._size > 0 and os.pread(self._file, 1, self._size - 1) != b"\n"
+        self._dropped = max(self._dropped, _noted(_head(self._file)))
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _fitting(self, data: memoryview) -> memoryview:
+        """What of `data` goes into this file: whole lines, unless one is longer than the file; nothing when full."""
+        room = self._half - self._size
+        if len(data) <= room:
+            return data
+        whole = bytes(data[: max(room, 0)]).rfind(b"\n") + 1
+        if whole:
+            return data[:whole]
+        keeps_on = self._in_line or self._size < self._half // 2
+        return data[: max(room, 0)] if keeps_on else data[:0]
+
+    def _append(self, part: memoryview) -> int:
+        written = os.write(self._file, part)
+        self._size += written
+        self._in_line = part[written - 1] != ord("\n")
+        return written
+
+    def _rotate(self) -> None:
+        replaced = _content(self._old)
+        self._close()
+        try:
+            os.replace(self._path, self._old)  # noqa: PTH105 - pathlib is not small
+        except FileNotFoundError:
+            replaced = 0  # somebody has removed it
+        if replaced or self._dropped:
+            self._drop(replaced, b"the limit is %d bytes" % (2 * self._half))
+        self._prepare()
+
+    def _drop(self, count: int, why: bytes) -> None:
+        if count or self._dropped:
+            self._dropped += count
+            self._why = why
+
+    def _tell(self) -> None:
+        line = b"--- %d%s%s ---\n" % (self._dropped, _MARK, self._why)
+        before = self._size
+        try:
+            _write_whole(self._file, b"\n" + line if self._in_line else line)
+        except OSError:
+            os.ftruncate(self._file, before)
+            raise
+        self._size = os.fstat(self._file).st_size
+        self._in_line = False
+        self._why = b""
+
+
+class Source:
+    """The pipe of one worker, and the file for what comes out of it."""
+
+    def __init__(self, pipe: str, file: CappedFile) -> None:
+        self.reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._keeper = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # no end before the first writer
+        self._pipe = pipe
+        self._file = file
+
+    def let_end(self) -> None:
+        """From now on the pipe ends with its last writer."""
+        os.close(self._keeper)
+
+    def pump(self, buffer: bytearray) -> bool:
+        """Move what has come; False at the end."""
+        try:
+            count = os.readv(self.reader, [buffer])
+        except BlockingIOError:
+            return True
+        self._file.write(memoryview(buffer)[:count])
+        return count > 0
+
+    def remove(self) -> None:
+        """Close the pipe, and leave no pipe behind that a careless reader would wait at."""
+        os.close(self.reader)
+        try:
+            os.unlink(self._pipe)  # noqa: PTH108
+        except OSError:
+            return
+
+
+class Sink:
+    """Reads several pipes until it is told that it is over, and then to their end."""
+
+    def __init__(self, sources: list[Source], control: int) -> None:
+        self._sources = {source.reader: source for source in sources}
+        self._control = control
+        self._parent = os.getppid()
+        self._buffer = bytearray(_CHUNK)
+        self._poller = select.poll()
+        for descriptor in (control, *self._sources):
+            self._poller.register(descriptor, select.POLLIN)
+
+    def follow(self) -> None:
+        """Until the attempt is over, or the client is gone."""
+        while os.getppid() == self._parent:
+            ready = self._ready(_LOOK)
+            if self._control in ready:
+                break
+            for descriptor in ready:
+                self._sources[descriptor].pump(self._buffer)
+        self._poller.unregister(self._control)
+
+    def finish(self) -> None:
+        """Read what is left, while somebody is left who could write."""
+        for source in self._sources.values():
+            source.let_end()
+        deadline = time.monotonic() + _PATIENCE
+        while self._sources and (left := deadline - time.monotonic()) > 0:
+            for descriptor in self._ready(left * 1000):
+                if not self._sources[descriptor].pump(self._buffer):
+                    self._remove(descriptor)
+        for descriptor in list(self._sources):
+            self._remove(descriptor)
+
+    def _ready(self, milliseconds: float) -> list[int]:
+        return [descriptor for descriptor, _ in self._poller.poll(milliseconds)]
+
+    def _remove(self, descriptor: int) -> None:
+        self._poller.unregister(descriptor)
+        self._sources.pop(descriptor).remove()
+
+
+def main(arguments: list[str]) -> None:
+    """The process: see the module's text."""
+    limit, *names = arguments
+    triples = zip(names[::3], names[1::3], names[2::3], strict=True)
+    sink = Sink([Source(pipe, CappedFile(path, old, int(limit))) for pipe, path, old in triples], control=0)
+    sink.follow()
+    sink.finish()
+
+
+def _head(descriptor: int) -> bytes:
+    """The first line of a file, as far as it could be a notice."""
+    return os.pread(descriptor, _SMALLEST // 2, 0).partition(b"\n")[0]
+
+
+def _noted(line: bytes) -> int:
+    """The number of bytes that a notice tells of; 0 if `line` is none."""
+    number, mark, _ = line.removeprefix(b"--- ").partition(_MARK)
+    return int(number) if mark and number.isdigit() and len(number) < 20 else 0
+
+
+def _content(path: str) -> int:
+    """How many bytes of output are in a file, the notice at its beginning left out."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return 0
+    size, head = os.fstat(descriptor).st_size, _head(descriptor)
+    os.close(descriptor)
+    return size - (len(head) + 1 if _noted(head) else 0)
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
