@@ -34,7 +34,7 @@ class Member:
     """One live plugin: the instance, the object with its hookimpls, and the `run` handle bound to it."""
 
     instance: Instance
-    plugin: object
+    plugin: Any
     impls: tuple[ImplInfo, ...]
     run: Any = None
 
@@ -150,6 +150,10 @@ class Dispatcher:
 
     def _target(self, member: Member, impl: ImplInfo) -> Call:
         function: Call = getattr(member.plugin, impl.function)
+        for other in self.members:
+            # How faults are injected: a plugin may stand around the hookimpls of others.
+            if hasattr(type(other.plugin), "intercept_hookimpl"):
+                function = other.plugin.intercept_hookimpl(member.instance.name, impl.hook, function, member.run)
         return self._queued(member, impl, function) if impl.background else function
 
     def _queued(self, member: Member, impl: ImplInfo, function: Call) -> Call:

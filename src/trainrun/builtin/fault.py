@@ -1,0 +1,175 @@
+"""The faults that can be injected, and how they are written: `kill:rank1@5`, `raise:PLUGIN.HOOK`, …
+
+    KIND[:ARGUMENT…][@WHEN][!]
+
+WHEN is a step, a step and a phase (`@5:forward`), or `@setup`; left out, the first chance there is. With `!` the fault
+comes again in every attempt, otherwise once in a run. Light: the command line reads faults before anything is started.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from trainrun.errors import UsageError
+from trainrun.recipe.suggest import did_you_mean
+
+Target = Literal["client", "worker", "process", "hook"]
+
+# In the order of a step, but for the first and the last.
+PHASES = ("setup", "step-start", "batch", "forward", "backward", "update", "evaluation")
+
+_RANK = re.compile(r"rank(\d{1,4})")
+_WHEN = re.compile(r"(?:(?P<step>\d{1,9})(?::(?P<phase>[a-z-]+))?|(?P<setup>setup))")
+_HOOK = re.compile(r"(?P<plugin>[^.:@!\s]+(?:\.[^.:@!\s]+)*)\.(?P<hook>[A-Za-z_]\w*)")
+
+
+class Kind(NamedTuple):
+    """One kind of fault: what it takes after its name, whom it strikes, and what it does."""
+
+    takes: str
+    target: Target
+    does: str
+
+
+KINDS = {
+    "sigterm": Kind("", "client", "SIGTERM to the launching process"),
+    "sigint": Kind("", "client", "Ctrl-C once"),
+    "sigint2": Kind("", "client", "Ctrl-C again and again"),
+    "sighup": Kind("", "client", "SIGHUP: the terminal is closed"),
+    "usr1": Kind("", "client", "SIGUSR1"),
+    "usr2": Kind("", "client", "SIGUSR2"),
+    "kill": Kind("RANK|agent|server|client", "process", "SIGKILL"),
+    "stop": Kind("RANK", "worker", "SIGSTOP: the worker stands still"),
+    "hang": Kind("RANK", "worker", "wait for ever, in a hook"),
+    "segv": Kind("RANK", "worker", "read where there is no memory"),
+    "abort": Kind("RANK", "worker", "abort(), as a failed assertion in C does"),
+    "exit": Kind("RANK[:CODE]", "worker", "sys.exit()"),
+    "leave": Kind("RANK[:CODE]", "worker", "leave without a word, as os._exit() does"),
+    "oom": Kind("RANK", "worker", "torch.OutOfMemoryError"),
+    "raise": Kind("RANK|[RANK:]PLUGIN.HOOK", "hook", "an error, in a hook of that plugin"),
+}
+_PROCESSES = ("agent", "server", "client")
+
+
+class Fault(NamedTuple):
+    """One fault. `rank` is None for all ranks; `step` is 0 for the first chance; `phase` is where in the step.
+
+    `process` is the process that `kill` strikes in place of a worker; `plugin` and `hook` say where `raise` does.
+    """
+
+    text: str
+    kind: str
+    rank: int | None = None
+    process: str | None = None
+    plugin: str | None = None
+    hook: str | None = None
+    code: int = 0
+    step: int = 0
+    phase: str = "step-start"
+    always: bool = False
+
+    @property
+    def strikes_hook(self) -> bool:
+        """Whether it is another plugin's hook that must raise."""
+        return self.hook is not None
+
+    @property
+    def struck(self) -> str:
+        """What dies or raises: `rank 1`, `all ranks`, `the agent`."""
+        if self.process is not None:
+            return f"the {self.process}"
+        return "all ranks" if self.rank is None else f"rank {self.rank}"
+
+
+def parse(text: str) -> Fault:
+    """Read one fault. Raises UsageError that says what is wrong with it and what there is."""
+    head, at, when = text.strip().removesuffix("!").partition("@")
+    kind, *arguments = head.split(":")
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise _wrong(text, f"there is no kind {kind!r}" + (f"; {hint}" if hint else ""))
+    fault = Fault(text.strip(), kind, always=text.strip().endswith("!"))
+    if at:
+        fault = _timed(fault, when)
+    return _CHECKED[KINDS[kind].target](fault, arguments)
+
+
+def parse_all(texts: Sequence[str]) -> list[Fault]:
+    """Read faults that may stand several in a text, with commas between. Raises UsageError as `parse` does."""
+    return [parse(part) for text in texts for part in text.split(",") if part.strip()]
+
+
+def usage() -> str:
+    """Every kind with what it takes, in one line."""
+    return ", ".join(":".join(filter(None, (name, kind.takes))) for name, kind in KINDS.items())
+
+
+def _wrong(text: str, what: str) -> UsageError:
+    return UsageError(
+        f"fault {text.strip()!r}: {what}; a fault is KIND[:ARGUMENT][@STEP[:PHASE]][!], with one of the kinds {usage()}; RANK is rankN or all"
+    )
+
+
+def _timed(fault: Fault, when: str) -> Fault:
+    found = _WHEN.fullmatch(when)
+    if found is None:
+        raise _wrong(fault.text, f"'@{when}' is neither a step nor setup")
+    if found["setup"]:
+        return fault._replace(phase="setup")
+    phase = found["phase"] or fault.phase
+    if phase not in PHASES:
+        hint = did_you_mean(phase, PHASES)
+        raise _wrong(fault.text, f"there is no phase {phase!r}; {hint or 'the phases are ' + ', '.join(PHASES)}")
+    return fault._replace(step=int(found["step"]), phase=phase)
+
+
+def _client(fault: Fault, arguments: list[str]) -> Fault:
+    if arguments:
+        raise _wrong(fault.text, f"{fault.kind} takes nothing before the @, got {':'.join(arguments)!r}")
+    return fault._replace(rank=0)  # one of the workers has to send it
+
+
+def _worker(fault: Fault, arguments: list[str]) -> Fault:
+    first, *more = arguments or [""]
+    fault = fault._replace(rank=_rank(fault, first))
+    if not more:
+        return fault
+    if not KINDS[fault.kind].takes.endswith("[:CODE]") or len(more) > 1 or not _is_code(more[0]):
+        raise _wrong(fault.text, f"{':'.join(more)!r} is one too many")
+    return fault._replace(code=int(more[0]))
+
+
+def _process(fault: Fault, arguments: list[str]) -> Fault:
+    if len(arguments) == 1 and arguments[0] in _PROCESSES:
+        return fault._replace(process=arguments[0], rank=0)
+    return _worker(fault, arguments)
+
+
+def _hook(fault: Fault, arguments: list[str]) -> Fault:
+    place = _HOOK.fullmatch(arguments[-1]) if arguments else None
+    if place is None:
+        return _worker(fault, arguments)
+    fault = fault._replace(plugin=place["plugin"], hook=place["hook"])
+    if len(arguments) > 2:
+        raise _wrong(fault.text, f"{':'.join(arguments[:-1])!r} is no rank")
+    return fault._replace(rank=_rank(fault, arguments[0])) if len(arguments) == 2 else fault
+
+
+def _rank(fault: Fault, argument: str) -> int | None:
+    """The rank that `rank1` names, or None for `all`."""
+    if argument == "all":
+        return None
+    found = _RANK.fullmatch(argument)
+    if found is None:
+        takes = KINDS[fault.kind].takes.replace("RANK", "rankN|all")
+        raise _wrong(fault.text, f"{fault.kind} takes {takes}, got {argument!r}")
+    return int(found[1])
+
+
+def _is_code(argument: str) -> bool:
+    return argument.isdecimal() and int(argument) <= 255
+
+
+_CHECKED = {"client": _client, "worker": _worker, "process": _process, "hook": _hook}
