@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
 
+from trainrun.rundir.paths import rotated
+
+_LIMIT = 64 * 1024 * 1024
+_DROPPED = "older records of this log were dropped"
+
 
 class _Appending:
     """What structlog writes to: a file that is open only while a record is written, so that none is left open.
 
-    A worker's log outlives its training: background threads may write to it until the process ends.
+    A worker's log outlives its training: background threads may write to it until the process ends. It is kept
+    within `limit` bytes, and what cannot be written is counted: a full disk must not end a run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int) -> None:
         self._path = path
+        self._half = limit // 2
+        self._lost = 0
 
     def write(self, text: str) -> None:
         """Append `text`, in one piece."""
-        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        try:
+            size = self._size()
+            if size and size + len(text) > self._half:
+                self._rotate()
+            if self._lost:
+                # The line before it may have been written in part: this one has to begin anew.
+                self._append("\n" + _record("records of this log were lost", count=self._lost))
+                self._lost = 0
+            self._append(text)
+        except OSError:
+            self._lost += 1
 
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def _append(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
 
-def make_logger(path: Path, **bound: object) -> structlog.typing.FilteringBoundLogger:
-    """A logger that appends to `path`, each line written out at once; `bound` goes with every record."""
+    def _size(self) -> int:
+        with suppress(FileNotFoundError):
+            return self._path.stat().st_size
+        return 0
+
+    def _rotate(self) -> None:
+        old = rotated(self._path)
+        dropped = _dropped(self._path) + (old.stat().st_size if old.exists() else 0)
+        with suppress(FileNotFoundError):
+            self._path.replace(old)
+        if dropped:
+            self._append(_record(_DROPPED, bytes=dropped))
+
+
+def _record(event: str, **values: object) -> str:
+    stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"event": event, **values, "level": "warning", "timestamp": stamp}) + "\n"
+
+
+def _dropped(path: Path) -> int:
+    """How many bytes were dropped before this file was begun: what its first line says."""
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1000))
+        return int(first["bytes"]) if first["event"] == _DROPPED else 0
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def make_logger(path: Path, limit: int = _LIMIT, **bound: object) -> structlog.typing.FilteringBoundLogger:
+    """A logger that appends to `path`, each line written out at once; `bound` goes with every record.
+
+    limit: bytes that are kept; when half of them are written, the file is renamed and a new one begun.
+    """
     logger = structlog.wrap_logger(
-        structlog.WriteLogger(cast("TextIO", _Appending(path))),
+        structlog.WriteLogger(cast("TextIO", _Appending(path, limit))),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
