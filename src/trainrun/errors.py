@@ -4,7 +4,8 @@
     ├── UsageError               2   a wrong recipe, override or command line; nothing was started
     │   └── RecipeError          2   carries every `Problem` found, not only the first
     ├── EnvironmentProblem       4   a plugin does not load, a device or backend is missing, ranks differ
-    │   └── PluginProblem        4   the same, with every `Problem` found in the plugins
+    │   ├── PluginProblem        4   the same, with every `Problem` found in the plugins
+    │   └── LeaseLost            4   another process owns the run by now
     └── TrainingError            1   training failed
         └── HookFailed           1   a hookimpl raised and its error policy says "fail"
 
@@ -85,6 +86,10 @@ class EnvironmentProblem(TrainrunError):
 
 class PluginProblem(_Problems, EnvironmentProblem):
     """Installed plugins are broken, or clash with one another."""
+
+
+class LeaseLost(EnvironmentProblem):
+    """Another process has taken the run over: this one must not write into its directory any more."""
 
 
 class TrainingError(TrainrunError):

@@ -34,7 +34,8 @@ def orphan(paths: RunPaths) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def lease(paths: RunPaths, **changes: object) -> None:
-    paths.lease.write_text(json.dumps(asdict(replace(LeaseInfo.own(), **changes))))
+    paths.lease.mkdir(exist_ok=True)
+    (paths.lease / "1").write_text(json.dumps(asdict(replace(LeaseInfo.own(), **changes))))
 
 
 def test_orphans_of_a_dead_client_are_ended(paths: RunPaths, orphan: subprocess.Popen[bytes]) -> None:

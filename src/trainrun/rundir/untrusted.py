@@ -1,0 +1,46 @@
+"""Reading small files that somebody else may have put there: never blocks, never follows a link, never grows."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+LIMIT = 64 * 1024  # bytes
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Refused(Exception):
+    """The file is not one to be read; the message says why."""
+
+
+def read(path: Path, limit: int = LIMIT) -> tuple[bytes, float]:
+    """The bytes of a regular file of this user, and when it was last changed (seconds since the epoch).
+
+    Raises `Refused` for a link, a pipe, a device, a folder, the file of another user and one of more than
+    `limit` bytes, and FileNotFoundError where there is none.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # ELOOP is what a link answers with
+        raise Refused(f"it cannot be opened as a plain file: {error.strerror}") from error
+    try:
+        found = os.fstat(descriptor)
+        _require_plain(found, limit)
+        return os.read(descriptor, limit + 1)[:limit], found.st_mtime
+    except OSError as error:
+        raise Refused(f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _require_plain(found: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("it is not a plain file")
+    if found.st_uid != os.geteuid():
+        raise Refused(f"it belongs to user {found.st_uid}, not to {os.geteuid()}")
+    if found.st_size > limit:
+        raise Refused(f"it has {found.st_size} bytes, and {limit} are the most")
