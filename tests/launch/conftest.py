@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, create, process
 
 HERE = Path(__file__).parent
+PATIENCE = 10.0
 FAKE = [sys.executable, str(HERE / "fake_worker.py")]
 
 Start = Callable[..., tuple[Launch, LocalWorkers]]
@@ -52,6 +56,26 @@ def launched(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start
     yield begin
     for handle in handles:
         handle.kill()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait until something holds, with a deadline."""
+
+    def wait(what: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < deadline, "it did not come to that"
+            threading.Event().wait(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

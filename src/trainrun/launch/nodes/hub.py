@@ -1,0 +1,222 @@
+"""Node 0's side of the connections: it lets the other nodes in, knows who is there, and tells them what to do."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from trainrun.errors import EnvironmentProblem
+from trainrun.launch.nodes import admission, endpoint, trust
+from trainrun.launch.nodes.admission import Admitted, Refused, Visitor
+from trainrun.launch.nodes.channel import SILENCE, Channel
+from trainrun.launch.nodes.endpoint import Endpoint
+from trainrun.launch.terminal import Say
+from trainrun.rundir.paths import RunPaths
+
+_VISITORS = 64  # connections that may be at the door at the same time
+_LOOK = 0.1
+# A node that was cut off is found to be lost only after SILENCE: until then its place seems taken.
+_TAKEN = SILENCE + 5.0
+_FAREWELL = 5.0  # seconds for the other nodes to take leave
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another node that is here."""
+
+    node: int
+    host: str
+    channel: Channel
+
+    def __str__(self) -> str:
+        return f"node {self.node} ({self.host}, {self.channel.address})"
+
+
+@dataclass
+class _Places:
+    """Who is here, and who was turned away; shared by the threads at the door and the client's own."""
+
+    peers: dict[int, Peer] = field(default_factory=dict)
+    turned_away: str | None = None
+    problem: str | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+
+class Hub:
+    """The door and the switchboard of one run. Opened before the run exists, so that a taken port costs nothing."""
+
+    def __init__(self, where: Endpoint, nodes: int, say: Say) -> None:
+        self.where = where
+        self.nodes = nodes
+        self._say = say
+        self._listener = endpoint.listen(where)
+        self._at_the_door = threading.Semaphore(_VISITORS)
+        self._places = _Places()
+        self._paths: RunPaths | None = None
+        self._key = ""
+        self._software: Mapping[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, paths: RunPaths, software: Mapping[str, Any]) -> None:
+        """Begin to let nodes into the run."""
+        self._paths, self._software = paths, software
+        self._key = trust.make_key(paths.nodes_key)
+        threading.Thread(target=self._serve, name="door", daemon=True).start()
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The nodes that are here and connected, by rank; node 0 itself is not among them."""
+        with self._places.changed:
+            found = sorted(self._places.peers.items())
+            return [peer for _, peer in found if peer.channel.lost is None]
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks of the nodes that are not here."""
+        here = {peer.node for peer in self.peers}
+        return [node for node in range(1, self.nodes) if node not in here]
+
+    def require_agreement(self) -> None:
+        """Raise EnvironmentProblem where a node that belongs here differs, or does not see the run directory."""
+        with self._places.changed:
+            problem = self._places.problem
+        if problem is not None:
+            raise EnvironmentProblem(problem)
+
+    def gather(self, seconds: float, wanted: Callable[[], bool]) -> bool:
+        """Wait until all nodes are here; False if some are not after so long, or when it is no longer `wanted`.
+
+        Raises EnvironmentProblem where a node differs.
+        """
+        deadline = time.monotonic() + seconds
+        told = False
+        while True:
+            self.require_agreement()
+            missing = self.missing
+            if not missing:
+                return True
+            if not told:
+                self._say(f"waiting for {_listed(missing)} of {self.nodes} at {self.where} ({self.present})")
+                told = True
+            if time.monotonic() > deadline or not wanted():
+                return False
+            with self._places.changed:
+                self._places.changed.wait(_LOOK)
+
+    @property
+    def present(self) -> str:
+        """Who is here, in words."""
+        here = [f"0 on {socket.gethostname()}", *(f"{peer.node} on {peer.host}" for peer in self.peers)]
+        return f"present: {', '.join(here)}"
+
+    def absence(self, seconds: float) -> str:
+        """Who has not come within so many seconds, in words."""
+        last = self._places.turned_away
+        return (
+            f"{_listed(self.missing)} of {self.nodes} has not come within {seconds:g} s ({self.present}) to "
+            f"{endpoint.described(self.where)}" + (f"; last turned away: {last}" if last else "")
+        )
+
+    def tell(self, kind: str, **content: Any) -> None:
+        """Send a message to every node that is here."""
+        for peer in self.peers:
+            peer.channel.send(kind, **content)
+
+    def farewell(self, outcome: Mapping[str, Any]) -> None:
+        """Tell the nodes how the run ended and let them go."""
+        self.tell("over", outcome=dict(outcome))
+        deadline = time.monotonic() + _FAREWELL
+        for peer in self.peers:
+            while peer.channel.lost is None and time.monotonic() < deadline:
+                peer.channel.take(_LOOK)
+
+    def close(self) -> None:
+        """End all connections and give the port back."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept()
+        self._listener.close()
+        for peer in self.peers:
+            peer.channel.close()
+        if self._paths is not None:
+            trust.forget_key(self._paths.nodes_key)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._listener.fileno() < 0:
+                    return
+                time.sleep(_LOOK)  # out of descriptors, or a visitor that has left already
+                continue
+            if self._at_the_door.acquire(blocking=False):
+                threading.Thread(target=self._receive, args=[connection], name="visitor", daemon=True).start()
+            else:
+                connection.close()
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            self._admit(Channel(connection))
+        except OSError:
+            connection.close()
+        finally:
+            self._at_the_door.release()
+
+    def _admit(self, channel: Channel) -> None:
+        assert self._paths is not None
+        try:
+            admitted = admission.admit(channel, self._paths, self._key, self._software, self._require_vacant)
+            self._let_in(Peer(admitted.node, admitted.host, channel), admitted)
+        except Refused as refused:
+            self._turn_away(channel, refused)
+
+    def _require_vacant(self, visitor: Visitor) -> None:
+        assert self._paths is not None
+        if visitor.nodes != self.nodes:
+            raise Refused(f"it was started with --nodes {visitor.nodes}, node 0 with --nodes {self.nodes}")
+        if not 0 < visitor.node < self.nodes:
+            raise Refused(f"--node-rank {visitor.node}: the other nodes of {self.nodes} are 1 to {self.nodes - 1}")
+        if visitor.run not in {None, self._paths.run_id}:
+            raise Refused(f"it belongs to run {visitor.run}, and this is {self._paths.run_id}")
+        for peer in self.peers:
+            if peer.node == visitor.node:
+                raise Refused(f"--node-rank {visitor.node} is taken by {peer}", patience=_TAKEN)
+
+    def _let_in(self, peer: Peer, admitted: Admitted) -> None:
+        with self._places.changed:
+            if admitted.differences:
+                listed = "\n  ".join(admitted.differences)
+                self._places.problem = f"{peer} differs from node 0:\n  {listed}"
+                peer.channel.close()
+            else:
+                other = self._places.peers.get(peer.node)
+                if other is not None and other.channel.lost is None:
+                    raise Refused(f"--node-rank {peer.node} is taken by {other}", patience=_TAKEN)
+                self._places.peers[peer.node] = peer
+                self._places.turned_away = None
+            self._places.changed.notify_all()
+        if not admitted.differences:
+            self._say(f"{peer} is here")
+
+    def _turn_away(self, channel: Channel, refused: Refused) -> None:
+        with self._places.changed:
+            self._places.turned_away = f"{channel.address}: {refused}"
+            if refused.known and not self._places.peers.keys() >= set(range(1, self.nodes)):
+                self._places.problem = str(refused)
+            self._places.changed.notify_all()
+        channel.send("refused", reason=str(refused), patience=min(refused.patience, _TAKEN))
+        channel.close()
+
+
+def _listed(nodes: list[int]) -> str:
+    return f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(str, nodes))}"
