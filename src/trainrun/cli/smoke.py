@@ -13,11 +13,15 @@ import click
 from trainrun.cli import options
 
 if TYPE_CHECKING:
+    from trainrun.builtin.fault import Fault
     from trainrun.plugin.resolve import Resolved
     from trainrun.rundir.records import Outcome
 
 WORKERS = 2
 
+Trial = tuple[str, Sequence[str], Sequence[str], Path]
+
+_SETTLE = 10  # steps after the last fault, for what all ranks must agree on
 _CHECK = "smoke-check"
 _TARGET = "trainrun.builtin.smoke:SmokeCheck"
 _FIXED = (
@@ -35,29 +39,79 @@ _FIXED = (
 @options.override
 @options.plugin
 @click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="How many steps to make.")
+@click.option(
+    "--inject",
+    multiple=True,
+    metavar="FAULT[,FAULT…]",
+    help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5 or raise:PLUGIN.HOOK, and compare what "
+    "follows with what has to.",
+)
 @options.refresh
-def command(*, recipe: str, overrides: tuple[str, ...], plugins: tuple[str, ...], steps: int, refresh: bool) -> None:
+def command(
+    *,
+    recipe: str,
+    overrides: tuple[str, ...],
+    plugins: tuple[str, ...],
+    steps: int,
+    inject: tuple[str, ...],
+    refresh: bool,
+) -> None:
     """Try RECIPE with everything on: a few steps on 2 CPU workers, with evaluation and all its plugins.
 
     The parameters of both workers must be equal at the end. The run's folder is temporary, and
-    kept only after a failure. Exit codes are those of `trainrun launch`.
+    kept only after a failure. Exit codes are those of `trainrun launch`; with --inject 0 where all was as it
+    has to be, else 1.
     """
-    from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
-    from trainrun.plugin.resolve import resolve  # noqa: PLC0415
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
 
+    faults = _faults(inject)
+    steps = max([steps, *(fault.step + _SETTLE for fault in faults)])
     settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}"]
     resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh)
     settings += [_limit(resolved, steps), *overrides]
     folder = Path(tempfile.mkdtemp(prefix="trainrun-smoke-"))
     try:
-        outcome = launch(recipe, settings, plugins, dir=folder, quiet=True)
+        trial = (recipe, settings, plugins, folder)
+        code = _prove(trial, resolved, faults) if faults else _try(trial, resolved)
     except BaseException:
         _remove_unused(folder)
         raise
-    click.echo("\n".join(_report(outcome, resolved)))
-    if outcome.exit_code == 0:
+    if code == 0:
         shutil.rmtree(folder)
-    raise click.exceptions.Exit(outcome.exit_code)
+    raise click.exceptions.Exit(code)
+
+
+def _try(trial: Trial, resolved: Resolved) -> int:
+    from trainrun.launch.launch import launch  # noqa: PLC0415
+
+    recipe, settings, plugins, folder = trial
+    outcome = launch(recipe, ["launch.max_restarts=0", *settings], plugins, dir=folder, quiet=True)
+    click.echo("\n".join(_report(outcome, resolved)))
+    return outcome.exit_code
+
+
+def _faults(inject: Sequence[str]) -> Sequence[Fault]:
+    if not inject:
+        return ()
+    from trainrun.builtin.fault import parse_all  # noqa: PLC0415
+
+    return parse_all(inject)
+
+
+def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> int:
+    from trainrun.cli import expecting, proving  # noqa: PLC0415
+
+    resolved.require()
+    expecting.check(faults, resolved)
+    wrong = 0
+    for well, lines in proving.prove(proving.Trial(*trial), resolved, faults):
+        wrong += not well
+        click.echo("\n".join(lines))
+    if wrong:
+        click.echo(f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}")
+        return 1
+    click.echo(f"ok: {len(faults)} faults, and each ended as it has to")
+    return 0
 
 
 def _limit(resolved: Resolved, steps: int) -> str:

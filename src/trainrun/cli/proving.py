@@ -1,0 +1,173 @@
+"""`trainrun smoke --inject`: one launch for each fault, and whether what followed is what has to follow."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainrun.builtin.fault import Fault
+from trainrun.builtin.inject import injected
+from trainrun.cli.columns import columns
+from trainrun.cli.expecting import Expected, expect, in_attempts
+from trainrun.rundir import process
+from trainrun.rundir.create import run_ids
+from trainrun.rundir.files import read_json, read_lines
+from trainrun.rundir.paths import RunPaths
+
+if TYPE_CHECKING:
+    from trainrun.plugin.resolve import Resolved
+
+NAME = "smoke-inject"
+TARGET = "trainrun.builtin.inject:Inject"
+
+_RESTARTS = {False: 1, True: 3}  # by whether the fault comes in every attempt: enough to see that more are no use
+_HANGS = "10s"
+_PATIENCE = 600.0  # seconds for one launch
+_GONE = 2.0  # seconds that processes have to be gone after the launching one
+
+
+class Trial(NamedTuple):
+    """What is launched for each fault, and the folder in which that is done."""
+
+    recipe: str
+    settings: Sequence[str]
+    plugins: Sequence[str]
+    folder: Path
+
+
+class Seen(NamedTuple):
+    """What followed. `reason` is how the first attempt ended; `left` counts processes that were still there."""
+
+    code: int | None
+    attempts: int = 1
+    reason: str = ""
+    decision: str | None = None
+    fired: bool = True
+    left: int = 0
+
+    def __str__(self) -> str:
+        fired = "" if self.fired else "the fault did not come"
+        code = f"exit {self.code}" if self.code is not None else f"no end in {_PATIENCE:g} s"
+        left = f"{self.left} processes left" if self.left else ""
+        parts = [fired, code, in_attempts(self.attempts), self.decision, left, self.reason.partition("\n")[0]]
+        return ", ".join(filter(None, parts))
+
+    def matches(self, expected: Expected) -> bool:
+        """Whether it is all as it should be."""
+        return (
+            (self.fired, self.left) == (True, 0)
+            and self.code in expected.codes
+            and (self.attempts, self.decision) == (expected.attempts, expected.decision)
+            and all(word in self.reason for word in expected.words)
+        )
+
+
+def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator[tuple[bool, Sequence[str]]]:
+    """Launch once for each fault; answer for each with whether all was well, and the lines to show of it."""
+    width = max(len(fault.text) for fault in faults)
+    for fault in faults:
+        expected, seen = expect(fault, resolved), _launch(trial, fault)
+        well = seen.matches(expected)
+        mark = "ok" if well else "WRONG"
+        rows = [(mark, fault.text.ljust(width), "expected", str(expected)), ("", "", "seen", str(seen))]
+        yield well, columns([(mark.ljust(5), *rest) for mark, *rest in rows])
+
+
+def _launch(trial: Trial, fault: Fault) -> Seen:
+    base = trial.folder / re.sub(r"[^\w.-]", "-", fault.text)
+    command = [sys.executable, "-m", "trainrun", "launch", trial.recipe, "--dir", str(base), "--quiet"]
+    command += [part for name in trial.plugins for part in ("-p", name)]
+    command += [part for setting in (*_settings(fault), *trial.settings) for part in ("-o", setting)]
+    base.mkdir()
+    code = _run(command, base / "output")
+    paths = RunPaths((base / run_ids(base)[-1]).resolve()) if run_ids(base) else None
+    if paths is None:
+        return Seen(code, reason=_last_line(base / "output"), fired=False)
+    seen = _look(paths, fault, code)
+    process.sweep(paths.root)
+    return seen
+
+
+def _settings(fault: Fault) -> list[str]:
+    return [
+        f'plugins.{NAME}.use="{TARGET}"',
+        f"plugins.{NAME}.faults={json.dumps([fault.text])}",
+        f"launch.max_restarts={_RESTARTS[fault.always]}",
+        f'launch.timeout="{_HANGS}"',
+    ]
+
+
+def _run(command: Sequence[str], output: Path) -> int | None:
+    """The exit code, or None where it had to be killed. In a session of its own: a Ctrl-C here is not meant for it."""
+    with output.open("wb") as file, _signals_as_in_a_terminal():
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        return started.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        started.kill()
+        started.wait()
+
+
+@contextmanager
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """For the process that is started: it would inherit that signals are ignored, as in the background of a shell."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _look(paths: RunPaths, fault: Fault, code: int | None) -> Seen:
+    left = _left(paths)
+    events = read_lines(paths.events)[0]
+    ends = [event for event in events if event.get("event") == "attempt_end"]
+    outcome = read_json(paths.outcome) or {}
+    last = str(outcome.get("reason", ""))
+    return Seen(
+        code,
+        attempts=max(1, len([event for event in events if event.get("event") == "attempt_start"])),
+        reason=str(ends[0].get("reason", last)) if ends else last,
+        decision=next((action for event in events if (action := _action(event, fault))), None),
+        fired=_fired(paths, fault),
+        left=left,
+    )
+
+
+def _action(event: dict[str, object], fault: Fault) -> str | None:
+    """What was decided about the plugin that the fault made raise."""
+    action = event.get("action") if event.get("event") == "fault" else event.get("decision")
+    about = (event.get("plugin"), event.get("hook")) == (fault.plugin, fault.hook)
+    return str(action) if about and action in {"disable", "warn"} else None
+
+
+def _fired(paths: RunPaths, fault: Fault) -> bool:
+    """Whether the fault came. Of one in the client's own hooks only what follows tells."""
+    with suppress(OSError):
+        return any(injected(paths.root).iterdir())
+    return fault.strikes_hook
+
+
+def _left(paths: RunPaths) -> int:
+    deadline = time.monotonic() + _GONE
+    while (left := process.members(paths.root)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(left)
+
+
+def _last_line(output: Path) -> str:
+    lines = output.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
