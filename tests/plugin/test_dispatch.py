@@ -16,6 +16,7 @@ from trainrun.plugin.guard import Fault
 from trainrun.plugin.inspecting import describe_object
 from trainrun.plugin.instance import Instance, Role
 from trainrun.plugin.specs import by_name, specs_in
+from trainrun.rundir.pulse import CRUMB, Pulse
 
 PATIENCE = 20.0
 ALL = frozenset({"all", "local_zero", "zero"})
@@ -67,6 +68,7 @@ def dispatcher(*members: Member, faults: list[Fault] | None = None, ranks: froze
         ranks=ranks,
         providers=options.get("providers", {}),
         on_fault=options.get("on_fault", unexpected),
+        pulse=options.get("pulse"),
     )
 
 
@@ -585,3 +587,112 @@ def test_what_waits_for_a_disabled_plugin_is_left_out() -> None:
     behind.open.set()
     hooks.drain(PATIENCE)
     assert len(behind.seen) <= 1
+
+
+# --- what a pulse shows ---
+
+
+class Shown:
+    """A pulse, and the hookimpl that it shows."""
+
+    def __init__(self) -> None:
+        self.pulse = Pulse()
+        self.found: list[tuple[str, str] | None] = []
+        self._names = {
+            self.pulse.crumb(name, hook): (name, hook)
+            for name in ("a", "b", "around", "nests", "outer")
+            for hook in ("on_start", "on_end", "build", "should")
+        }
+
+    def look(self) -> tuple[str, str] | None:
+        return self._names.get(self.pulse.slots[CRUMB])
+
+    def plugin(self, name: str, answer: Any = None) -> Member:
+        class Looks:
+            @hookimpl
+            def on_start(inner) -> None:
+                self.found.append(self.look())
+
+            @hookimpl
+            def build(inner) -> Any:
+                self.found.append(self.look())
+                return answer
+
+            @hookimpl
+            def should(inner) -> Any:
+                self.found.append(self.look())
+                return answer
+
+        return member(Looks, name)
+
+
+@pytest.mark.parametrize("hook", ["on_start", "build", "should"])
+def test_the_pulse_shows_each_hookimpl_while_it_runs(way: Callable[..., Any], hook: str) -> None:
+    shown = Shown()
+    hooks = way(shown.plugin("a"), shown.plugin("b"), pulse=shown.pulse)
+    getattr(hooks, hook)(*((1, {}) if hook == "on_start" else (1,)))
+    assert sorted(filter(None, shown.found)) == [("a", hook), ("b", hook)]
+    assert shown.look() is None
+
+
+@pytest.mark.parametrize("hook", ["build", "should"])
+def test_the_pulse_shows_nothing_after_an_answer(way: Callable[..., Any], hook: str) -> None:
+    shown = Shown()
+    hooks = way(shown.plugin("a", "answer"), pulse=shown.pulse)
+    getattr(hooks, hook)(1)
+    assert (shown.found, shown.look()) == ([("a", hook)], None)
+
+
+def test_a_hook_called_by_a_hook_gives_the_outer_one_back(way: Callable[..., Any]) -> None:
+    shown = Shown()
+
+    class Nests:
+        @hookimpl
+        def on_start(self) -> None:
+            shown.found.append(shown.look())
+            hooks.build(1)
+            shown.found.append(shown.look())
+
+    hooks = way(member(Nests, "nests"), shown.plugin("b", 1), pulse=shown.pulse)
+    hooks.on_start(1, {})
+    nests, inner = ("nests", "on_start"), ("b", "build")
+    assert shown.found == [nests, inner, nests, ("b", "on_start")]
+    assert shown.look() is None
+
+
+def test_a_survived_error_leaves_nothing_in_the_pulse(way: Callable[..., Any]) -> None:
+    shown = Shown()
+
+    class Raises:
+        @hookimpl
+        def on_start(self) -> None:
+            raise ValueError
+
+    faults: list[Fault] = []
+    hooks = way(member(Raises, "a", on_error="warn"), shown.plugin("b"), pulse=shown.pulse, faults=faults)
+    hooks.on_start(1, {})
+    assert (shown.found, shown.look(), len(faults)) == ([("b", "on_start")], None, 1)
+
+
+def test_the_pulse_shows_a_wrapper_only_while_it_works() -> None:
+    shown = Shown()
+
+    class Outer:
+        @hookimpl(wrapper=True)
+        def build(self) -> Generator[None, Any, Any]:
+            shown.found.append(shown.look())
+            answer = yield
+            shown.found.append(shown.look())
+            return answer
+
+    hooks = dispatcher(member(Outer, "outer"), shown.plugin("a", 1), pulse=shown.pulse)
+    assert hooks.build(1) == 1
+    assert shown.found == [("outer", "build"), ("a", "build"), ("outer", "build")]
+    assert shown.look() is None
+
+
+def test_without_a_pulse_nothing_is_noted() -> None:
+    shown = Shown()
+    hooks = dispatcher(shown.plugin("a"))
+    hooks.on_start(1, {})
+    assert shown.found == [None]

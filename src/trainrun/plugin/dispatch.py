@@ -25,6 +25,7 @@ from trainrun.plugin.description import ImplInfo, SpecInfo
 from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.plan import register
+from trainrun.rundir.pulse import CRUMB, Pulse, Trail
 
 Call = Callable[..., Any]
 
@@ -56,6 +57,7 @@ class Dispatcher:
     specs: every hookspec by name; `holders`: the modules or classes that pluggy reads them from.
     ranks: the rank classes that this process belongs to, such as {"all", "zero"}.
     on_fault: told about errors that are survived; may be called from a background thread.
+    pulse: shown which hookimpl is running, where others look at this process; hooks then belong to one thread.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Dispatcher:
         ranks: frozenset[str],
         providers: Mapping[str, str],
         on_fault: Callable[[Fault], None],
+        pulse: Pulse | None = None,
     ) -> None:
         self.cost = Cost()
+        self._pulse = pulse
         self._members = list(members)
         self._specs = specs
         self._holders = holders
@@ -144,7 +148,7 @@ class Dispatcher:
     def _call(self, manager: pluggy.PluginManager, spec: SpecInfo, links: list[Link]) -> Call:
         if any(link.impl.wrapper for link in links):
             return self._through_pluggy(getattr(manager.hook, spec.hook), spec)
-        call, read = _generate(spec, links, Guard(self._on_fault))
+        call, read = _generate(spec, links, Guard(self._on_fault), self._pulse)
         self.cost.watch(spec.hook, [link.member.instance.name for link in links], read)
         return call
 
@@ -184,7 +188,6 @@ class Dispatcher:
     def _through_pluggy(self, caller: Any, spec: SpecInfo) -> Call:
         names = _signature(spec)
         guard = Guard(self._on_fault)
-
         offered = {"run": None} if "run" in spec.arguments else {}
 
         def call(*arguments: Any) -> Any:
@@ -208,7 +211,7 @@ class Dispatcher:
         """The function that pluggy sees: it takes the hookimpl's arguments, and swaps in the plugin's own `run`."""
         instance, spec = link.member.instance, self._specs[link.impl.hook]
         action = policy(instance, link.impl, spec.kind)
-        meter = Meter()
+        meter, trail = Meter(), Trail(self._pulse, instance.name, spec.hook)
         self.cost.watch(spec.hook, (instance.name,), meter.read)
         place = link.impl.arguments.index("run") if "run" in link.impl.arguments else None
 
@@ -223,7 +226,7 @@ class Dispatcher:
             @functools.wraps(link.function)
             def wrapper(*arguments: Any) -> Generator[None, Any, object]:
                 try:
-                    answer: object = yield from _timed(link.function(*bind(arguments)), meter)
+                    answer: object = yield from _timed(link.function(*bind(arguments)), meter, trail)
                 except CAUGHT as error:
                     blame(error)
                     raise
@@ -233,6 +236,7 @@ class Dispatcher:
 
         @functools.wraps(link.function)
         def guarded(*arguments: Any) -> Any:
+            outer = trail.begin()
             started = perf_counter()
             try:
                 answer = link.function(*bind(arguments))
@@ -244,28 +248,33 @@ class Dispatcher:
                 return None
             finally:
                 meter.add(perf_counter() - started)
+                trail.end(outer)
             return answer if spec.kind != "vote" or answer is None else (instance.name, answer)
 
         return guarded
 
 
-def _timed(generator: Any, meter: Meter) -> Generator[None, Any, Any]:
-    """Run a wrapper's generator for pluggy, counting only the time that it is itself at work."""
-    started = perf_counter()
+def _timed(generator: Any, meter: Meter, trail: Trail) -> Generator[None, Any, Any]:
+    """Run a wrapper's generator for pluggy, counting and showing only the time that it is itself at work."""
+    outer, started = trail.begin(), perf_counter()
     if next(generator, generator) is generator:  # it has ended without a yield
         raise RuntimeError(_YIELDS)
     first = perf_counter() - started
+    trail.end(outer)
     try:
         try:
             result = yield
         except BaseException as error:  # a wrapper is shown whatever came from within, and decides
+            trail.begin()
             started = perf_counter()
             generator.throw(error)
         else:
+            trail.begin()
             started = perf_counter()
             generator.send(result)
     except StopIteration as stop:
         meter.add(perf_counter() - started + first)
+        trail.end(outer)
         answer: object = stop.value
         return answer
     raise RuntimeError(_YIELDS)
@@ -286,15 +295,19 @@ def _variable(argument: str) -> str:
     return f"given_{argument}"
 
 
-def _generate(spec: SpecInfo, links: Sequence[Link], guard: Guard) -> tuple[Call, Callable[[], list[Figures]]]:
+def _generate(
+    spec: SpecInfo, links: Sequence[Link], guard: Guard, pulse: Pulse | None
+) -> tuple[Call, Callable[[], list[Figures]]]:
     """Write and compile the function that calls `links` in order, timing each and applying its error policy.
 
     Consecutive calls share a clock reading: the end of one is the start of the next. The figures are
-    variables of an enclosing function, which are faster to add to than the items of a list. Answers with
+    variables of an enclosing function, which are faster to add to than the items of a list. Where there is a pulse it
+    shows each hookimpl while it runs, and at the end what ran before: one hook may call another. Answers with
     the function, and with one that reads the figures.
     """
     places = range(len(links))
     namespace: dict[str, Any] = {"CAUGHT": CAUGHT, "Figures": Figures, "clock": perf_counter, "settle": guard.settle}
+    namespace["slots"] = None if pulse is None else pulse.slots
     for place, link in enumerate(links):
         namespace |= _names(place, link, spec, guard)
     figures = [f"calls{place}, total{place}, peak{place}" for place in places]
@@ -305,8 +318,10 @@ def _generate(spec: SpecInfo, links: Sequence[Link], guard: Guard) -> tuple[Call
         f"        nonlocal {', '.join(figures)}",
         *(["        answers = []"] if spec.kind == "vote" else []),
         "        faulty = False",
+        *([f"        outer = slots[{CRUMB}]"] if pulse else []),
         "        begun = clock()",
-        *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec)),
+        *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec, pulse)),
+        *([f"        slots[{CRUMB}] = outer"] if pulse else []),
         *(["        if faulty: settle()"] if spec.kind == "event" else []),
         *(["        return answers"] if spec.kind == "vote" else []),
         f"    return hook, lambda: [{', '.join(f'Figures({names})' for names in figures)}]",
@@ -328,7 +343,7 @@ def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, An
     }
 
 
-def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
+def _link_lines(place: int, link: Link, spec: SpecInfo, pulse: Pulse | None) -> list[str]:
     arguments = ", ".join(f"run{place}" if name == "run" else _variable(name) for name in link.impl.arguments)
     before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
     handle = (
@@ -336,6 +351,7 @@ def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
     )
     answer = "" if spec.kind == "event" else "answer = "
     lines = [
+        *([f"slots[{CRUMB}] = {pulse.crumb(link.member.instance.name, spec.hook)}"] if pulse else []),
         f"try: {answer}impl{place}({arguments})",
         f"except CAUGHT as error: {handle}",
         f"{after} = clock()",
@@ -345,7 +361,8 @@ def _link_lines(place: int, link: Link, spec: SpecInfo) -> list[str]:
         f"if took > peak{place}: peak{place} = took",
     ]
     if spec.kind == "provider":
-        lines.append("if answer is not None: return answer")
+        restore = f"slots[{CRUMB}] = outer; " if pulse else ""
+        lines.append(f"if answer is not None: {restore}return answer")
     if spec.kind == "vote":
         lines.append(f"if answer is not None: answers.append((name{place}, answer))")
     return lines

@@ -130,6 +130,24 @@ class Pulse:
         self.slots[_OWN_STEPS] = self._own_steps
 
 
+class Trail:
+    """Shows in a pulse, where there is one, that a hookimpl runs, and afterwards what ran around it."""
+
+    def __init__(self, pulse: Pulse | None, instance: str, hook: str) -> None:
+        self._slots: list[int] | memoryview[int] = [0] * (CRUMB + 1) if pulse is None else pulse.slots
+        self._crumb = 0 if pulse is None else pulse.crumb(instance, hook)
+
+    def begin(self) -> int:
+        """The hookimpl runs from here on; answers with what `end` must be given."""
+        outer = self._slots[CRUMB]
+        self._slots[CRUMB] = self._crumb
+        return outer
+
+    def end(self, outer: int) -> None:
+        """It runs no longer."""
+        self._slots[CRUMB] = outer
+
+
 def read_pulse(path: Path) -> Beat | None:
     """What the worker last wrote; None where there is no pulse, or something else in its place."""
     try:
