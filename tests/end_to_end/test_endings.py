@@ -116,7 +116,7 @@ def test_killed_agent(start_long: Start, nothing_left: Check) -> None:
     os.kill(agent, signal.SIGKILL)
     assert client.wait() == 1, client.text
     nothing_left(client.paths)
-    assert "torchrun's agent was killed by SIGKILL" in outcome(client.paths)["reason"]
+    assert "the workers' agent was killed by SIGKILL" in outcome(client.paths)["reason"]
 
 
 def test_output_without_a_reader_does_not_end_a_run(start: Start) -> None:

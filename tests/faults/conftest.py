@@ -45,6 +45,7 @@ splits = []
 
 [launch]
 workers = 2
+max_restarts = 0
 """
 
 

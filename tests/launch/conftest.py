@@ -96,6 +96,7 @@ use = "{HERE}/fake_backend.py:Task"
 [launch]
 workers = 2
 backend = "fake"
+max_restarts = 0
 [train]
 steps = 10
 [plugins.fake]

@@ -58,7 +58,7 @@ def test_run_directory_tells_the_whole_story(run: Run, recipe: Path, capsys: pyt
     assert manifest["workers"] == 1
     assert "steps = 10" in paths.recipe.read_text()
     events = [event["event"] for event in read_lines(paths.events)[0]]
-    assert events == ["attempt_start", "outcome"]
+    assert events == ["attempt_start", "attempt_end", "outcome"]
     journal = [event["event"] for event in read_lines(paths.client_log)[0]]
     assert journal[0] == "launch_start"
     assert journal[-1] == "launch_end"

@@ -68,7 +68,7 @@ def test_the_line_is_shown_with_a_caret(document: Callable[..., Document], schem
         ("scheduler.min_lr = -1", "scheduler.min_lr: expected a number of at least 0, got -1"),
         ("providers.build_model = 3", "providers.build_model: expected a string, got 3"),
         ("run.seed = -1", "run.seed: expected an integer of at least 0 and below 4294967296, got -1"),
-        ("launch.start = 'warm'", 'launch.start: "warm": this version starts workers cold'),
+        ("launch.start = 'hot'", "launch.start: expected 'warm' or 'cold', got \"hot\""),
         ("parallel.strategy = 'fsdp'", 'parallel.strategy: "fsdp": this version knows none and ddp'),
         ("train.init_from = 'x.pt'", 'train.init_from: "x.pt": this version cannot load weights'),
         ("plugins.a.on_error = 'ignore'", "plugins.a.on_error: expected 'fail', 'disable' or 'warn', got \"ignore\""),
@@ -174,9 +174,8 @@ def test_thousands_of_problems_are_cut(problems: Problems) -> None:
 
 
 def test_what_has_no_effect_yet_is_noted(document: Callable[..., Document], schema: dict[str, Any]) -> None:
-    text = TASK + "[launch]\nmax_restarts = 1\ntimeout = 600.0\n[checkpoint]\nevery = '10m'\nkeep = 2\n"
+    text = TASK + "[checkpoint]\nevery = '10m'\nkeep = 2\n"
 
     assert [str(note).partition("\n")[0] for note in planned(document(text), schema)] == [
-        "train.toml:4:1: launch.max_restarts: has no effect: this version makes one attempt",
-        "train.toml:7:1: checkpoint.every: has no effect: checkpoints are not written by this version",
+        "train.toml:4:1: checkpoint.every: has no effect: checkpoints are not written by this version",
     ]

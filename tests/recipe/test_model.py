@@ -18,7 +18,7 @@ def test_the_typed_recipe() -> None:
     assert recipe.task.options == {"hidden": 3}
     assert recipe.plugins["a"].options == {"x": 1}
     assert recipe.evaluate.splits == ["eval"]
-    assert recipe.launch.start == "cold"
+    assert recipe.launch.start == "warm"
 
 
 def test_it_cannot_be_changed() -> None:

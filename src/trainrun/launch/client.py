@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from trainrun.errors import EnvironmentProblem, HookFailed, TrainrunError
+from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
@@ -20,6 +21,7 @@ from trainrun.launch.verdict import Ending, judge
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
 from trainrun.plugin.resolve import Resolved
+from trainrun.rundir import process
 from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Failure, Outcome
@@ -36,6 +38,7 @@ class Client:
         self._write = write
         self._faults: deque[Fault] = deque()
         self._told: set[tuple[str, str]] = set()
+        self._traces: set[str] = set()
         self._launch: Launch | None = None
         self._hooks: Dispatcher | None = None
 
@@ -56,6 +59,7 @@ class Client:
         except Exception as error:
             raise self._crash(prepared, error, started) from error
         finally:
+            process.sweep(prepared.paths.root)  # an agent that a bug, or a plugin, has kept from being ended
             lease.release()
 
     def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
@@ -65,16 +69,45 @@ class Client:
             self._settle_faults()
             self._call(self._hooks.on_launch_start, prepared)
             package(prepared, self._hooks)
-            if signals.first is not None:
+            if signals.stopping:
                 return judge(prepared, Ending(None, signals.first, "early"), started)
-            return self._attempt(replace(prepared, attempt=1), signals, ranks, started)
+            return replace(self._attempts(prepared, signals, ranks), started=started)
         except StopNow:
-            return judge(prepared, Ending(None, signals.first, stopped_how(signals)), started)
+            return judge(self._launch or prepared, Ending(None, signals.first, stopped_how(signals)), started)
         except TrainrunError as error:
             return _failed(prepared, error, started)
 
-    def _attempt(self, current: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
+    def _attempts(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
+        """Attempts until one ends well, or another would be of no use, or somebody asks for a stop."""
+        budget, tails = Budget.of(prepared.recipe), _tails(prepared, ranks, self._write)
+        attempt, verdict = 0, None
+        while verdict is None or (verdict.again and not signals.stopping):
+            attempt += 1
+            outcome = self._attempt(replace(prepared, attempt=attempt), signals, tails)
+            verdict = budget.judge(outcome)
+            if verdict.again and not signals.stopping:
+                self._tell_of_restart(outcome, verdict)
+                signals.wait(verdict.wait)
+        return verdict.outcome
+
+    def _tell_of_restart(self, outcome: Outcome, verdict: Verdict) -> None:
+        """Say that the attempt failed and another follows; each traceback is shown once."""
+        assert self._launch is not None
+        failure = outcome.first_failure
+        trace = failure.traceback if failure is not None else None
+        if trace and trace not in self._traces:
+            self._traces.add(trace)
+            self._write(trace.rstrip())
+        wait = f" in {verdict.wait:g} s" if verdict.wait else ""
+        self._write(f"attempt {outcome.attempt} failed: {outcome.reason.partition(chr(10))[0]}")
+        self._write(f"starting again{wait}: {verdict.why}")
+        self._event(
+            self._launch, "restart", attempt=outcome.attempt, reason=outcome.reason, why=verdict.why, wait=verdict.wait
+        )
+
+    def _attempt(self, current: Launch, signals: Signals, tails: Sequence[Tail]) -> Outcome:
         assert self._hooks is not None
+        started = time.time()
         self._launch = current
         self._event(current, "attempt_start", attempt=current.attempt, workers=current.workers)
         self._call(self._hooks.on_attempt_start, current, current.attempt)
@@ -84,13 +117,13 @@ class Client:
                 raise EnvironmentProblem(
                     f"launch.backend: no enabled plugin starts workers for {current.recipe.launch.backend!r}"
                 )
-            tails = _tails(current, ranks, self._write)
             status = StatusWatch(current, self._hooks, self._settle_faults)
             ending = supervise(current, handle, status, signals, tails, self._write)
             outcome = judge(current, ending, started)
         except TrainrunError as error:
             outcome = _failed(current, error, started)
         with signals.shield():
+            self._event(current, "attempt_end", attempt=current.attempt, state=outcome.state, reason=outcome.reason)
             return self._after(
                 outcome, self._hooks.on_attempt_end, lambda hook: hook(current, current.attempt, outcome)
             )

@@ -44,7 +44,10 @@ class WorkersHandle(Protocol):
         """None while workers run, then an exit code. May take some milliseconds, never more."""
 
     def stop(self, reason: str) -> None:
-        """Ask for an orderly end; return at once."""
+        """Ask for an orderly end; return at once. The reason stands in the attempt's requests too."""
+
+    def nudge(self) -> None:
+        """Have the workers look at the attempt's requests; return at once."""
 
     def kill(self) -> None:
         """End everything now; return when nothing is left."""

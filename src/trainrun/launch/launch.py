@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def launch(
     base = Path(typed.run.dir if dir is None else dir)
     for run_id in leftovers.clear(base):
         write(f"note: ended processes that {run_id} had left behind")
-    with Signals(typed.launch.grace + _SLACK) as signals:
+    users = {signal.SIGUSR1: typed.launch.on_usr1, signal.SIGUSR2: typed.launch.on_usr2}
+    with Signals(typed.launch.grace + _SLACK, users) as signals:
         prepared = prepare(typed, resolved, placement, base, tuple(argv or sys.argv), quiet=quiet)
         write(f"run: {prepared.paths.root}")
         return client.run(prepared, signals, "none" if quiet else ranks)

@@ -1,4 +1,4 @@
-"""The backend for this machine: torchrun's agent in a session of its own, and its workers watched one by one."""
+"""The backend for this machine: an agent in a session of its own, and its workers watched one by one."""
 
 from __future__ import annotations
 
@@ -6,38 +6,55 @@ import os
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainrun.launch.agents import Agent, ColdAgent, WarmAgent, environment, spawn
 from trainrun.launch.ends import End, read_record, read_records, write_ends
 from trainrun.launch.handle import Launch, WorkersHandle
 from trainrun.marker import hookimpl
 from trainrun.rundir import process
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.process import REQUEST_SIGNAL
 from trainrun.rundir.records import WorkerRecord
 
 _WAIT = 0.05  # seconds that one poll may wait for a process to end
 _EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
+_ACCOUNT = 3.0  # seconds for a warm agent to tell how workers ended, once all of them are gone
 _LINGER = 15.0  # seconds that finished workers have to leave: destructors of process groups have been seen to hang
 _KILL = 10.0  # seconds to wait for killed processes to be gone
 
-# What torchrun's agent logs of a worker that failed.
+# What elastic logs of a worker that failed.
 _AGENT_SAYS = re.compile(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")
 
 
 class Local:
-    """Start the workers on this machine with torchrun."""
+    """Start the workers on this machine, with torchrun or by forking them from a warm agent."""
+
+    def __init__(self) -> None:
+        self._warm: WarmAgent | None = None
 
     @hookimpl
     def start_workers(self, launch: Launch) -> WorkersHandle | None:
         """Answer for `launch.backend = "local"`."""
         if launch.recipe.launch.backend != "local":
             return None
-        return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
+        if launch.recipe.launch.start == "cold":
+            return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
+        if self._warm is None or not self._warm.free():
+            self._warm = WarmAgent(launch)
+        logged = _ready(launch)
+        self._warm.begin(launch.attempt, environment(launch))
+        return LocalWorkers(self._warm, launch.paths, launch.attempt, launch.workers, logged)
+
+    @hookimpl
+    def on_launch_end(self) -> None:
+        """End the warm agent."""
+        if self._warm is not None:
+            self._warm.close()
 
 
 def start(agent: list[str], launch: Launch) -> LocalWorkers:
@@ -45,24 +62,18 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
 
     To be called from the main thread: the agent asks the kernel to be killed with the thread that started it.
     """
-    paths = launch.paths
-    paths.attempt(launch.attempt).mkdir(mode=0o700, exist_ok=True)
-    environment = {
-        **os.environ,
-        **launch.environment,
-        process.RUN_ID_VARIABLE: launch.run_id,
-        process.RUN_DIR_VARIABLE: str(paths.root),
-    }
-    with paths.agent_log.open("ab") as log:
-        started = subprocess.Popen(
-            [*agent, str(paths.root), str(launch.attempt), str(launch.workers)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return LocalWorkers(started, paths, launch.attempt, launch.workers)
+    logged = _ready(launch)
+    started = spawn(launch, [*agent, str(launch.paths.root), str(launch.attempt), str(launch.workers)])
+    return LocalWorkers(ColdAgent(started), launch.paths, launch.attempt, launch.workers, logged)
+
+
+def _ready(launch: Launch) -> int:
+    """Make the attempt's folder; answer with the bytes that earlier attempts have left in the agent's log."""
+    launch.paths.attempt(launch.attempt).mkdir(mode=0o700, exist_ok=True)
+    try:
+        return launch.paths.agent_log.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @dataclass
@@ -81,8 +92,9 @@ class LocalWorkers:
     records are watched directly, and the first failure ends all of them at once.
     """
 
-    def __init__(self, agent: subprocess.Popen[bytes], paths: RunPaths, attempt: int, size: int) -> None:
+    def __init__(self, agent: Agent, paths: RunPaths, attempt: int, size: int, logged: int) -> None:
         self._agent = agent
+        self._logged = logged
         self._paths = paths
         self._attempt = attempt
         self._size = size
@@ -99,32 +111,34 @@ class LocalWorkers:
         self._wait()
         self._reap()
         code = self._agent.poll()
-        if code is None and self._lingering():
+        if len(self._finished) == self._size or (code is None and self._lingering()):
             code = 0
         if code is None and not self._failed():
             return None
         self._find_unseen()
         if code is None:
-            code = self._agents_own_end()
+            code = self._agent.own_end()
         write_ends(self._paths, self._attempt, self._ended)
         self.kill()
         return code if code is not None else 1
 
-    def stop(self, reason: str) -> None:  # noqa: ARG002 - the workers know a signal when they see one
+    def nudge(self) -> None:
+        """Send the signal that stands for a request to each worker that runs."""
+        for watch in self._watched.values():
+            process.send(watch.record, REQUEST_SIGNAL)
+
+    def stop(self, reason: str) -> None:  # noqa: ARG002 - it stands in the attempt's requests
         """Send SIGTERM to each worker, now or as soon as it has started."""
         self._stopping = True
         self._tell()
 
     def kill(self) -> None:
-        """SIGKILL the agent, every recorded group and every stray process of the run; wait until all are gone."""
+        """SIGKILL every recorded group and every stray process of the attempt; wait until all are gone."""
         deadline = time.monotonic() + _KILL
-        with suppress(ProcessLookupError):
-            os.killpg(self._agent.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._agent.wait(_KILL)
+        self._agent.halt()
         for record in read_records(self._paths, self._attempt, self._size).values():
             process.kill_group(record)
-        while process.sweep(self._paths.root) and time.monotonic() < deadline:
+        while process.sweep(self._paths.root, spared=self._agent.session) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._close()
 
@@ -198,6 +212,8 @@ class LocalWorkers:
         # An error may have been read that is the consequence of an end since the last look at the processes.
         self._adopt()
         self._reap()
+        if any(end.code is None for end in self._ended.values()):
+            self._ask_agent()
         unknown = [end for end in self._ended.values() if end.code is None]
         deadline = time.monotonic() + _EVIDENCE
         while unknown and not self._reported() and self._agent.poll() is None and time.monotonic() < deadline:
@@ -207,20 +223,21 @@ class LocalWorkers:
             if rank not in self._finished and (seen is None or seen.code is None):
                 self._ended[rank] = End(rank, code, seen.seen_ns if seen else 0)
 
-    def _agents_own_end(self) -> int | None:
-        """The exit code of an agent whose end the workers died of; None for one that still runs.
-
-        They die with its first thread. It can be waited for only when its last one is gone, a moment later.
-        """
-        started = process.start_time(self._agent.pid)
-        if started is not None and not process.alive(self._agent.pid, started):
-            with suppress(subprocess.TimeoutExpired):
-                self._agent.wait(_EVIDENCE)
-        return self._agent.poll()
+    def _ask_agent(self) -> None:
+        """Learn exit codes from a warm agent. It tells when all workers are gone, so that they are killed first."""
+        records = read_records(self._paths, self._attempt, self._size)
+        if self._agent.session is None:
+            return
+        for record in records.values():
+            process.kill_group(record)
+        codes = self._agent.ends(_ACCOUNT)
+        for rank, end in self._ended.items():
+            if end.code is None and rank in records:
+                self._ended[rank] = replace(end, code=codes.get(records[rank].pid))
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):
-            found = _AGENT_SAYS.findall(_tail(self._paths.agent_log))
+            found = _AGENT_SAYS.findall(_tail(self._paths.agent_log, self._logged))
             return {int(rank): int(code) for code, rank in found}
         return {}
 
@@ -238,7 +255,7 @@ def _state(watch: _Watch) -> tuple[int | None, bool]:
     return process.exit_code(watch.record.pid, watch.record.start_time), False
 
 
-def _tail(path: Path, size: int = 64 * 1024) -> bytes:
+def _tail(path: Path, start: int, size: int = 64 * 1024) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
+        file.seek(max(start, path.stat().st_size - size))
         return file.read()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PACE = 0.05  # seconds until a signal is noticed while waiting
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Action = Literal["checkpoint", "stop", "ignore"]
 
 
 class StopNow(KeyboardInterrupt):
@@ -19,27 +24,42 @@ class StopNow(KeyboardInterrupt):
     """
 
 
-class Signals:
-    """Context manager: takes SIGINT, SIGTERM and SIGHUP, and gives them back at its end.
+class Asked(NamedTuple):
+    """What the workers are asked to do. source: a signal's name, or a command."""
 
-    The first asks for an orderly end, a Ctrl-C after any other for an end now. A repeated
+    request: Literal["stop", "checkpoint"]
+    source: str
+    reason: str
+
+
+class Signals:
+    """Context manager: takes SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2, and gives them back at its end.
+
+    The first of the former three asks for an orderly end, a Ctrl-C after any other for an end now. A repeated
     SIGTERM or SIGHUP asks for nothing more: schedulers send them in numbers. A signal that is ignored when the
     command starts, as under nohup, stays ignored.
+
+    limit: seconds after the first, in which an orderly end must come about. users: what SIGUSR1 and SIGUSR2 ask for.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, users: Mapping[signal.Signals, Action] | None = None) -> None:
         self.first: signal.Signals | None = None
         self.now = False
         self.expired = False
         self._limit = limit
+        self._users = dict(users or {})
+        self._asked: deque[Asked] = deque()
+        self._stop_asked = False
         self._shielded = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _HANDLED:
+            for number in _STOPPING:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
+            for number in self._users:
+                self._before[number] = signal.signal(number, self._handle)
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._expire)
         return self
 
@@ -52,6 +72,26 @@ class Signals:
             signal.signal(number, handler)
         self._before.clear()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for, by a signal or otherwise: then no other attempt is begun."""
+        return self._stop_asked
+
+    def ask(self, asked: Asked) -> None:
+        """Ask for what no signal asked for: `trainrun stop` does."""
+        if asked.request == "checkpoint":
+            self._asked.append(asked)
+        elif not self._stop_asked:
+            self._stop_asked = True
+            self._asked.append(asked)
+            # The loop kills the workers when their time is over; the alarm is for a loop that a plugin holds up.
+            if threading.current_thread() is threading.main_thread():
+                signal.setitimer(signal.ITIMER_REAL, self._limit)
+
+    def asked(self) -> Asked | None:
+        """The next request that the workers have not been told of."""
+        return self._asked.popleft() if self._asked else None
+
     @contextmanager
     def shield(self) -> Iterator[None]:
         """Within this block signals are noted and nothing is raised: for the work that must be done to its end."""
@@ -61,11 +101,20 @@ class Signals:
         finally:
             self._shielded -= 1
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.first is None:
-            self.first = signal.Signals(number)
-            # The loop kills the workers when their time is over; the alarm is for a loop that a plugin holds up.
-            signal.setitimer(signal.ITIMER_REAL, self._limit)
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond the first request to stop."""
+        deadline = time.monotonic() + seconds
+        while not self.stopping and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _PACE))
+
+    def _handle(self, value: int, _: FrameType | None) -> None:
+        number = signal.Signals(value)
+        action = self._users.get(number, "stop")
+        if action == "checkpoint":
+            self.ask(Asked("checkpoint", number.name, f"{number.name} received"))
+        elif action == "stop" and self.first is None:
+            self.first = number
+            self.ask(Asked("stop", number.name, f"{number.name} received"))
         elif number == signal.SIGINT:
             self._raise()
 

@@ -9,11 +9,12 @@ from typing import Any
 from trainrun.launch import memory
 from trainrun.launch.handle import Launch, WorkersHandle
 from trainrun.launch.hooks import poll_interval
-from trainrun.launch.signals import Signals, StopNow
+from trainrun.launch.signals import Asked, Signals, StopNow
 from trainrun.launch.terminal import Say, Tail
 from trainrun.launch.verdict import Ending, Forced
 from trainrun.plugin.dispatch import Dispatcher
-from trainrun.rundir.files import read_json
+from trainrun.rundir.files import append_line, read_json
+from trainrun.rundir.requests import take_stop
 
 _PACE = 0.05  # seconds between two looks at everything
 
@@ -66,7 +67,7 @@ def supervise(
     code: int | None = None
     forced: Forced | None = None
     try:
-        code = _watch(handle, signals, looks, launch.recipe.launch.grace, say)
+        code = _watch(launch, handle, signals, looks, say)
     except StopNow:
         forced = stopped_how(signals)
     except _GraceOver:
@@ -90,7 +91,9 @@ class _GraceOver(Exception):
     """The workers had their time to stop."""
 
 
-def _watch(handle: WorkersHandle, signals: Signals, looks: Sequence[Callable[[], None]], grace: float, say: Say) -> int:
+def _watch(
+    launch: Launch, handle: WorkersHandle, signals: Signals, looks: Sequence[Callable[[], None]], say: Say
+) -> int:
     deadline: float | None = None
     while True:
         began = time.monotonic()
@@ -99,12 +102,33 @@ def _watch(handle: WorkersHandle, signals: Signals, looks: Sequence[Callable[[],
             return code
         for look in looks:
             look()
+        _look_for_stop(launch, signals)
         if signals.now:
             raise StopNow
-        if deadline is None and signals.first is not None:
-            deadline = began + grace
-            say(f"{signals.first.name}: stopping after this step; press Ctrl-C again to stop now")
-            handle.stop(f"signal {signals.first.name}")
+        while (asked := signals.asked()) is not None:
+            _forward(launch, handle, asked, say)
+            if asked.request == "stop":
+                deadline = began + launch.recipe.launch.grace
         if deadline is not None and began > deadline:
             raise _GraceOver
         time.sleep(max(0.0, began + _PACE - time.monotonic()))
+
+
+def _look_for_stop(launch: Launch, signals: Signals) -> None:
+    """Take up what `trainrun stop` has left in the run directory."""
+    request = take_stop(launch.paths)
+    if request is not None:
+        by = f" ({request.by})" if request.by else ""
+        signals.ask(Asked("stop", "trainrun stop", f"{request.reason or 'asked for'}{by}"))
+        signals.now = signals.now or request.now
+
+
+def _forward(launch: Launch, handle: WorkersHandle, asked: Asked, say: Say) -> None:
+    """Tell the workers. They read the request when the signal that follows it has reached them."""
+    append_line(launch.paths.requests(launch.attempt), {"time": time.time(), **asked._asdict()})
+    if asked.request == "stop":
+        say(f"{asked.source}: stopping after this step; press Ctrl-C again to stop now")
+        handle.stop(asked.reason)
+    else:
+        say(f"{asked.source}: asking for a checkpoint")
+        handle.nudge()

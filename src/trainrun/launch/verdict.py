@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.records import Failure, Outcome, State, WorkerError, WorkerRecord
+from trainrun.rundir.records import Cause, Failure, Outcome, State, WorkerError, WorkerRecord
 
 Forced = Literal["now", "grace", "early"]
 
@@ -43,26 +43,31 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     paths, attempt = launch.paths, launch.attempt
     size = launch.workers * launch.recipe.launch.nodes
     records = read_records(paths, attempt, size)
-    failure = None
+    failure: Failure | None = None
+    cause: Cause | None = None
     if ending.forced:
         state, code, reason = _forced(launch, ending)
     elif (failure := first_failure(paths, attempt, size, ending)) is not None and not _was_told(failure, ending):
         state, code, reason = _failed(failure, records)
+        cause = "crash" if code == ExitCode.TRAINING_FAILED else None
     elif failure is not None:
         failure, (state, code), reason = None, _by_signal(ending.signal), "stopped before training began"
     else:
         state, code, reason = _ended(records, ending)
+        cause = "preemption" if code == ExitCode.TERMINATED and ending.signal is None else None
+    status = _status(paths, attempt)
     return Outcome(
         state=state,
         exit_code=code,
         reason=reason,
-        step=max([_known_step(paths), *(record.step for record in records.values())]),
+        step=max([_known_step(status), *(record.step for record in records.values())]),
         attempt=attempt,
         first_failure=failure,
         started=started,
         ended=time.time(),
-        metrics=(read_json(paths.status) or {}).get("metrics", {}),
+        metrics=status.get("metrics", {}),
         run=str(paths.root),
+        cause=cause,
     )
 
 
@@ -78,7 +83,7 @@ def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> F
     if error is not None and not _came_before(end, error):
         return _from_error(paths, error)
     if end is not None:
-        return _from_end(paths, end, records.get(end.rank), ending)
+        return _from_end(paths, end, records.get(end.rank), ending, _known_step(_status(paths, attempt)))
     return _from_agent(paths, records, size, ending)
 
 
@@ -160,14 +165,14 @@ def _told(record: WorkerRecord, error: WorkerError) -> str:
     return f"rank {record.rank} raised {error['type']}{_at(record)}{where}: {error['message']}"
 
 
-def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: Ending) -> Failure:
+def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: Ending, known: int) -> Failure:
     killed = end.code is not None and end.code < 0
     return Failure(
         rank=end.rank,
         kind="signal" if killed else "exit",
-        message=f"rank {end.rank} {_how(end, ending)}{_when(paths, record)}{_within(record)}",
+        message=f"rank {end.rank} {_how(end, ending)}{_when(known, record)}{_within(record)}",
         traceback=_tail(paths.agent_log) if record is None else None,
-        step=(record.step or _known_step(paths)) if record else 0,
+        step=(record.step or known) if record else 0,
         phase=record.phase if record else None,
         instance=record.instance if record else None,
         hook=record.hook if record else None,
@@ -180,9 +185,9 @@ def _from_end(paths: RunPaths, end: End, record: WorkerRecord | None, ending: En
 def _from_agent(paths: RunPaths, records: Mapping[int, WorkerRecord], size: int, ending: Ending) -> Failure:
     missing = ", ".join(str(rank) for rank in range(size) if rank not in records or records[rank].phase != "finished")
     if ending.code is not None and ending.code < 0:
-        how = f"torchrun's agent was killed by {_signal_name(-ending.code)}"
+        how = f"the workers' agent was killed by {_signal_name(-ending.code)}"
     elif ending.code:
-        how = f"torchrun's agent ended with exit code {ending.code}"
+        how = f"the workers' agent ended with exit code {ending.code}"
     else:
         how = "the workers ended"
     return Failure(
@@ -213,14 +218,19 @@ def _at(record: WorkerRecord | None) -> str:
     return f" at step {record.step}" if record.step else f" during {record.phase}" if record.phase != "failed" else ""
 
 
-def _when(paths: RunPaths, record: WorkerRecord | None) -> str:
+def _when(step: int, record: WorkerRecord | None) -> str:
     """When a worker ended that could not say so: by its last record, else by what rank 0 last told of the run."""
-    step = _known_step(paths)
     return f" after step {step}" if record is not None and not record.step and step else _at(record)
 
 
-def _known_step(paths: RunPaths) -> int:
-    step = (read_json(paths.status) or {}).get("step")
+def _status(paths: RunPaths, attempt: int) -> dict[str, Any]:
+    """What rank 0 last told of this attempt; nothing where it is from an earlier one."""
+    status = read_json(paths.status) or {}
+    return status if status.get("attempt", attempt) == attempt else {}
+
+
+def _known_step(status: Mapping[str, Any]) -> int:
+    step = status.get("step")
     return step if isinstance(step, int) else 0
 
 

@@ -20,6 +20,7 @@ SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"
 
 Slug = Annotated[str, Field(pattern=SLUG, max_length=64)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
+OnSignal = Literal["checkpoint", "stop", "ignore"]
 Keyword = bool | int | float | str | list[bool | int | float | str]
 
 _DURATION_TEXT = {"type": "string", "pattern": duration.PATTERN}
@@ -33,8 +34,6 @@ DurationText = Annotated[str, Field(pattern=duration.PATTERN, json_schema_extra=
 
 _CHECKPOINTS: dict[str, Any] = {"x-planned": "checkpoints are not written by this version"}
 _CONTROL: dict[str, Any] = {"x-planned": "live control is not part of this version"}
-_RESTARTS: dict[str, Any] = {"x-planned": "this version makes one attempt"}
-_HANGS: dict[str, Any] = {"x-planned": "this version does not watch for hangs"}
 
 
 def _unavailable(why: str, *values: Any) -> dict[str, Any]:
@@ -89,24 +88,34 @@ class LaunchTable(Table):
         description="Number of machines.",
         json_schema_extra=_unavailable("this version runs on one node"),
     )
-    start: Literal["cold", "warm"] = Field(
-        default="cold",
-        description="`cold` starts each worker as a new process; `warm` forks them from a preloaded one.",
-        json_schema_extra=_unavailable("this version starts workers cold", "warm"),
+    start: Literal["warm", "cold"] = Field(
+        default="warm",
+        description="`warm` forks workers from a process that has imported torch; `cold` starts each as a new process.",
     )
-    max_restarts: int = Field(
-        default=3,
-        ge=0,
-        le=1000,
-        description="Attempts after the first, when workers crash.",
-        json_schema_extra=_RESTARTS,
+    preload: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        description="Modules that the warm process imports too; they must start no thread and not touch CUDA.",
+    )
+    max_restarts: int = Field(default=3, ge=0, le=1000, description="Attempts after the first, when workers crash.")
+    max_preemptions: int = Field(
+        default=10, ge=0, le=1000, description="Attempts after the first, when workers are told to stop from outside."
+    )
+    max_node_losses: int = Field(
+        default=10, ge=0, le=1000, description="Attempts after the first, when a node is lost."
     )
     grace: Duration = Field(default=30.0, description="Time from the request to stop until workers are killed.")
     timeout: Duration = Field(
-        default=600.0,
-        description="When no rank makes a step for this long, the attempt hangs.",
-        json_schema_extra=_HANGS,
+        default=600.0, description="When no rank advances for this long, the attempt hangs and is ended; 0 is never."
     )
+    straggler: float = Field(
+        default=1.5, ge=0, description="Report a rank that takes this many times the median for its own work; 0 is off."
+    )
+    node_timeout: Duration = Field(default=300.0, description="How long to wait for nodes that are missing.")
+    output_limit: int = Field(
+        default=64, ge=1, le=1_000_000, description="MiB kept of what each worker prints; older output is dropped."
+    )
+    on_usr1: OnSignal = Field(default="checkpoint", description="What SIGUSR1 to the launching process asks for.")
+    on_usr2: OnSignal = Field(default="stop", description="What SIGUSR2 to the launching process asks for.")
 
 
 class DataTable(Table):

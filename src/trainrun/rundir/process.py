@@ -11,6 +11,11 @@ from typing import Protocol
 
 RUN_DIR_VARIABLE = "TRAINRUN_RUN_DIR"
 RUN_ID_VARIABLE = "TRAINRUN_RUN_ID"
+PRELOAD_VARIABLE = "TRAINRUN_PRELOAD"  # what a warm agent's fork server imports beyond torch: {"modules", "path"}
+
+# Has a worker look at its requests. A signal of its own: SIGTERM without a request means to stop, and schedulers send
+# SIGUSR1 and SIGUSR2 to every process of a job.
+REQUEST_SIGNAL = signal.SIGRTMIN + 8
 
 _PROC = Path("/proc")
 
@@ -57,7 +62,7 @@ def boot_id() -> str:
         return ""
 
 
-def send(record: Recorded, number: signal.Signals) -> bool:
+def send(record: Recorded, number: int) -> bool:
     """Send a signal to the recorded process only, not to its group; False if it is gone."""
     if not alive(record.pid, record.start_time):
         return False
@@ -84,19 +89,20 @@ def kill_group(record: Recorded) -> None:
         os.killpg(record.pgid, signal.SIGKILL)
 
 
-def members(run_dir: Path) -> list[int]:
-    """Every process that carries the run directory in its environment, this one left out.
+def members(run_dir: Path, spared: int | None = None) -> list[int]:
+    """Every process that carries the run directory in its environment, this one and the session `spared` left out.
 
     Finds what no record names: a child that made a session of its own, a worker that died before its
     first record, the loader processes of either.
     """
     mark = f"{RUN_DIR_VARIABLE}={run_dir}".encode()
-    return [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid) and _running(pid)]
+    found = [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid) and _running(pid)]
+    return found if spared is None else [pid for pid in found if _session(pid) != spared]
 
 
-def sweep(run_dir: Path) -> list[int]:
-    """SIGKILL every member of the run; answers with the pids that were found."""
-    found = members(run_dir)
+def sweep(run_dir: Path, spared: int | None = None) -> list[int]:
+    """SIGKILL every member of the run; answers with the pids that were found. `spared` as for `members`."""
+    found = members(run_dir, spared)
     for pid in found:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
@@ -120,6 +126,11 @@ def _stat(pid: int) -> list[str] | None:
 def _group(pid: int) -> int | None:
     stat = _stat(pid)
     return None if stat is None else int(stat[2])
+
+
+def _session(pid: int) -> int | None:
+    stat = _stat(pid)
+    return None if stat is None else int(stat[3])
 
 
 def _running(pid: int) -> bool:

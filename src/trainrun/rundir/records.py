@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypedDict, TypeVar
 
 State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
+Cause = Literal["crash", "preemption", "node"]
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class Outcome:
     """How an attempt or a run ended, and why.
 
     `started` and `ended` are seconds since the epoch, `metrics` the last that were logged, and `run`
-    is the run directory.
+    is the run directory. `cause` is the class of an end that another attempt may follow, None for one that is final.
     """
 
     state: State
@@ -99,6 +100,7 @@ class Outcome:
     ended: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     run: str = ""
+    cause: Cause | None = None
 
     @property
     def ok(self) -> bool:

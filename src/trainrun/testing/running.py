@@ -100,7 +100,8 @@ class LaunchRecipe:
         """
         names, settings = enabling(plugins, task, importable_target)
         path = write_recipe(self._folder, recipe)
-        settings = [*settings, f"launch.workers={workers}", "train.device=cpu", *overrides]
+        fixed = [f"launch.workers={workers}", "train.device=cpu", "launch.max_restarts=0"]
+        settings = [*settings, *fixed, *overrides]
         outcome = launch(path, settings, names, dir=self._folder / "runs", quiet=True)
         return Result(outcome, RunPaths(Path(outcome.run)))
 

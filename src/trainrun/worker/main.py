@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from trainrun.errors import ExitCode, HookFailed, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
+from trainrun.worker import output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
 from trainrun.worker.parent import die_with_parent
@@ -37,15 +38,20 @@ def main() -> None:
     run_worker(run_dir, int(attempt))
 
 
-def run_worker(run_dir: str, attempt: int) -> NoReturn:
-    """A worker from its first record to its end. The process must be tied to its parent already."""
+def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoReturn:
+    """A worker from its first record to its end. The process must be tied to its parent already.
+
+    problem: why it must not train, where that was found before it began.
+    """
     paths, world, signal = RunPaths(Path(run_dir)), World.from_environment(), StopSignal()
-    _redirect_output(paths.rank_output(world.rank))
+    output.redirect(paths, attempt, world.rank)
     signal.install()  # before the first record: the client may send a signal as soon as it knows this process
     record = Record(paths, attempt, world.rank)
     record.update("starting")
     code = ExitCode.OK
     try:
+        if problem is not None:
+            raise EnvironmentProblem(problem)
         outcome = train(paths, world=world, attempt=attempt, signal=signal, on_phase=record.update)
         record.finish(outcome)
     except BaseException as error:  # the process door: whatever it is, it must be on record
@@ -72,7 +78,8 @@ def train(
     """
     world = world or World()
     on_phase = on_phase or _ignore
-    logger = make_logger(paths.rank_log(world.rank), run=paths.run_id, rank=world.rank, attempt=attempt)
+    log, limit = paths.rank_log(world.rank), output.limit(paths)
+    logger = make_logger(log, limit, run=paths.run_id, rank=world.rank, attempt=attempt)
     on_phase("setup", 0)
     worker = Worker(paths, world, attempt, logger, signal or StopSignal())
     hooks, state = worker.hooks, worker.state
@@ -196,14 +203,6 @@ def _traceback(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith("<hook "):
         trace = trace.tb_next  # the generated function that called the plugin
     return "".join(traceback.format_exception(type(cause), cause, trace))
-
-
-def _redirect_output(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

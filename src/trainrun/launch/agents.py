@@ -1,0 +1,201 @@
+"""The process between client and workers: torchrun for one attempt, or a warm agent that is kept for all attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from trainrun.launch.handle import Launch
+from trainrun.rundir import process
+
+_KILL = 10.0  # seconds to wait for a killed process to be gone
+_EVIDENCE = 0.5  # seconds for the last thread of an agent to follow its first
+_SETTLE = 5.0  # seconds that a warm agent has to notice that its workers are gone
+_PACE = 0.005
+
+
+class Agent(Protocol):
+    """What starts the workers of one attempt and sees them end."""
+
+    @property
+    def session(self) -> int | None:
+        """The session of the processes that outlive the attempt, if any do."""
+
+    def poll(self) -> int | None:
+        """The exit code of the attempt, once the agent has seen all of its workers end."""
+
+    def own_end(self) -> int | None:
+        """The exit code of an agent that the workers died with; None for one that still runs."""
+
+    def ends(self, seconds: float) -> Mapping[int, int]:
+        """How workers ended that are gone: pid → exit code or minus a signal. Waits no longer than `seconds`."""
+
+    def halt(self) -> None:
+        """The workers are about to be killed."""
+
+
+class ColdAgent:
+    """One torchrun for one attempt."""
+
+    session = None
+
+    def __init__(self, started: subprocess.Popen[bytes]) -> None:
+        self._process = started
+
+    def poll(self) -> int | None:
+        """The exit code of torchrun."""
+        return self._process.poll()
+
+    def own_end(self) -> int | None:
+        """That of torchrun."""
+        return _own_end(self._process)
+
+    def ends(self, seconds: float) -> Mapping[int, int]:  # noqa: ARG002 - torchrun does not say
+        """Nothing: its log tells."""
+        return {}
+
+    def halt(self) -> None:
+        """End torchrun first: it would start to end the workers in its own, slower way."""
+        _kill(self._process)
+
+
+class WarmAgent:
+    """An agent with a fork server, kept for all attempts of a run.
+
+    To be started from the main thread: the agent asks the kernel to be killed with the thread that started it.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = spawn(
+                launch,
+                [
+                    *(sys.executable, "-c", "from trainrun.agent.warm import main; main()", str(os.getpid())),
+                    *(str(launch.paths.root), str(launch.workers), str(theirs.fileno())),
+                ],
+                pass_fds=[theirs.fileno()],
+            )
+        self._root = launch.paths.root
+        self._channel = ours
+        self._answers = b""
+        self._attempt = 0
+        self._ends: Mapping[int, int] = {}
+        self._code: int | None = None
+
+    @property
+    def session(self) -> int | None:
+        """That of the agent and its fork server; each worker has a session of its own."""
+        return self._process.pid if self._process.poll() is None else None
+
+    def begin(self, attempt: int, environment: Mapping[str, str]) -> None:
+        """Have the workers of one attempt started, with this environment."""
+        self._code, self._attempt, self._ends = None, attempt, {}
+        command = {"attempt": attempt, "environment": dict(environment)}
+        with suppress(BrokenPipeError):  # the agent is gone, which poll() will tell
+            self._channel.sendall(json.dumps(command).encode() + b"\n")
+
+    def poll(self) -> int | None:
+        """The agent's answer, or its own end."""
+        if self._code is None:
+            with suppress(BlockingIOError, ConnectionResetError):
+                self._answers += self._channel.recv(4096, socket.MSG_DONTWAIT)
+            *lines, self._answers = self._answers.split(b"\n")
+            for answer in map(json.loads, lines):
+                if answer["attempt"] == self._attempt:
+                    self._code = int(answer["code"])
+                    self._ends = {int(pid): int(code) for pid, code in answer["ends"].items() if code is not None}
+            if self._code is None:
+                self._code = self._process.poll()
+        return self._code
+
+    def own_end(self) -> int | None:
+        """That of the agent; its fork server and the workers die with it."""
+        return _own_end(self._process)
+
+    def ends(self, seconds: float) -> Mapping[int, int]:
+        """What elastic has seen, which it tells when all workers of the attempt are gone."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(_PACE)
+        return self._ends
+
+    def halt(self) -> None:
+        """Nothing: the workers are not its children, and it is needed again."""
+
+    def free(self) -> bool:
+        """Have it give up the former attempt, whose workers are gone; whether it can take another.
+
+        Elastic waits for return values, which workers that have left by `os._exit` do not send: a signal ends that.
+        """
+        deadline = time.monotonic() + _SETTLE
+        if self._attempt and self.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        while self._attempt and self.poll() is None and time.monotonic() < deadline:
+            time.sleep(_PACE)
+        if self._process.poll() is None and (self._code is not None or not self._attempt):
+            # A worker that was only being forked when the others were killed was in the agent's session until now.
+            process.sweep(self._root, spared=self._process.pid)
+            return True
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """End the agent and its fork server."""
+        self._channel.close()
+        _kill(self._process)
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """What an agent and its workers get: the client's environment, and what marks them as members of the run."""
+    return {
+        **os.environ,
+        **launch.environment,
+        process.RUN_ID_VARIABLE: launch.run_id,
+        process.RUN_DIR_VARIABLE: str(launch.paths.root),
+        process.PRELOAD_VARIABLE: json.dumps(_preload(launch)),
+    }
+
+
+def _preload(launch: Launch) -> dict[str, list[str]]:
+    """What the fork server imports, and where it finds it: modules beside the recipe, as those of a task."""
+    modules = launch.recipe.launch.preload
+    return {"modules": modules, "path": [str(launch.resolved.document.path.parent.resolve())] if modules else []}
+
+
+def spawn(launch: Launch, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start an agent in a session of its own, its output in the run directory."""
+    with launch.paths.agent_log.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            env=environment(launch),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+
+
+def _own_end(started: subprocess.Popen[bytes]) -> int | None:
+    # Its children die with its first thread. It can be waited for only when its last one is gone, a moment later.
+    began = process.start_time(started.pid)
+    if began is not None and not process.alive(started.pid, began):
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(_EVIDENCE)
+    return started.poll()
+
+
+def _kill(started: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        started.wait(_KILL)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+from trainrun.launch.budget import Budget
+from trainrun.rundir import Outcome
+from trainrun.rundir.records import Cause, Failure
+
+
+def budget_of(restarts: int) -> Budget:
+    return Budget({"crash": restarts, "preemption": restarts, "node": restarts})
+
+
+def failed(step: int, cause: Cause | None = "crash", **changes: Any) -> Outcome:
+    return Outcome("failed", 1, "rank 0 raised", step=step, cause=cause, **changes)
+
+
+def test_a_crash_with_progress_is_retried_at_once_until_the_budget_is_used_up() -> None:
+    budget = budget_of(2)
+    verdicts = [budget.judge(failed(step)) for step in (10, 20, 30)]
+    assert [verdict.again for verdict in verdicts] == [True, True, False]
+    assert [verdict.wait for verdict in verdicts] == [0.0, 0.0, 0.0]
+    assert verdicts[-1].outcome.exit_code == 1
+    assert "max_restarts (2)" in verdicts[-1].why
+
+
+def test_three_attempts_without_progress_end_the_run_for_good() -> None:
+    budget = budget_of(10)
+    verdicts = [budget.judge(failed(step)) for step in (10, 10, 9, 10)]
+    assert [verdict.again for verdict in verdicts] == [True, True, True, False]
+    assert [verdict.wait for verdict in verdicts[:3]] == [0.0, 1.0, 2.0]
+    assert verdicts[-1].outcome.exit_code == 93
+    assert "the furthest step was 10" in verdicts[-1].outcome.reason
+
+
+def test_a_crash_before_the_first_step_is_no_progress() -> None:
+    budget = budget_of(10)
+    verdicts = [budget.judge(failed(0)) for _ in range(3)]
+    assert [verdict.outcome.exit_code for verdict in verdicts] == [1, 1, 93]
+
+
+def test_a_newer_checkpoint_is_progress_even_at_a_lower_step() -> None:
+    budget = budget_of(10)
+    assert budget.judge(failed(50)).wait == 0
+    assert budget.judge(failed(40), checkpoint=30).wait == 0
+    assert budget.judge(failed(40), checkpoint=30).wait == 1.0
+
+
+def test_each_cause_has_a_budget_of_its_own() -> None:
+    budget = budget_of(1)
+    assert budget.judge(failed(1)).again
+    assert budget.judge(failed(2, cause="preemption")).again
+    assert not budget.judge(failed(3)).again
+    assert not budget.judge(failed(4, cause="preemption")).again
+
+
+def test_an_end_without_a_cause_is_final() -> None:
+    assert not budget_of(3).judge(failed(5, cause=None)).again
+
+
+def test_a_gpu_out_of_memory_twice_at_one_step_is_final() -> None:
+    budget, failure = budget_of(10), Failure(0, "out of memory", "error", type="OutOfMemoryError", step=7)
+    assert budget.judge(failed(7, first_failure=failure)).again
+    verdict = budget.judge(failed(7, first_failure=failure))
+    assert (verdict.again, verdict.outcome.exit_code) == (False, 93)
+    assert "out of memory at step 7 twice" in verdict.outcome.reason
+
+
+def test_no_progress_wins_over_a_budget_that_is_used_up() -> None:
+    budget = budget_of(3)
+    codes = [budget.judge(failed(5)).outcome.exit_code for _ in range(4)]
+    assert codes == [1, 1, 1, 93]
