@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ps": ("trainrun.cli.ps", "List runs."),
     "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
     "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
+    "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
 }
 
 

@@ -1,0 +1,74 @@
+"""`trainrun doctor`: will runs work on this machine, and what to do if not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from trainrun.cli import options
+from trainrun.errors import ExitCode
+
+if TYPE_CHECKING:
+    from trainrun.doctor.finding import Finding
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+@click.command("doctor")
+@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="How many workers to try an all-reduce with.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds that each check may take before it has failed.",
+)
+@options.as_json
+def command(*, recipe: str | None, workers: int, timeout: float, as_json: bool) -> None:
+    """Examine this machine: Python, torch, devices, workers, folders, network, limits, plugins.
+
+    With RECIPE, also the recipe, its folder and what it preloads. Every check is tried out for real, in a process that
+    is given up when it hangs. Exit code 0 means that nothing failed, 4 that something did; warnings count for nothing.
+    The end of the answer is for bug reports: it names no user, no machine and no secret.
+    """
+    from trainrun.doctor import report  # noqa: PLC0415 - help should not pay for it
+    from trainrun.doctor.examine import examine  # noqa: PLC0415
+    from trainrun.doctor.finding import Settings  # noqa: PLC0415
+
+    begun = time.monotonic()
+    findings: list[Finding] = []
+    for finding in examine(Settings(recipe=recipe, workers=workers, timeout=timeout)):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    seconds = time.monotonic() - begun
+    if as_json:
+        click.echo(json.dumps({"version": options.JSON_VERSION, **report.document(findings, seconds)}, indent=2))
+    else:
+        pasted = "\n".join(report.bug_report(findings, seconds, _width()))
+        click.echo(f"\n{report.summary(findings, seconds)}\n\nTo report a bug, paste this:\n\n{pasted}")
+    raise click.exceptions.Exit(ExitCode.ENVIRONMENT if report.failed(findings) else ExitCode.OK)
+
+
+def _show(finding: Finding) -> None:
+    from trainrun.doctor import report  # noqa: PLC0415
+
+    for status, text in report.lines_of(finding, _width()):
+        click.echo(click.style(f"{status:<8}", fg=_COLOURS.get(status)) + f" {text}")
+
+
+def _width() -> int | None:
+    """Where to fold lines: at a terminal's last column; text that a program reads is left in one line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

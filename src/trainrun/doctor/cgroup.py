@@ -1,0 +1,91 @@
+"""The limits that a container or a scheduler puts on this process, by version 1 or 2 of control groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_UNLIMITED = 1 << 60  # version 1 has no word for it, and gives a number near 2**63
+
+
+class Limits(NamedTuple):
+    """Bytes of memory, and how much of it is used; processors, may be a fraction; processes. None is unlimited."""
+
+    memory: int | None = None
+    memory_used: int | None = None
+    processors: float | None = None
+    processes: int | None = None
+
+
+def limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Limits:
+    """The tightest limits of this process's groups and of those above them, as far as they can be seen from here."""
+    groups = _Groups(own, root)
+    memory = groups.smallest("memory", "memory.max", "memory.limit_in_bytes")
+    used = groups.smallest("memory", "memory.current", "memory.usage_in_bytes")
+    return Limits(memory, used, groups.processors(), groups.smallest("pids", "pids.max", "pids.max"))
+
+
+class _Groups:
+    def __init__(self, own: Path, root: Path) -> None:
+        self._root = root
+        self._paths: dict[str, str] = {}
+        with suppress(OSError):
+            for line in own.read_text().splitlines():
+                _, controllers, path = line.split(":", 2)
+                self._paths.update(dict.fromkeys(controllers.split(","), path))
+
+    def smallest(self, controller: str, second: str, first: str) -> int | None:
+        """The smallest value of a file from the group up to the root; `second` and `first` name it in each version."""
+        found = []
+        for folder, name in self._places(controller, second, first):
+            value = _number(_text(folder / name))
+            if value is not None and value < _UNLIMITED:
+                found.append(value)
+                if "usage" in name or "current" in name:
+                    break  # of what is used only the nearest group's counts
+        return min(found, default=None)
+
+    def processors(self) -> float | None:
+        """The quota of processor time, in processors."""
+        shares = []
+        for folder, name in self._places("cpu", "cpu.max", "cpu.cfs_quota_us"):
+            text = _text(folder / name)
+            period = _text(folder / "cpu.cfs_period_us") if name != "cpu.max" else None
+            quota = _quota(f"{text} {period}" if period else text)
+            if quota is not None:
+                shares.append(quota)
+        return min(shares, default=None)
+
+    def _places(self, controller: str, second: str, first: str) -> Iterator[tuple[Path, str]]:
+        if "" in self._paths:
+            for base in (self._root, self._root / "unified"):
+                yield from ((folder, second) for folder in _upwards(base, self._paths[""]))
+        if controller in self._paths:
+            yield from ((folder, first) for folder in _upwards(self._root / controller, self._paths[controller]))
+
+
+def _upwards(base: Path, path: str) -> Iterator[Path]:
+    """The group's folder and those above it. In a container the path may be the host's, and only the base be there."""
+    parts = [part for part in path.split("/") if part and part != ".."]
+    for count in range(len(parts), -1, -1):
+        yield base.joinpath(*parts[:count])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _quota(text: str) -> float | None:
+    """`max 100000`, `-1 100000` or `150000 100000`: microseconds of each period."""
+    quota, _, period = text.partition(" ")
+    allowed, every = _number(quota), _number(period)
+    return allowed / every if allowed and every else None

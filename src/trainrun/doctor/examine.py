@@ -1,0 +1,47 @@
+"""All checks in their order, each told what those before it have found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainrun.doctor.examiner import Examination, Examiner, unexamined
+from trainrun.doctor.finding import Finding, Settings
+
+_SOFTWARE = (
+    Examination(("python",), "trainrun.doctor.packages:python"),
+    Examination(("packages",), "trainrun.doctor.packages:packages"),
+    Examination(("plugins",), "trainrun.doctor.plugins:plugins"),
+)
+_RECIPE = (Examination(("recipe",), "trainrun.doctor.plugins:recipe"),)
+_MACHINE = (
+    Examination(("run directory",), "trainrun.doctor.storage:run_directory"),
+    Examination(("temporary directory",), "trainrun.doctor.storage:temporary"),
+    Examination(("shared memory",), "trainrun.doctor.storage:shared_memory"),
+    Examination(("cache",), "trainrun.doctor.storage:cache"),
+    Examination(("ports",), "trainrun.doctor.network:ports"),
+    Examination(("host name",), "trainrun.doctor.network:host_name"),
+    Examination(("proxy",), "trainrun.doctor.network:proxy"),
+    Examination(("limits",), "trainrun.doctor.limits:limits"),
+    Examination(("processors",), "trainrun.doctor.limits:processors"),
+    Examination(("memory",), "trainrun.doctor.limits:memory"),
+    Examination(("processes",), "trainrun.doctor.processes:check"),
+)
+_TORCH = (
+    Examination(("torch", "fork safety", "devices"), "trainrun.agent.checkup_imports:check", fresh=True),
+    Examination(("gloo",), "trainrun.agent.checkup_reduce:gloo", fresh=True, needs="torch"),
+    Examination(("nccl",), "trainrun.agent.checkup_reduce:nccl", fresh=True, needs="torch"),
+)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Run every check, those of the recipe only where there is one. Findings come as they are made."""
+    examinations = [*_SOFTWARE, *(_RECIPE if settings.recipe else ()), *_MACHINE, *_TORCH]
+    failed: set[str] = set()
+    with Examiner() as examiner:
+        for one in examinations:
+            missing = one.needs in failed
+            for finding in unexamined(one.names, str(one.needs)) if missing else examiner.findings(one, settings):
+                settings = settings.updated(finding.facts)
+                if finding.status == "failed":
+                    failed.add(finding.check)
+                yield finding
