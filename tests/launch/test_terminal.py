@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.launch.terminal import Tail, clean, say
+from trainrun.errors import UsageError
+from trainrun.launch.terminal import Echo, Tail, clean, say, shown_ranks
+from trainrun.rundir.paths import rotated
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,38 @@ def test_endless_line_does_not_grow_in_memory(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 300_000)
     Tail(path, "", shown.append).finish()
     assert all(len(line) < 2100 for line in shown)
+
+
+def test_tail_over_a_change_of_files_and_attempts(tmp_path: Path) -> None:
+    path, shown = tmp_path / "rank-0.out", list[str]()
+    path.write_bytes(b"of an earlier launch\n")
+    tail = Tail(path, "", shown.append, from_end=True)
+    with path.open("ab") as file:
+        file.write(b"one\ntwo")
+    tail.poll()
+    with path.open("ab") as file:
+        file.write(b" and a half\n")
+    path.rename(rotated(path))
+    path.write_bytes(b"three\nlast words")
+    tail.finish()
+    assert shown == ["one", "two and a half", "three", "last words"]
+    with path.open("ab") as file:
+        file.write(b"\n--- attempt 2 ---\nfour\n")
+    tail.finish()
+    assert shown[4:] == ["", "--- attempt 2 ---", "four"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shown"),
+    [("none", []), ("zero", [0]), ("all", [0, 1, 2, 3]), ((3, 0, 3), [0, 3])],
+)
+def test_shown_ranks(ranks: Echo, shown: list[int]) -> None:
+    assert list(shown_ranks(ranks, 4)) == shown
+
+
+def test_rank_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match=r"--ranks: there is no rank 4; the ranks of this run are 0 to 3"):
+        shown_ranks((1, 4), 4)
 
 
 def test_say_survives_a_reader_that_went_away(monkeypatch: pytest.MonkeyPatch) -> None:

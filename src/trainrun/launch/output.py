@@ -65,6 +65,7 @@ class Output:
         """See to it that somebody reads. Never waits."""
         if self._pipes and self._reader and self._reader.code is not None:
             self._failures = self._failures + 1 if self._reader.age < _QUICK else 0
+            self._reader.finish()
             self._reader = None
         if self._pipes and self._reader is None and not self._given_up:
             self._begin()

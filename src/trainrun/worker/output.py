@@ -20,11 +20,12 @@ def redirect(paths: RunPaths, attempt: int, rank: int) -> None:
     if descriptor is None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(paths.rank_output(rank), flags, 0o600)
+    # Text that is no text (a lone surrogate from a file's name) is printed escaped: it must not end a run. To be set
+    # before the pipe is there: a stream that began as a file asks for its position here, which a pipe does not have.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    # Text that is no text (a lone surrogate from a file's name) is printed escaped: it must not end a run.
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def limit(paths: RunPaths) -> int:
