@@ -1,0 +1,177 @@
+"""Log files as they grow: each whole line once, also over the renaming of a file that is full."""
+
+from __future__ import annotations
+
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from trainrun.rundir.paths import rotated
+
+_CHUNK = 256 * 1024  # bytes that are read at a time
+_LINE = 1024 * 1024  # bytes after which a line without an end is taken for one
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Line(NamedTuple):
+    """One line without its end. `time` is about when it was written, in seconds since the epoch, where that is known.
+
+    It is never later than the line's own time, and for the lines of one file it never goes back.
+    """
+
+    data: bytes
+    time: float
+
+
+class Growing:
+    """A log that others write. `read` goes on where the last call stopped.
+
+    A reader that is not too slow loses nothing: a file that is renamed stays open until it is read to its end.
+    """
+
+    def __init__(self, path: Path, since: float = 0.0) -> None:
+        self._path = path
+        self._since = since
+        self._open: _Part | None = None
+        self._started = False
+
+    def read(self) -> Iterator[Line]:
+        """The lines that are there and have not been read; a last one without its end is left for the next call."""
+        current = self._open or _Part.open(self._path, self._since)
+        if not self._started:
+            self._started = True
+            yield from self._older(current)
+        while current is not None:
+            self._open = current
+            yield from current.lines()
+            if current.is_at(self._path):
+                return
+            following = _Part.open(self._path, self._since)
+            yield from current.lines()  # what came between the last look and the renaming
+            yield from current.rest()
+            current.close()
+            self._open = current = following
+
+    def finish(self) -> Iterator[Line]:
+        """All that is left, also a line without its end, when nobody writes any more."""
+        yield from self.read()
+        if self._open is not None:
+            yield from self._open.rest()
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _older(self, current: _Part | None) -> Iterator[Line]:
+        older = _Part.open(rotated(self._path), self._since)
+        if older is None:
+            return
+        if current is None or not current.is_at(rotated(self._path)):
+            yield from older.lines()
+            yield from older.rest()
+        older.close()
+
+
+class _Part:
+    """One open file of a log."""
+
+    def __init__(self, descriptor: int, path: Path, since: float) -> None:
+        found = os.fstat(descriptor)
+        self._descriptor = descriptor
+        self._key = (found.st_dev, found.st_ino)
+        self._changed = found.st_mtime
+        self._stamps = Stamps(path)
+        self._rest = b""
+        self._offset = self._stamps.offset(since, found.st_mtime, found.st_size)
+        os.lseek(descriptor, self._offset, os.SEEK_SET)
+
+    @classmethod
+    def open(cls, path: Path, since: float) -> _Part | None:
+        """The file, if it is one. A pipe or a link in its place is passed over."""
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError:
+            return None
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return cls(descriptor, path, since)
+        os.close(descriptor)
+        return None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this is the file at `path`, or nothing is there: between a renaming and the next file."""
+        try:
+            found = path.lstat()
+        except OSError:
+            return True
+        return self._key == (found.st_dev, found.st_ino)
+
+    def lines(self) -> Iterator[Line]:
+        while chunk := self._read():
+            *whole, self._rest = (self._rest + chunk).split(b"\n")
+            for data in whole:
+                yield self._line(data, len(data) + 1)
+            if len(self._rest) > _LINE:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[Line]:
+        if self._rest:
+            data, self._rest = self._rest, b""
+            yield self._line(data, len(data))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _read(self) -> bytes:
+        with suppress(OSError):
+            return os.read(self._descriptor, _CHUNK)
+        return b""
+
+    def _line(self, data: bytes, length: int) -> Line:
+        line = Line(data, self._stamps.time(self._offset, self._changed))
+        self._offset += length
+        return line
+
+
+class Stamps:
+    """When the bytes of a file were written: `rank-0.times` beside `rank-0.out`, lines of a time and an offset.
+
+    From that offset on bytes are of that time or later. Without such a file all of them are of the time of the last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        pairs = list(_pairs(path.with_suffix(".times")))
+        self._times = [time for time, _ in pairs]
+        self._offsets = [offset for _, offset in pairs]
+
+    def time(self, offset: int, changed: float) -> float:
+        """When the byte at `offset` was written. `changed`: when the last one was."""
+        if not self._offsets:
+            return changed
+        return self._times[max(0, bisect_right(self._offsets, offset) - 1)]
+
+    def offset(self, since: float, changed: float, size: int) -> int:
+        """Where to begin to have all that was written since then."""
+        if changed < since:
+            return size
+        return self._offsets[bisect_right(self._times, since) - 1] if self._times and self._times[0] <= since else 0
+
+
+def _pairs(path: Path) -> Iterator[tuple[float, int]]:
+    # Kept in order whatever the clock did: both columns only ever grow.
+    last = (0.0, -1)
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return
+    for line in lines:
+        first, _, second = line.partition(b" ")
+        with suppress(ValueError):
+            last = (max(last[0], float(first)), max(last[1], int(second)))
+            yield last
