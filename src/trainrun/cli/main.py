@@ -29,6 +29,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "smoke": ("trainrun.cli.smoke", "Run a few steps with everything on, for CI."),
     "ps": ("trainrun.cli.ps", "List runs."),
     "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
+    "watch": ("trainrun.cli.watch", "Watch a run as it goes."),
+    "logs": ("trainrun.cli.logs", "Show what a run has logged and printed."),
+    "stop": ("trainrun.cli.stop", "Ask a run to stop."),
     "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
     "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
 }

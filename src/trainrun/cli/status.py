@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
-from trainrun.cli.figures import moment, number
+from trainrun.cli.figures import duration, moment, number
+from trainrun.launch.terminal import clean
 from trainrun.rundir.create import find
-from trainrun.rundir.files import read_json
-from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.summary import Summary, summarize
+from trainrun.rundir.view import View, Viewer, Worker
 
 _COSTS = 10
 
@@ -25,63 +24,58 @@ _COSTS = 10
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool) -> None:
-    """Show where RUN is: step, metrics, each worker, and the time that plugins take.
+    """Show where RUN is: attempt, step, metrics, each worker, and the time that plugins take.
 
     RUN is an id, the beginning of one, a path, or `latest`.
     """
-    paths = find(run, base)
-    summary, status = summarize(paths), read_json(paths.status) or {}
-    workers = worker_records(paths)
+    view = Viewer(find(run, base)).look()
     if as_json:
-        answer = {**summary.to_json(), "status": status, "workers": workers}
-        click.echo(json.dumps({"version": options.JSON_VERSION, **answer}, indent=2))
+        click.echo(json.dumps({"version": options.JSON_VERSION, **view.to_json()}, indent=2))
     else:
-        click.echo("\n".join(_lines(summary, status, workers)))
+        click.echo("\n".join(lines(view)))
 
 
-def worker_records(paths: RunPaths) -> list[dict[str, Any]]:
-    """The records of the newest attempt's workers, by rank."""
-    try:
-        attempts = [int(entry.name) for entry in paths.attempts.iterdir() if entry.name.isdigit()]
-    except OSError:
-        return []
-    if not attempts:
-        return []
-    records = (read_json(path) for path in paths.attempt(max(attempts)).glob("rank-*.json"))
-    return sorted((record for record in records if record), key=lambda record: int(record.get("rank", 0)))
-
-
-def _lines(summary: Summary, status: dict[str, Any], workers: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"{summary.run}: {summary.state}" + (f", {summary.reason}" if summary.reason else "")
+def lines(view: View) -> Iterator[str]:
+    """The view as plain text."""
+    summary, status = view.summary, view.status
+    yield f"{summary.run}: {summary.state}" + (f", {clean(summary.reason)}" if summary.reason else "")
     step = f"step {summary.step}" + (f" of {summary.steps}" if summary.steps else "")
     rate = status.get("samples_per_second")
     yield step + (f", epoch {status['epoch']}" if status.get("epoch") else "") + (f", {rate} samples/s" if rate else "")
+    yield from _attempts(view)
     if status.get("updated"):
         yield f"last heard of {moment(status['updated'])}"
     metrics = status.get("metrics") or {}
     if metrics:
         yield ""
         yield from columns([("metric", "value"), *((name, number(metrics[name])) for name in sorted(metrics))])
-    if workers:
+    if view.workers:
         yield ""
-        rows = [(str(one.get("rank")), str(one.get("phase")), str(one.get("step")), _doing(one)) for one in workers]
-        yield from columns([("rank", "phase", "step", ""), *rows])
-    yield from _costs(status.get("cost") or [])
+        rows = [WORKERS, *map(worker_row, view.workers)]
+        known = any(worker.quiet is not None for worker in view.workers)
+        yield from columns(rows if known else [(*row[:3], row[4]) for row in rows])
+    costs = cost_rows(status)
+    if costs:
+        yield ""
+        yield from columns([COSTS, *costs[:_COSTS]])
+    if len(costs) > _COSTS:
+        yield f"… and {len(costs) - _COSTS} more; --json has all"
 
 
-def _doing(record: dict[str, Any]) -> str:
-    error = record.get("error")
-    if error:
-        return f"{error.get('type')}: {str(error.get('message')).partition(chr(10))[0]}"
-    return f"in {record['hook']} of {record['instance']}" if record.get("instance") else ""
+WORKERS = ("rank", "phase", "step", "since", "")
+COSTS = ("plugin", "hook", "calls", "total", "longest")
 
 
-def _costs(rows: list[dict[str, Any]]) -> Iterator[str]:
-    if not rows:
-        return
-    yield ""
-    dearest = sorted(rows, key=lambda row: -float(row["total_seconds"]))[:_COSTS]
-    cells = [
+def worker_row(worker: Worker) -> tuple[str, ...]:
+    """A worker as the cells under `WORKERS`; `since` is how long ago it began its step or phase."""
+    quiet = "" if worker.quiet is None else duration(max(0.0, worker.quiet))
+    return str(worker.rank), worker.phase, str(worker.step), quiet, clean(worker.doing)
+
+
+def cost_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
+    """What hookimpls took, the dearest first, as the cells under `COSTS`."""
+    dearest = sorted(status.get("cost") or [], key=lambda row: -float(row["total_seconds"]))
+    return [
         (
             str(row["instance"]),
             str(row["hook"]),
@@ -91,6 +85,13 @@ def _costs(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
         for row in dearest
     ]
-    yield from columns([("plugin", "hook", "calls", "total", "longest"), *cells])
-    if len(rows) > _COSTS:
-        yield f"… and {len(rows) - _COSTS} more; --json has all"
+
+
+def _attempts(view: View) -> Iterator[str]:
+    restarts = [attempt for attempt in view.attempts if attempt.restart]
+    if view.summary.attempt > 1:
+        yield f"attempt {view.summary.attempt}"
+    if restarts:
+        last = restarts[-1]
+        reason = clean((last.reason or "").partition("\n")[0])
+        yield f"attempt {last.number} {last.state or 'ended'}: {reason} ({clean(last.restart or '')})"

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainrun.rundir.files import read_json
-from trainrun.rundir.lease import LeaseInfo, recorded
+from trainrun.rundir.lease import LeaseInfo, held, recorded
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 
 DIED = "died"
 
+_ENDED = {"finished", "stopped", "failed", "interrupted", "terminated"}
+_YOUNG = 10.0  # seconds from the making of a run directory in which its client may not have claimed it yet
+_TAIL = 8192  # bytes at the end of a file in which its last line is looked for
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What `trainrun ps` shows of a run. `state` is ``died`` where the client is gone without an outcome."""
+    """What `trainrun ps` shows of a run. `state` is ``died`` where the client is gone without an outcome.
+
+    `attempt` is the newest attempt, 0 before the first; `reason` is why the run ended, or how the client was lost.
+    """
 
     run: str
     state: str
@@ -27,6 +37,7 @@ class Summary:
     exit_code: int | None
     reason: str | None
     owner: str | None
+    attempt: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -36,20 +47,34 @@ class Summary:
 def summarize(paths: RunPaths) -> Summary:
     """Read a run directory; whatever is missing or broken in it is left out."""
     status = read_json(paths.status) or {}
-    outcome = read_outcome(paths)
     owner = recorded(paths)
+    gone = owner.gone(time.time()) if owner else None
+    outcome = read_outcome(paths)  # after the owner: one that ends meanwhile has written it before
     created = (read_json(paths.manifest) or {}).get("created")
+    attempt = last_attempt(paths)
+    alive = owner is not None and gone is None
     return Summary(
         run=paths.run_id,
-        state=_state(outcome, owner, status),
+        state=outcome.state if outcome else _running(paths, status, attempt) if alive else DIED,
         step=max(_whole(status.get("step")), outcome.step if outcome else 0),
         steps=_whole(status.get("steps")) or None,
         started=outcome.started if outcome else created,
         ended=outcome.ended if outcome else None,
         exit_code=outcome.exit_code if outcome else None,
-        reason=outcome.reason if outcome else None,
-        owner=str(owner) if owner and owner.is_alive and not outcome else None,
+        reason=outcome.reason if outcome else _loss(owner, gone),
+        owner=str(owner) if alive and not outcome else None,
+        attempt=attempt,
     )
+
+
+def is_over(paths: RunPaths) -> bool:
+    """Whether nothing more is to be expected of the run: its client has ended, or is gone."""
+    if held(paths) is not None:
+        return False
+    with suppress(OSError):
+        unclaimed = not paths.lease.exists() and read_outcome(paths) is None
+        return not (unclaimed and time.time() - paths.root.stat().st_mtime < _YOUNG)
+    return True
 
 
 def read_outcome(paths: RunPaths) -> Outcome | None:
@@ -61,12 +86,69 @@ def read_outcome(paths: RunPaths) -> Outcome | None:
         return None
 
 
-def _state(outcome: Outcome | None, owner: LeaseInfo | None, status: Mapping[str, Any]) -> str:
-    if outcome is not None:
-        return outcome.state
-    if owner is None or not owner.is_alive:
-        return DIED
-    return str(status.get("state", "starting"))
+def last_attempt(paths: RunPaths) -> int:
+    """The number of the newest attempt; 0 before the first."""
+    try:
+        return max((int(entry.name) for entry in paths.attempts.iterdir() if entry.name.isdecimal()), default=0)
+    except OSError:
+        return 0
+
+
+class Attempt(NamedTuple):
+    """One attempt, as the events tell it. `restart` is why another followed.
+
+    Times are in seconds since the epoch; what has not happened is None.
+    """
+
+    number: int
+    started: float | None = None
+    ended: float | None = None
+    state: str | None = None
+    reason: str | None = None
+    restart: str | None = None
+
+
+def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """The attempts that the events of a run tell of."""
+    found: dict[int, Attempt] = {}
+    for event in events:
+        number = event.get("attempt")
+        if isinstance(number, int):
+            found[number] = _told(found.get(number, Attempt(number)), event)
+    return [found[number] for number in sorted(found)]
+
+
+def _told(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    match event.get("event"):
+        case "attempt_start":
+            return attempt._replace(started=event.get("time"))
+        case "attempt_end":
+            return attempt._replace(ended=event.get("time"), state=event.get("state"), reason=event.get("reason"))
+        case "restart":
+            return attempt._replace(restart=event.get("why") or event.get("reason"))
+    return attempt
+
+
+def _running(paths: RunPaths, status: Mapping[str, Any], attempt: int) -> str:
+    """What a run does whose client lives."""
+    state = str(status.get("state", "starting"))
+    if _whole(status.get("attempt", attempt)) < attempt:  # rank 0 has not written since
+        return "starting"
+    if state in _ENDED:
+        return "restarting" if _last_event(paths).get("event") == "restart" else "ending"
+    return state
+
+
+def _last_event(paths: RunPaths) -> dict[str, Any]:
+    with suppress(OSError, ValueError, IndexError), paths.events.open("rb") as file:
+        file.seek(max(0, paths.events.stat().st_size - _TAIL))
+        value = json.loads(file.read().splitlines()[-1])
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _loss(owner: LeaseInfo | None, gone: str | None) -> str | None:
+    return f"its client is gone ({owner}: {gone})" if owner is not None and gone is not None else None
 
 
 def _whole(value: Any) -> int:

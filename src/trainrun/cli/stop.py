@@ -1,0 +1,110 @@
+"""`trainrun stop`: ask a run to stop, by its directory alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import tomli
+
+from trainrun.cli import options
+from trainrun.errors import UsageError
+from trainrun.recipe import duration
+from trainrun.rundir.create import find
+from trainrun.rundir.lease import held
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+from trainrun.rundir.requests import write_stop
+from trainrun.rundir.summary import is_over, read_outcome, summarize
+
+_PACE = 0.1  # seconds between two looks
+_GRACE = 30.0  # seconds, where the recipe cannot be read
+_SLACK = 45.0  # seconds beyond the grace in which a client tears down and calls its last hooks
+
+
+@click.command("stop")
+@options.run
+@click.option("--now", is_flag=True, help="Do not wait for the end of the step.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept with the run's outcome.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the run has ended.")
+@options.base
+@options.as_json
+def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json: bool) -> None:
+    """Ask RUN to stop after the step that it is in; all ranks stop after the same one.
+
+    It leaves a request in the run directory and sends no signal, so it works from every machine that sees the
+    directory. It exits with 0 when the run has ended (with --no-wait: when it was asked), with 1 if the run
+    has not ended by the recipe's grace and some, and with 2 if the run was not running.
+
+    RUN is an id, the beginning of one, a path, or `latest`.
+    """
+    paths = find(run, base)
+    _require_running(paths)
+    owner = held(paths)
+    write_stop(paths, now=now, reason=reason)
+    when = "now" if now else "after this step"
+    click.echo(f"asked {owner or 'the client'} to stop {paths.run_id} {when}", err=True)
+    ended = _wait(paths, _patience(paths, now=now)) if wait else False
+    outcome = read_outcome(paths) if ended else None
+    if as_json:
+        click.echo(json.dumps(_answer(paths, outcome, ended=ended), indent=2))
+    elif ended:
+        click.echo("\n".join(_closing(paths, outcome)))
+    if wait and not ended:
+        click.echo(_still_running(paths, now=now), err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _require_running(paths: RunPaths) -> None:
+    if is_over(paths):
+        summary = summarize(paths)
+        how = f"{summary.state}" + (f", {summary.reason}" if summary.reason else "")
+        raise UsageError(f"{paths.run_id} is not running: {how}")
+
+
+def _patience(paths: RunPaths, *, now: bool) -> float:
+    """Seconds in which the client has to have ended, whatever plugins and workers do."""
+    return _SLACK + (0.0 if now else _grace(paths))
+
+
+def _grace(paths: RunPaths) -> float:
+    try:
+        value = tomli.loads(paths.recipe.read_text(encoding="utf-8"))["launch"]["grace"]
+        return duration.seconds(value) if isinstance(value, str) else float(value)
+    except (OSError, KeyError, ValueError, TypeError):
+        return _GRACE
+
+
+def _wait(paths: RunPaths, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not is_over(paths):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PACE)
+    return True
+
+
+def _closing(paths: RunPaths, outcome: Outcome | None) -> list[str]:
+    if outcome is None:
+        summary = summarize(paths)
+        return [f"{summary.state}: {summary.reason or 'the client is gone'}", f"run: {paths.root}"]
+    from trainrun.launch import closing  # noqa: PLC0415 - only the end of a run needs it
+
+    return list(closing.lines(outcome))
+
+
+def _answer(paths: RunPaths, outcome: Outcome | None, *, ended: bool) -> dict[str, Any]:
+    return {
+        "version": options.JSON_VERSION,
+        "run": paths.run_id,
+        "ended": ended,
+        "outcome": outcome and outcome.to_json(),
+    }
+
+
+def _still_running(paths: RunPaths, *, now: bool) -> str:
+    hint = "the client does not answer" if now else f"`trainrun stop {paths.run_id} --now` does not wait for the step"
+    return f"{paths.run_id} has not ended yet; {hint}; `trainrun watch` shows what it does"

@@ -1,0 +1,56 @@
+"""`trainrun watch`: a run as it goes, on one screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from trainrun.cli import options
+from trainrun.cli.status import lines
+from trainrun.launch import closing
+from trainrun.rundir.create import find
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.summary import is_over, read_outcome
+from trainrun.rundir.view import Viewer
+
+_PACE = 0.3  # seconds between two looks
+
+
+@click.command("watch")
+@options.run
+@options.base
+@options.as_json
+def command(*, run: str, base: Path, as_json: bool) -> None:
+    """Watch RUN until it ends: progress, every rank, the last events, and what plugins cost.
+
+    Of a run that is over, and where there is no terminal, everything is shown once. Ctrl-C ends the watching with exit
+    code 130 and leaves the run alone.
+
+    RUN is an id, the beginning of one, a path, or `latest`.
+    """
+    paths = find(run, base)
+    viewer = Viewer(paths)
+    if as_json:
+        view = viewer.look()
+        answer = {**view.to_json(), "events": view.events}
+        click.echo(json.dumps({"version": options.JSON_VERSION, **answer}, indent=2))
+        return
+    if sys.stdout.isatty() and not is_over(paths):
+        _live(paths, viewer)
+    click.echo("\n".join(lines(viewer.look())))
+    outcome = read_outcome(paths)
+    if outcome is not None:
+        click.echo("\n".join(["", *closing.lines(outcome)]))
+
+
+def _live(paths: RunPaths, viewer: Viewer) -> None:
+    from trainrun.cli.screen import Screen  # noqa: PLC0415 - rich is imported only on a terminal
+
+    with Screen() as screen:
+        while not is_over(paths):
+            screen.show(viewer.look())
+            time.sleep(_PACE)
