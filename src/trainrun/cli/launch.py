@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from trainrun.cli import options
 
 if TYPE_CHECKING:
-    from trainrun.launch.client import Echo
+    from trainrun.launch.terminal import Echo
     from trainrun.rundir.records import Outcome
+
+
+def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
+    if value in {"zero", "all", "none"}:
+        return cast("Echo", value)
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
+        raise click.BadParameter(f"expected zero, all, none or ranks such as 0,2, got {value!r}")
+    return tuple(map(int, value.split(",")))
 
 
 @click.command("launch")
@@ -29,10 +38,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--ranks",
-    type=click.Choice(["zero", "all", "none"]),
+    metavar="zero|all|none|N,N…",
+    callback=_ranks,
     default="zero",
     show_default=True,
-    help="Whose output to show; every rank's is kept in the run's logs folder.",
+    help="Whose output to show: that of rank 0, of all, of none, or of these. All of it is in the run's logs folder.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
 @options.as_json

@@ -7,7 +7,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from trainrun.errors import EnvironmentProblem, HookFailed, TrainrunError
 from trainrun.launch.budget import Budget, Verdict
@@ -16,7 +15,7 @@ from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
 from trainrun.launch.signals import Signals, StopNow
 from trainrun.launch.supervise import StatusWatch, stopped_how, supervise
-from trainrun.launch.terminal import Say, Tail
+from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
 from trainrun.launch.verdict import Ending, judge
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
@@ -25,8 +24,6 @@ from trainrun.rundir import process
 from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Failure, Outcome
-
-Echo = Literal["zero", "all", "none"]
 
 _DRAIN = 10.0  # seconds for background observers to finish
 
@@ -228,5 +225,7 @@ def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
 
 
 def _tails(current: Launch, ranks: Echo, write: Say) -> list[Tail]:
-    shown = {"none": 0, "zero": 1, "all": current.workers}[ranks]
-    return [Tail(current.paths.rank_output(rank), f"[rank {rank}] ", write) for rank in range(shown)]
+    return [
+        Tail(current.paths.rank_output(rank), f"[rank {rank}] ", write, from_end=True)
+        for rank in shown_ranks(ranks, current.workers)
+    ]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainrun.launch import leftovers
-from trainrun.launch.client import Client, Echo
+from trainrun.launch.client import Client
 from trainrun.launch.hooks import require_no_veto
 from trainrun.launch.preflight import place
 from trainrun.launch.prepare import prepare
 from trainrun.launch.signals import Signals
-from trainrun.launch.terminal import Say, say, silent
+from trainrun.launch.terminal import Echo, Say, say, shown_ranks, silent
 from trainrun.plugin.resolve import Resolved, resolve
 from trainrun.recipe.model import Recipe
 from trainrun.rundir.records import Outcome
@@ -37,7 +37,7 @@ def launch(
     overrides: as `-o`: ``["optimizer.lr=1e-3"]``.
     plugins: as `-p`: ``["learning-rate-monitor", "no:early-stopping"]``.
     dir: the folder in which the run's own folder is made, in place of the recipe's `run.dir`.
-    ranks: whose output is shown: that of rank 0, of all, or of none.
+    ranks: whose output is shown: "zero", "all" or "none", or a list of ranks.
     quiet: show nothing at all.
     refresh: describe all plugins anew.
 
@@ -53,6 +53,7 @@ def launch(
     hooks = client.load(resolved)
     require_no_veto(hooks, typed)
     placement = place(typed)
+    shown_ranks(ranks, placement.workers)  # raises where there is no such rank
     base = Path(typed.run.dir if dir is None else dir)
     for run_id in leftovers.clear(base):
         write(f"note: ended processes that {run_id} had left behind")

@@ -15,9 +15,9 @@ from pathlib import Path
 from trainrun.launch.agents import Agent, ColdAgent, WarmAgent, environment, spawn
 from trainrun.launch.ends import End, read_record, read_records, write_ends
 from trainrun.launch.handle import Launch, WorkersHandle
+from trainrun.launch.output import Output
 from trainrun.marker import hookimpl
 from trainrun.rundir import process
-from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.process import REQUEST_SIGNAL
 from trainrun.rundir.records import WorkerRecord
 
@@ -46,9 +46,9 @@ class Local:
             return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
         if self._warm is None or not self._warm.free():
             self._warm = WarmAgent(launch)
-        logged = _ready(launch)
+        logged, output = _ready(launch), Output.of(launch)
         self._warm.begin(launch.attempt, environment(launch))
-        return LocalWorkers(self._warm, launch.paths, launch.attempt, launch.workers, logged)
+        return LocalWorkers(self._warm, launch, logged, output)
 
     @hookimpl
     def on_launch_end(self) -> None:
@@ -62,9 +62,9 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
 
     To be called from the main thread: the agent asks the kernel to be killed with the thread that started it.
     """
-    logged = _ready(launch)
+    logged, output = _ready(launch), Output.of(launch)
     started = spawn(launch, [*agent, str(launch.paths.root), str(launch.attempt), str(launch.workers)])
-    return LocalWorkers(ColdAgent(started), launch.paths, launch.attempt, launch.workers, logged)
+    return LocalWorkers(ColdAgent(started), launch, logged, output)
 
 
 def _ready(launch: Launch) -> int:
@@ -92,12 +92,13 @@ class LocalWorkers:
     records are watched directly, and the first failure ends all of them at once.
     """
 
-    def __init__(self, agent: Agent, paths: RunPaths, attempt: int, size: int, logged: int) -> None:
+    def __init__(self, agent: Agent, launch: Launch, logged: int, output: Output) -> None:
         self._agent = agent
         self._logged = logged
-        self._paths = paths
-        self._attempt = attempt
-        self._size = size
+        self._output = output
+        self._paths = launch.paths
+        self._attempt = launch.attempt
+        self._size = launch.workers
         self._watched: dict[int, _Watch] = {}
         self._ended: dict[int, End] = {}
         self._finished: set[int] = set()
@@ -107,6 +108,7 @@ class LocalWorkers:
 
     def poll(self) -> int | None:
         """None while all is well; else everything has been ended, and the answer is the exit code."""
+        self._output.poll()
         self._adopt()
         self._wait()
         self._reap()
@@ -140,6 +142,7 @@ class LocalWorkers:
             process.kill_group(record)
         while process.sweep(self._paths.root, spared=self._agent.session) and time.monotonic() < deadline:
             time.sleep(0.01)
+        self._output.close()
         self._close()
 
     def _adopt(self) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from trainrun.launch.handle import Launch
 from trainrun.rundir import process
 from trainrun.rundir.paths import RunPaths
 
 _SINK = Path(__file__).parents[1] / "agent" / "sink.py"
+_MIB = 1024 * 1024
 _PIPE = 1024 * 1024  # bytes that a pipe should hold: what a worker can print while nobody reads
 _PIPES = 16 * 1024 * 1024  # bytes for all of them: the kernel grants a user 64 MiB, then makes new pipes tiny
 _PATIENCE = 7.0  # seconds for the reader to finish: more than it waits itself for what still holds a pipe
@@ -43,6 +45,13 @@ class Output:
         self._reader: _Reader | None = None
         self._failures = 0
         self._lost = dict.fromkeys(ranks, 0)
+
+    @classmethod
+    def of(cls, launch: Launch) -> Output:
+        """The output of the attempt that is being made, already read."""
+        made = cls(launch.paths, launch.attempt, range(launch.workers), launch.recipe.launch.output_limit * _MIB)
+        made.start()
+        return made
 
     @property
     def reader(self) -> int | None:
