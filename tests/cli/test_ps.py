@@ -21,7 +21,7 @@ def test_runs_newest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert run(["ps", "--dir", str(tmp_path), "--json"]) == 0
     finally:
         lease.release()
-    assert header.split() == ["run", "state", "step", "started", "took", "why"]
+    assert header.split() == ["run", "state", "step", "attempt", "started", "took", "why"]
     assert [row.split()[:3] for row in rows] == [
         [alive.run_id, "training", "3/9"],
         [ended.run_id, "failed", "7"],

@@ -147,7 +147,8 @@ def _line(entry: Entry) -> str:
     shown = "  ".join([f"{head} {entry.level}", clean(entry.text), *short])
     long = [line for value in entry.fields.values() if _is_long(value) for line in str(value).rstrip().splitlines()]
     colour = _COLOURS.get(entry.level)
-    return "\n".join([click.style(shown, fg=colour) if colour else shown, *(f"    {clean(line)}" for line in long)])
+    first = click.style(shown, fg=colour) if colour else shown
+    return "\n".join([first, *(f"    {clean(line)}".rstrip() for line in long)])
 
 
 def _is_long(value: object) -> bool:

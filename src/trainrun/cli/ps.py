@@ -15,14 +15,17 @@ from trainrun.rundir.create import run_ids
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.summary import Summary, summarize
 
-_HEADER = ("run", "state", "step", "started", "took", "why")
+_HEADER = ("run", "state", "step", "attempt", "started", "took", "why")
 
 
 @click.command("ps")
 @options.base
 @options.as_json
 def command(*, base: Path, as_json: bool) -> None:
-    """List the runs in a folder, the newest first: running, ended, or died without a word."""
+    """List the runs in a folder, the newest first: running, ended, or died without a word.
+
+    A run has died when the client that owned it is gone and has left no outcome: it was killed, or its machine was.
+    """
     runs = [summarize(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
     if as_json:
         click.echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
@@ -36,5 +39,5 @@ def _row(run: Summary) -> tuple[str, ...]:
     step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
     end = run.ended or (time.time() if run.owner else None)
     took = duration(end - run.started) if end and run.started else ""
-    reason = (run.reason or "").partition("\n")[0]
-    return run.run, run.state, step, moment(run.started), took, reason or (f"by {run.owner}" if run.owner else "")
+    reason = (run.reason or "").partition("\n")[0] or (f"by {run.owner}" if run.owner else "")
+    return run.run, run.state, step, str(run.attempt or ""), moment(run.started), took, reason

@@ -39,12 +39,19 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
         answer = {**view.to_json(), "events": view.events}
         click.echo(json.dumps({"version": options.JSON_VERSION, **answer}, indent=2))
         return
-    if sys.stdout.isatty() and not is_over(paths):
+    live = sys.stdout.isatty() and not is_over(paths)
+    if live:
         _live(paths, viewer)
-    click.echo("\n".join(lines(viewer.look())))
+    click.echo("\n".join(_last(paths, viewer, brief=live)))
+
+
+def _last(paths: RunPaths, viewer: Viewer, *, brief: bool) -> list[str]:
+    """What stays on the terminal: how the run ended, and, unless it was seen live, where everything was then."""
     outcome = read_outcome(paths)
-    if outcome is not None:
-        click.echo("\n".join(["", *closing.lines(outcome)]))
+    if outcome is None:
+        return list(lines(viewer.look()))
+    verdict, *rest = closing.lines(outcome)
+    return [verdict, *rest] if brief else [*lines(viewer.look()), "", *rest]
 
 
 def _live(paths: RunPaths, viewer: Viewer) -> None:

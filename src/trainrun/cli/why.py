@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from trainrun.cli.figures import duration, moment
 from trainrun.rundir.create import find
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.records import Outcome
-from trainrun.rundir.summary import Summary, read_outcome, summarize
+from trainrun.rundir.summary import Attempt, Summary, attempts, read_outcome, summarize
+from trainrun.rundir.view import tell
+
+_ODD = {"lease_takeover", "request_refused"}
 
 
 @click.command("why")
@@ -33,7 +37,8 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
         answer = {"run": paths.run_id, "state": summary.state, "outcome": outcome and outcome.to_json()}
         click.echo(json.dumps({"version": options.JSON_VERSION, **answer, "events": events}, indent=2))
     else:
-        click.echo("\n".join([*_ending(summary, outcome), *_decisions(events), *_faults(events), *_trace(outcome)]))
+        parts = (_ending(summary, outcome), _attempts(events), _decisions(events), _faults(events), _trace(outcome))
+        click.echo("\n".join(chain.from_iterable(parts)))
 
 
 def _ending(summary: Summary, outcome: Outcome | None) -> Iterator[str]:
@@ -45,6 +50,23 @@ def _ending(summary: Summary, outcome: Outcome | None) -> Iterator[str]:
     yield f"step {outcome.step}, exit code {outcome.exit_code}, ended {moment(outcome.ended)} after {took}"
     if outcome.first_failure is not None and outcome.first_failure.log:
         yield f"log: {outcome.first_failure.log}"
+
+
+def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
+    """Each attempt and why another followed, where there was more than one."""
+    told = attempts(events)
+    rows = [(str(one.number), _took(one), one.state or "", _first(one.restart), _first(one.reason)) for one in told]
+    if len(rows) > 1:
+        yield ""
+        yield from columns([("attempt", "took", "state", "then", "reason"), *rows])
+
+
+def _took(attempt: Attempt) -> str:
+    return duration(attempt.ended - attempt.started) if attempt.started and attempt.ended else ""
+
+
+def _first(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
 
 
 def _decisions(events: list[dict[str, Any]]) -> Iterator[str]:
@@ -64,6 +86,8 @@ def _faults(events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         if event.get("event") == "warning":
             yield f"warning: {event.get('reason')}"
+        if event.get("event") in _ODD:
+            yield f"warning: {tell(event)}"
         if event.get("event") == "fault":
             yield ""
             yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}):"
