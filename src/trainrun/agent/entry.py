@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ def run(run_dir: str, attempt: int, environment: Mapping[str, str]) -> None:
     environment: all of the client's, for this attempt: the fork server's own dates from its start. What elastic has put
     there for this rank stays.
     """
+    gc.enable()
     os.setsid()
     die_with_parent(preload.SERVER_PID)
     for name in set(os.environ) - set(environment):

@@ -6,6 +6,7 @@ module; what is wrong is kept for the workers, which can tell the client.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import torch._dynamo
 import torch.distributed.elastic.multiprocessing
 
 import trainrun.worker.main  # noqa: F401
+from trainrun.builtin import BUILTINS
 from trainrun.rundir.process import PRELOAD_VARIABLE
 
 _WAY_OUT = 'take it out of launch.preload, or set launch.start = "cold"'
@@ -52,8 +54,10 @@ def load(modules: Iterable[str]) -> str | None:
 def _from_environment() -> str | None:
     asked = json.loads(os.environ.get(PRELOAD_VARIABLE, "{}"))
     sys.path[:0] = [folder for folder in asked.get("path", []) if folder not in sys.path]
-    return load(asked.get("modules", []))
+    built_in = [target.partition(":")[0] for _, target in BUILTINS]
+    return load([*built_in, *asked.get("modules", [])])
 
 
 # The server imports this module for its effect; its workers find the answer here.
 PROBLEM = _from_environment()
+gc.freeze()
