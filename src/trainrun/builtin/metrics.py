@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainrun.marker import hookimpl
-from trainrun.rundir.files import append_line
+from trainrun.rundir.files import append_line, encode, read_lines, write_atomic
 
 if TYPE_CHECKING:
     from trainrun.worker.run import Run
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 class Metrics:
     """Write each log to `metrics.jsonl` as `{"step": …, "time": …, NAME: value, …}`."""
+
+    @hookimpl(ranks="zero")
+    def on_train_start(self, run: Run) -> None:
+        """Drop the records of steps that an earlier attempt has made and this one makes again."""
+        if not run.paths.metrics.exists():
+            return
+        records, whole = read_lines(run.paths.metrics)
+        kept = [record for record in records if int(record.get("step", 0)) <= run.step]
+        # A worker that is killed may leave half a line, which the next record would be glued to.
+        if len(kept) < len(records) or whole < run.paths.metrics.stat().st_size:
+            write_atomic(run.paths.metrics, "".join(encode(record) + "\n" for record in kept))
 
     @hookimpl
     def on_log(self, run: Run, metrics: Mapping[str, float], step: int) -> None:
