@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from trainrun.errors import TrainrunError
-from trainrun.worker.decisions import Decision, Decisions, SharedLog
-
-AREA = 1 << 20
+from trainrun.worker.decisions import Decision, Decisions
+from trainrun.worker.shared_log import SharedLog
 
 
 def alone(delay: int = 2) -> Decisions:
@@ -75,89 +71,14 @@ def test_other_threads_may_post() -> None:
     assert reasons(decisions.settle()) == ["late"]
 
 
-# --- the shared log ---
-
-
-def logs(folder: Path, size: int) -> list[SharedLog]:
-    path = folder / "decisions" / "log"
-    SharedLog.create(path, size)
-    return [SharedLog(path, place, size) for place in range(size)]
-
-
-def test_every_rank_reads_what_any_rank_appended_once(tmp_path: Path) -> None:
-    first, second = logs(tmp_path, 2)
-    assert first.news() == []
-    second.append(b"b1")
-    first.append(b"a1")
-    first.append(b"")
-    assert first.news() == [b"a1", b"", b"b1"]
-    assert first.news() == []
-    second.append(b"b2")
-    assert second.news() == [b"a1", b"", b"b1", b"b2"]
-    assert first.news() == [b"b2"]
-    first.close()
-    second.close()
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 16 << 10), st.integers(0, 2**32))
-def test_the_ring_wraps_around(tmp_path_factory: pytest.TempPathFactory, largest: int, seed: int) -> None:
-    rng = random.Random(seed)
-    sizes = [rng.randint(0, largest) for _ in range(min(2 * AREA // largest, 2000))]
-    first, second = logs(tmp_path_factory.mktemp("log"), 2)
-    written: list[bytes] = []
-    read: list[bytes] = []
-    for size in sizes:
-        entry = rng.randbytes(size)
-        written.append(entry)
-        first.append(entry)
-        if rng.random() < 0.1 or len(written) % 30 == 0:  # before the writer comes round again
-            read += second.news()
-    assert read + second.news() == written
-    first.close()
-    second.close()
-
-
-def test_entries_end_exactly_at_the_end_of_the_ring(tmp_path: Path) -> None:
-    first, second = logs(tmp_path, 2)
-    entries = [bytes([place]) * (8192 - 8) for place in range(130)]  # 128 of them fill the ring
-    for entry in entries:
-        first.append(entry)
-        assert second.news() == [entry]
-
-
-def test_an_entry_that_is_not_whole_yet_is_read_later(tmp_path: Path) -> None:
-    writer, reader = logs(tmp_path, 2)
-    writer.append(b"first")
-    writer.append(b"second")
-    start = 8 * 2 + 8 + len(b"first") + 8
-    whole = bytes(writer._memory[start : start + 6])
-    writer._memory[start : start + 6] = b"......"  # as if this store were not visible yet
-    assert reader.news() == [b"first"]
-    assert reader.news() == []
-    writer._memory[start : start + 6] = whole
-    assert reader.news() == [b"second"]
-
-
-def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
-    (log,) = logs(tmp_path, 1)
-    with pytest.raises(TrainrunError, match="too large"):
-        log.append(b"x" * (16 * 1024 + 1))
-
-
 def test_long_and_strange_reasons_fit(tmp_path: Path) -> None:
-    (log,) = logs(tmp_path, 1)
+    SharedLog.create(tmp_path / "log", 1)
+    log = SharedLog(tmp_path / "log", 0, 1)
     decisions = Decisions(0, log, delay=2, barrier=lambda: None)
     for reason in ("\x00" * 100_000, "\N{GRINNING FACE}" * 100_000, "half a pair \ud83d"):
         decisions.post("warn", "p", "h", reason)
         (decision,) = decisions.settle()
         assert len(decision.reason) <= 2000
-
-
-def test_the_log_is_made_once(tmp_path: Path) -> None:
-    SharedLog.create(tmp_path / "log", 1)
-    with pytest.raises(FileExistsError):
-        SharedLog.create(tmp_path / "log", 1)
 
 
 # --- several ranks, tied only by what training does anyway: nobody leaves a reduction before all have entered it ---

@@ -3,30 +3,32 @@
 Each rank has an append-only log in memory shared by the workers of a node. A decision posted at step k is in
 the log before its rank enters the gradient reduction of step k+1, and no rank leaves that reduction before
 all have entered it. So at the start of step k+2 every rank sees it, and all apply it there. On CUDA the
-host runs ahead of the device: it waits for the reduction of the step before last, and the delay is one step more.
+host runs ahead of the device: it waits for the reduction of the step before last, and the lag is two steps, not one.
+Between nodes there is a second hop: at the start of step k+2 the leader of another node fetches the decision, before
+it enters the reduction of that step, and its node's ranks see it at the start of step k+3. So with a lag of L the
+delay is L+1 steps on one node and 2L+1 with several.
 At the end of an evaluation and of the run a barrier settles everything posted so far at once.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-import struct
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from trainrun.errors import TrainrunError
+from trainrun.worker import relay as between_nodes
+from trainrun.worker.parallel import Collectives
+from trainrun.worker.relay import Relay
+from trainrun.worker.shared_log import SharedLog
 
 DecisionKind = Literal["stop", "evaluate", "checkpoint", "disable", "warn", "lost", "skip"]
 
-_AREA = 1 << 20  # bytes a rank; old entries are overwritten long after every rank has read them
-_LARGEST = 16 << 10
-_HEAD = struct.Struct("<II")  # length and CRC-32 of the entry that follows
+_LAG = 1  # steps until every rank has left the reduction that a rank entered after posting
+_CUDA_LAG = 2
 
 
 @dataclass(frozen=True)
@@ -46,86 +48,28 @@ class Decision:
         return (self.kind, self.plugin, self.hook)
 
 
-class SharedLog:
-    """The logs of a node's ranks in one shared file: counters of bytes written, then one ring for each rank.
-
-    Only a rank's training thread appends to its ring. An entry carries a checksum, because a reader may look
-    while the writer's stores become visible out of order: such an entry is read again the next time.
-    """
-
-    def __init__(self, path: Path, place: int, size: int) -> None:
-        self._place = place
-        self._size = size
-        with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), self.length(size))
-        self._written = memoryview(self._memory)[: 8 * size].cast("q")
-        self._read = [0] * size
-
-    @staticmethod
-    def length(size: int) -> int:
-        """The size in bytes of the file for `size` ranks."""
-        return 8 * size + size * _AREA
-
-    @classmethod
-    def create(cls, path: Path, size: int) -> None:
-        """Make the file, empty. To be called by one rank before any opens it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.truncate(cls.length(size))
-
-    def append(self, entry: bytes) -> None:
-        """Add one entry to this rank's ring."""
-        if len(entry) > _LARGEST:
-            raise TrainrunError(f"a decision of {len(entry)} bytes is too large to post")
-        written = self._written[self._place]
-        self._store(written, _HEAD.pack(len(entry), zlib.crc32(entry)) + entry)
-        self._written[self._place] = written + _HEAD.size + len(entry)
-
-    def news(self) -> list[bytes]:
-        """The entries of all ranks that were not read yet, by rank, then in the order they were written."""
-        if self._written.tolist() == self._read:
-            return []
-        found: list[bytes] = []
-        for place in range(self._size):
-            while self._read[place] < self._written[place]:
-                length, checksum = _HEAD.unpack(self._load(place, self._read[place], _HEAD.size))
-                entry = self._load(place, self._read[place] + _HEAD.size, min(length, _LARGEST))
-                if zlib.crc32(entry) != checksum:
-                    break
-                found.append(entry)
-                self._read[place] += _HEAD.size + length
-        return found
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._written.release()
-        self._memory.close()
-
-    def _store(self, position: int, data: bytes) -> None:
-        start, at = 8 * self._size + self._place * _AREA, position % _AREA
-        first = min(len(data), _AREA - at)
-        self._memory[start + at : start + at + first] = data[:first]
-        self._memory[start : start + len(data) - first] = data[first:]
-
-    def _load(self, place: int, position: int, length: int) -> bytes:
-        start, at = 8 * self._size + place * _AREA, position % _AREA
-        first = min(length, _AREA - at)
-        return self._memory[start + at : start + at + first] + self._memory[start : start + length - first]
-
-
 class Decisions:
     """Posting decisions from this rank, and learning which ones are due.
 
     log: None for a single worker. delay: after how many steps a posted decision is applied.
-    barrier: waits for all ranks, on the host.
+    barrier: waits for all ranks, on the host. relay: to and from other nodes, None where there are none.
     """
 
-    def __init__(self, rank: int, log: SharedLog | None, *, delay: int, barrier: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        log: SharedLog | None,
+        *,
+        delay: int,
+        barrier: Callable[[], None],
+        relay: Relay | None = None,
+    ) -> None:
         self.step = 0
         self._rank = rank
         self._log = log
         self._delay = delay
         self._barrier = barrier
+        self._relay = relay
         self._thread = threading.get_ident()
         self._elsewhere: deque[Decision] = deque()  # posted by other threads, not in the log yet
         self._pending: list[Decision] = []
@@ -142,7 +86,12 @@ class Decisions:
     def due(self, step: int) -> list[Decision]:
         """Begin `step`: the decisions to apply now, the same on all ranks and in the same order."""
         self.step = step
-        self._absorb()
+        if self._elsewhere:
+            self._flush()
+        if self._relay is not None:
+            self._relay.fetch()
+        if self._log is not None and self._log.moved:
+            self._absorb(self._log)
         if not self._pending:
             return []
         return self._take(step - self._delay)
@@ -151,7 +100,11 @@ class Decisions:
         """Wait for all ranks, then answer with everything posted so far, due or not. Call it on all ranks alike."""
         self._flush()
         self._barrier()
-        self._absorb(flush=False)
+        if self._relay is not None:
+            self._relay.fetch()
+            self._barrier()  # nobody reads before the leaders have fetched
+        if self._log is not None:
+            self._absorb(self._log)
         settled = self._take(self.step)
         self._barrier()  # nobody posts anew before all have read
         return settled
@@ -173,11 +126,36 @@ class Decisions:
         stamped = replace(decision, step=self.step)
         if self._log is None:
             self._pending.append(stamped)
-        else:
-            self._log.append(json.dumps(asdict(stamped), ensure_ascii=False).encode(errors="replace"))
+            return
+        entry = json.dumps(asdict(stamped), ensure_ascii=False).encode(errors="replace")
+        self._log.append(entry)
+        if self._relay is not None:
+            self._relay.send(entry, self.step)
 
-    def _absorb(self, flush: bool = True) -> None:
-        if flush and self._elsewhere:
-            self._flush()
-        if self._log is not None:
-            self._pending += [Decision(**json.loads(entry)) for entry in self._log.news()]
+    def _absorb(self, log: SharedLog) -> None:
+        self._pending += [Decision(**json.loads(entry)) for entry in log.news()]
+
+
+def open_decisions(path: Path, name: str, collectives: Collectives, *, cuda: bool) -> Decisions:
+    """The decisions of one rank, tied to those of all others. To be called by all ranks alike.
+
+    path: of the node's shared log, while it is being opened. name: of this attempt in the job's store.
+    """
+    world, lag = collectives.world, _CUDA_LAG if cuda else _LAG
+    delay = lag + 1 if world.nodes == 1 else 2 * lag + 1
+    if world.size == 1:
+        return Decisions(world.rank, None, delay=delay, barrier=collectives.barrier)
+    relayed = between_nodes.room(world)
+    if world.local_rank == 0:
+        SharedLog.create(path, world.local_size, relayed)
+    collectives.barrier()
+    log = SharedLog(path, world.local_rank, world.local_size, relayed)
+    collectives.barrier()
+    if world.local_rank == 0:
+        path.unlink()  # all have it mapped; nothing is left behind, however the workers end
+    relay = None
+    if world.nodes > 1 and collectives.gather_objects is not None:
+        # Rank 0's name: nodes whose run directories are called differently must still meet.
+        store = between_nodes.connect(str(collectives.gather_objects(name)[0]))
+        relay = Relay(store, log, world, delay)
+    return Decisions(world.rank, log, delay=delay, barrier=collectives.barrier, relay=relay)

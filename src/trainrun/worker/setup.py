@@ -25,7 +25,7 @@ from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
 from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader
-from trainrun.worker.decisions import Decisions, SharedLog
+from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.faults import Faults
 from trainrun.worker.metrics import Metrics
@@ -38,8 +38,6 @@ from trainrun.worker.world import Job, World
 
 Logger = structlog.typing.FilteringBoundLogger
 
-_ONE_NODE_DELAY = 2  # see trainrun.worker.decisions
-_CUDA_DELAY = 3
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -100,17 +98,7 @@ class Worker:
         )
 
     def _state(self, paths: RunPaths, world: World, attempt: int, device: torch.device) -> State:
-        log = None
-        if world.size > 1:
-            path = paths.decisions(attempt, world.node_rank)
-            if world.local_rank == 0:
-                SharedLog.create(path, world.local_size)
-            self.collectives.barrier()
-            log = SharedLog(path, world.local_rank, world.local_size)
-            self.collectives.barrier()
-            if world.local_rank == 0:
-                path.unlink()  # all have it mapped; nothing is left behind, however the workers end
-        delay = _CUDA_DELAY if device.type == "cuda" else _ONE_NODE_DELAY
+        log, store = paths.decisions(attempt, world.node_rank), f"trainrun/{paths.run_id}/{attempt}/decisions"
         return State(
             recipe=self.recipe,
             paths=paths,
@@ -119,7 +107,7 @@ class Worker:
             job=Job.from_environment(),
             device=device,
             metrics=Metrics(world.rank, self.collectives.gather, self.collectives.gather_objects),
-            decisions=Decisions(world.rank, log, delay=delay, barrier=self.collectives.barrier),
+            decisions=open_decisions(log, store, self.collectives, cuda=device.type == "cuda"),
         )
 
     def _hooks(self, loaded: Sequence[Loaded]) -> Dispatcher:

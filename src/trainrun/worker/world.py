@@ -39,7 +39,7 @@ class World:
             node_rank=int(environment["GROUP_RANK"]),
             size=size,
             local_size=local_size,
-            nodes=size // local_size,
+            nodes=int(environment.get("GROUP_WORLD_SIZE", size // local_size)),  # nodes may differ in workers
         )
 
 
