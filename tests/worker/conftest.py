@@ -30,6 +30,7 @@ from trainrun.testing.settings import kept_settings
 from trainrun.testing.targets import plugin_name
 from trainrun.worker.main import train
 from trainrun.worker.parent import die_with_parent
+from trainrun.worker.ties import Ties
 from trainrun.worker.world import World
 
 _PATIENCE = 60.0  # seconds until forked ranks are killed
@@ -182,15 +183,22 @@ class Trainer:
         ranks: int = 1,
         report: Callable[[], Any] = lambda: None,
         tables: Mapping[str, Mapping[str, Any]] | None = None,
+        ties: Callable[[], Ties] = Ties,
+        nodes: int = 1,
         **recipe: Mapping[str, Any],
     ) -> Trained:
-        """recipe: tables by name. tables: tables of plugins by name. report: called on each rank after training."""
+        """recipe: tables by name. tables: tables of plugins by name. report: called on each rank after training.
+
+        ties: makes those of a rank, on that rank. nodes: as many the ranks are told to be on.
+        """
         paths = self._prepare(task, plugins, ranks, recipe, tables or {})
         if ranks == 1:
-            return Trained(paths, [(train(paths), report())])
+            return Trained(paths, [(train(paths, ties=ties()), report())])
 
         def job(rank: int) -> Any:
-            return train(paths, world=World(rank, rank, size=ranks, local_size=ranks)), report()
+            local = ranks // nodes
+            world = World(rank, rank % local, rank // local, ranks, local, nodes)
+            return train(paths, world=world, ties=ties()), report()
 
         return Trained(paths, self._fork(job, ranks))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Generator
 from typing import Any, ClassVar
@@ -15,7 +13,6 @@ from trainrun.errors import HookFailed, TrainingError
 from trainrun.marker import hookimpl, hookspec
 from trainrun.testing.calls import read_calls
 from trainrun.testing.recorder import HookRecorder
-from trainrun.worker import main
 
 SETTING_UP = [
     "on_worker_start",
@@ -290,24 +287,6 @@ def test_an_evaluation_asked_for_where_one_is_due_is_made_once(training: Any, re
 
     training(regression, Eager, train={"steps": 4})
     assert Eager.made == [4]
-
-
-def test_a_signal_to_one_rank_stops_all(training: Any, regression: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Installing(main.Worker):
-        def __init__(self, paths: Any, world: Any, attempt: int, logger: Any, signal: Any) -> None:
-            super().__init__(paths, world, attempt, logger, signal)
-            signal.install()
-
-    class Signalled:
-        @hookimpl
-        def on_step_start(self, run: Any, step: int) -> None:
-            if step == 2 and run.world.rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(main, "Worker", Installing)
-    run = training(regression, Signalled, ranks=2, train={"steps": 9})
-    assert [rank[0].step for rank in run.ranks] == [3, 3]
-    assert run.outcome.reason == "SIGTERM: SIGTERM received"
 
 
 # --- error policies ---

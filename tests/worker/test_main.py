@@ -19,7 +19,6 @@ from trainrun.rundir.process import start_time
 from trainrun.worker.logs import make_logger
 from trainrun.worker.main import Record, _traceback
 from trainrun.worker.parent import die_with_parent
-from trainrun.worker.signals import StopSignal
 
 
 @pytest.fixture
@@ -98,21 +97,6 @@ def test_each_log_record_is_a_line_of_json_and_no_file_stays_open(tmp_path: Path
     assert "ValueError: two" in first["exception"]
     assert (second["event"], second["rank"], "plugin" in second) == ("and on", 0, False)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_signals_are_only_noted() -> None:
-    stop = StopSignal()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        stop.install()
-        assert stop.received is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.received == "SIGTERM"
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.received == "SIGINT"
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- the tie to the parent: forked processes, watched through a pipe that closes when the last of them is gone ---

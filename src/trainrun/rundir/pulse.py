@@ -48,11 +48,19 @@ class Beat(NamedTuple):
     own_steps: int
     moved_ns: int
 
+    @property
+    def place(self) -> str:
+        """Where the worker is, in words."""
+        at = f" at step {self.step}" if self.step else ""
+        if self.hook is None:
+            return f"between the hooks of {self.phase}{at}" if self.phase == "training" else f"in {self.phase}{at}"
+        return f"in {self.hook} of plugin {self.instance}{at}"
+
 
 class Pulse:
-    """The writer's side, for the training thread only. `memory` holds `SIZE` bytes; without, nobody else reads it.
+    """The writer's side, to be written by the training thread only.
 
-    `slots` are the numbers, for code that cannot afford a call.
+    memory: `SIZE` bytes; without, nobody else reads it. `slots` are the numbers, for code that cannot afford a call.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
@@ -93,6 +101,12 @@ class Pulse:
             self.slots[_TEXT] = self._text
             self._crumbs[key] = len(self._crumbs) + 1
         return self._crumbs[key]
+
+    def read(self) -> Beat:
+        """What others read at this moment. From any thread."""
+        beat = _decode(bytes(self._memory))
+        assert beat is not None
+        return beat
 
     def enter(self, phase: str) -> None:
         """Note the phase, one of `PHASES`."""
@@ -155,6 +169,10 @@ def read_pulse(path: Path) -> Beat | None:
             data = file.read(SIZE)
     except OSError:
         return None
+    return _decode(data)
+
+
+def _decode(data: bytes) -> Beat | None:
     if len(data) < SIZE:
         return None
     slots = memoryview(data)[:_HEAD].cast("q")

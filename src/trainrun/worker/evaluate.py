@@ -17,7 +17,7 @@ def evaluate(session: Session) -> dict[str, float]:
     """Evaluate every split that has data; answer with all metrics, the same on all ranks, and log them."""
     model, state, hooks = session.model, session.state, session.hooks
     phase, modes = state.phase, [(module, module.training) for module in model.modules()]
-    state.phase = "evaluation"
+    state.enter("evaluation")
     model.eval()
     found: dict[str, float] = {}
     with torch.no_grad():
@@ -25,7 +25,7 @@ def evaluate(session: Session) -> dict[str, float]:
             found |= _evaluate_split(session, split, loader)
     for module, training in modes:  # one by one: a task may keep a part of its model in evaluation mode
         module.training = training
-    state.phase = phase
+    state.enter(phase)
     session.evaluated_at = state.step
     session.restart_clock()
     if found and hooks.on_log:
@@ -52,6 +52,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:
             hooks.on_evaluation_batch_end(batch, index, split, outputs)
+        session.state.pulse.advance()
     metrics = sums.reduce()
     session.warn_nonfinite(metrics)
     if hooks.on_evaluation_end:

@@ -25,7 +25,7 @@ _NO_EXTRA: Extra = {}
 def train(session: Session) -> None:
     """Train until the last step, or until the ranks agree to stop; `session.state.stop` then says why."""
     state, hooks = session.state, session.hooks
-    state.phase = "training"
+    state.enter("training")
     session.model.train()
     session.restart_clock()
     if hooks.on_train_start:
@@ -35,7 +35,7 @@ def train(session: Session) -> None:
     if state.stop is None and session.evaluated_at != state.step:
         evaluate(session)
     session.settle()
-    state.phase = "ending"
+    state.enter("ending")
     if hooks.on_train_end:
         hooks.on_train_end()
     log(session)  # what was logged since the last time; without a step since then, only that
@@ -53,7 +53,9 @@ def _epoch(session: Session) -> None:
         if state.stop is not None:
             break
         state.step += 1
+        state.pulse.begin_step(state.step)
         _update(session, update)
+        state.pulse.end_step()
         evaluating = isinstance(every, int) and state.step % every == 0
         if evaluating:
             evaluate(session)
@@ -113,7 +115,7 @@ def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Ten
 
 
 def _forward_backward(session: Session, batch: Any, weight: float) -> tuple[torch.Tensor, Extra]:
-    hooks = session.hooks
+    hooks, pulse = session.hooks, session.state.pulse
     if session.plain:
         outputs = hooks.training_step(session.model, batch)
     else:
@@ -122,7 +124,9 @@ def _forward_backward(session: Session, batch: Any, weight: float) -> tuple[torc
     loss, extra = _loss(outputs)
     if hooks.on_forward_end:
         hooks.on_forward_end(outputs, loss)
+    pulse.pause()
     hooks.backward(loss if weight == 1.0 else loss * weight, session.state.scaler)
+    pulse.resume()
     return loss, extra
 
 
@@ -183,7 +187,10 @@ def _apply_gradients(session: Session) -> str | None:
 
 def log(session: Session) -> None:
     """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
+    pulse = session.state.pulse
+    pulse.pause()
     metrics = session.state.metrics.reduce()
+    pulse.resume()
     if "train/loss" in metrics:
         metrics["train/samples_per_second"] = session.samples_per_second()
     if metrics and session.hooks.on_log:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,12 +21,14 @@ from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunEr
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
+from trainrun.rundir.pulse import Beat
 from trainrun.worker import output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.setup import Logger, Worker
-from trainrun.worker.signals import StopSignal
+from trainrun.worker.signals import Terminated
+from trainrun.worker.ties import Ties, tie
 from trainrun.worker.world import World
 
 _DRAIN = 10.0  # seconds that all background plugins together get at the end
@@ -43,16 +46,17 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
 
     problem: why it must not train, where that was found before it began.
     """
-    paths, world, signal = RunPaths(Path(run_dir)), World.from_environment(), StopSignal()
+    paths, world = RunPaths(Path(run_dir)), World.from_environment()
     output.redirect(paths, attempt, world.rank)
-    signal.install()  # before the first record: the client may send a signal as soon as it knows this process
     record = Record(paths, attempt, world.rank)
-    record.update("starting")
     code = ExitCode.OK
     try:
+        ties, deadline = tie(paths, attempt, world.rank, partial(_end_late, record))
+        record.update("starting")  # not before: the client may send a signal as soon as it knows this process
         if problem is not None:
             raise EnvironmentProblem(problem)
-        outcome = train(paths, world=world, attempt=attempt, signal=signal, on_phase=record.update)
+        outcome = train(paths, world=world, attempt=attempt, ties=ties, on_phase=record.update)
+        deadline.cancel()
         record.finish(outcome)
     except BaseException as error:  # the process door: whatever it is, it must be on record
         code = record.fail(error)
@@ -63,12 +67,21 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
     os._exit(code)
 
 
+def _end_late(record: Record, beat: Beat) -> NoReturn:
+    """Leave, from a thread, while the main thread sits somewhere and does not come to the end of its step."""
+    try:
+        record.update(beat.phase, beat.step)
+        record.fail(Terminated(f"it was told to stop, and sat {beat.place}", beat.instance, beat.hook))
+    finally:
+        os._exit(ExitCode.TERMINATED)
+
+
 def train(
     paths: RunPaths,
     *,
     world: World | None = None,
     attempt: int = 1,
-    signal: StopSignal | None = None,
+    ties: Ties | None = None,
     on_phase: Callable[[str, int], None] | None = None,
 ) -> Outcome:
     """Train one attempt of the run in `paths` as the worker `world`; answer with this rank's view of how it ended.
@@ -77,11 +90,12 @@ def train(
     each change. Raises what the training raises, after `on_exception` and `on_worker_end` were called.
     """
     world = world or World()
-    on_phase = on_phase or _ignore
+    on_phase, ties = on_phase or _ignore, ties or Ties()
     log, limit = paths.rank_log(world.rank), output.limit(paths)
     logger = make_logger(log, limit, run=paths.run_id, rank=world.rank, attempt=attempt)
     on_phase("setup", 0)
-    worker = Worker(paths, world, attempt, logger, signal or StopSignal())
+    ties.pulse.enter("setup")
+    worker = Worker(paths, world, attempt, logger, ties)
     hooks, state = worker.hooks, worker.state
     outcome = Outcome("failed", ExitCode.TRAINING_FAILED, "", attempt=attempt, started=time.time())
     try:
@@ -176,7 +190,7 @@ class Record:
     def fail(self, error: BaseException) -> ExitCode:
         """The error record; answers with the exit code that the error asks for."""
         code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
-        blamed = error if isinstance(error, HookFailed) else None
+        blamed = error if isinstance(error, HookFailed | Terminated) else None
         told: WorkerError = {
             "type": type(error).__name__,
             "message": str(error),

@@ -19,7 +19,7 @@ from trainrun.worker.data import ForeignBatches, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
 from trainrun.worker.parallel import Collectives
-from trainrun.worker.signals import StopSignal
+from trainrun.worker.signals import Inbox
 from trainrun.worker.state import State
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     train: SampledBatches | ForeignBatches
     evaluation: Mapping[str, Iterable[Any]]
-    signal: StopSignal
+    inbox: Inbox
     faults: Faults
     logger: structlog.typing.FilteringBoundLogger
     record_event: Callable[[Mapping[str, Any]], None]
@@ -63,6 +63,7 @@ class Session:
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
         self.plain = self._precision is None and self._ddp is None
         self._loss = self.state.metrics.series("train/loss")
+        self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
 
     @property
@@ -82,12 +83,19 @@ class Session:
         """Apply the decisions that are due at the next step."""
         if self.faults.fatal is not None:
             raise self.faults.fatal
-        if self.signal.received:
-            self.state.decisions.post("stop", self.signal.received, "signal", f"{self.signal.received} received")
+        self._look_outside()
         if self._events is not None and len(self._events) >= 2:
             self._events.popleft().synchronize()  # the host must not run ahead of the reduction before last
         if due := self.state.decisions.due(self.state.step + 1):
             self.apply(due)
+
+    def _look_outside(self) -> None:
+        """Post what signals and the client have asked for."""
+        for name in self.inbox.put_back():
+            self.logger.warning("something had replaced the handler of a signal; it is back", signal=name)
+        if self.inbox.pending:
+            for request in self.inbox.take():
+                self.state.decisions.post(request.kind, request.source, request.hook, request.reason)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The recipe's precision, for a forward."""
@@ -100,7 +108,9 @@ class Session:
     def reduced(self) -> None:
         """All ranks have entered this step's gradient reduction: what `Decisions` relies on."""
         if self._explicit:
+            self.state.pulse.pause()
             self.collectives.barrier()
+            self.state.pulse.resume()
         if self._events is not None:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
@@ -142,13 +152,18 @@ class Session:
 
     def apply(self, decisions: Sequence[Decision]) -> None:
         """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
-        groups = _by_key(decisions)
+        groups = _by_key([decision for decision in decisions if not self._is_met(decision)])
+        self._applied |= {group[0].key: self.state.decisions.step for group in groups}
         for kind in ("warn", "disable", "checkpoint", "evaluate", "stop"):
             matching = [group for group in groups if group[0].kind == kind]
             for group in matching:
                 self._record(group)
             if matching:
                 self._carry_out(kind, [group[0] for group in matching])
+
+    def _is_met(self, decision: Decision) -> bool:
+        """Whether this is a wish for a checkpoint that another rank posted earlier, and that was carried out since."""
+        return decision.kind == "checkpoint" and decision.step < self._applied.get(decision.key, 0)
 
     def settle(self) -> None:
         """Apply everything that any rank has posted so far, now. Call it on all ranks alike."""

@@ -24,7 +24,7 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
-from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader
+from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, leave_signals_alone
 from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.faults import Faults
@@ -32,8 +32,8 @@ from trainrun.worker.metrics import Metrics
 from trainrun.worker.parallel import Collectives, be_deterministic, choose_device, seed_all
 from trainrun.worker.run import Run
 from trainrun.worker.session import Session
-from trainrun.worker.signals import StopSignal
 from trainrun.worker.state import State
+from trainrun.worker.ties import Ties
 from trainrun.worker.world import Job, World
 
 Logger = structlog.typing.FilteringBoundLogger
@@ -44,9 +44,9 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 class Worker:
     """One rank before it trains: its state, its plugins, its hooks and its ties to the other ranks."""
 
-    def __init__(self, paths: RunPaths, world: World, attempt: int, logger: Logger, signal: StopSignal) -> None:
+    def __init__(self, paths: RunPaths, world: World, attempt: int, logger: Logger, ties: Ties) -> None:
         self.logger = logger
-        self.signal = signal
+        self.ties = ties
         self.recipe = Recipe.from_data(secrets.restore("recipe", tomli.loads(paths.recipe.read_text())))
         device = choose_device(self.recipe.train.device, world)
         self.collectives = Collectives(world, device, _COLLECTIVE_TIMEOUT)
@@ -90,7 +90,7 @@ class Worker:
             optimizer=state.optimizer,
             train=train,
             evaluation=evaluation,
-            signal=self.signal,
+            inbox=self.ties.inbox,
             faults=self.faults,
             logger=self.logger,
             record_event=self._event_writer(),
@@ -108,6 +108,7 @@ class Worker:
             device=device,
             metrics=Metrics(world.rank, self.collectives.gather, self.collectives.gather_objects),
             decisions=open_decisions(log, store, self.collectives, cuda=device.type == "cuda"),
+            pulse=self.ties.pulse,
         )
 
     def _hooks(self, loaded: Sequence[Loaded]) -> Dispatcher:
@@ -125,12 +126,15 @@ class Worker:
             ranks=self.state.world.classes,
             providers=self.recipe.providers,
             on_fault=self.faults,
+            pulse=self.state.pulse,
         )
 
     def _loader(self, split: str) -> Any:
         hooks, world = self.hooks, self.state.world
         dataset = hooks.build_dataset(self.recipe, split) if hooks.build_dataset else None
-        return _required(hooks, "build_dataloader")(dataset, split, world)
+        loader = _required(hooks, "build_dataloader")(dataset, split, world)
+        leave_signals_alone(loader)
+        return loader
 
     def _train_batches(self) -> SampledBatches | ForeignBatches:
         loader = self._loader("train")

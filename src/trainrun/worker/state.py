@@ -9,6 +9,7 @@ import torch
 
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
+from trainrun.rundir.pulse import Pulse
 from trainrun.worker.world import Job, World
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class State:
     device: torch.device
     metrics: Metrics
     decisions: Decisions
+    pulse: Pulse
     hooks: Dispatcher = field(init=False)
     step: int = 0
     epoch: int = 0
@@ -43,3 +45,8 @@ class State:
     scheduler: Any = None
     scaler: torch.amp.GradScaler | None = None
     stop: tuple[str, str] | None = None  # the agreed reason and its source
+
+    def enter(self, phase: str) -> None:
+        """Go over to another phase."""
+        self.phase = phase
+        self.pulse.enter(phase)
