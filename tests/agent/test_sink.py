@@ -341,3 +341,30 @@ def test_waits_for_a_stray_writer_only_so_long(files: Files, monkeypatch: pytest
     os.close(control)
     assert files.content().startswith(b"still here\n")
     assert not files.pipe.exists()
+
+
+def stamps(path: Path) -> list[tuple[float, int]]:
+    lines = path.read_text().splitlines()
+    return [(float(moment), int(offset)) for moment, offset in (line.split() for line in lines)]
+
+
+def test_times_are_noted_beside_the_output(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    file = files.capped()
+    for passed, data in [(0.0, b"x" * 100), (0.5, b"x" * 100), (1.0, b"few"), (1.0, b"few"), (9.0, b"few"), (5.0, b"")]:
+        now[0] += passed
+        write(file, data)
+    # In the first second one note; then one for much, and one for little after ten seconds.
+    assert stamps(files.path.with_suffix(".times")) == [(1000.0, 0), (1001.5, 200), (1011.5, 206)]
+    write(file, b"y" * 40_000)
+    assert stamps(files.old.with_suffix(".times"))[0] == (1000.0, 0)
+    assert stamps(files.path.with_suffix(".times"))[0][1] == 0
+
+
+def test_times_that_cannot_be_noted_are_left_out(files: Files) -> None:
+    files.path.with_suffix(".times").mkdir()
+    file = files.capped()
+    write(file, b"line\n" * 10_000)
+    assert files.content()

@@ -20,6 +20,47 @@ _PATIENCE = 5.0  # seconds for what still holds a pipe when the attempt is over
 _LOOK = 1000  # milliseconds between two looks at whether the client is alive
 _SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it begins
 _MARK = b" bytes of output were dropped so far: "
+_STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most where little is printed
+_STAMP_BYTES = 64  # what is little: notes stay small beside the output
+
+
+class Stamps:
+    """Notes when what was written: `rank-0.times` beside `rank-0.out`, each line a time and an offset in the output.
+
+    From that offset on the output is of that time or later. A note that cannot be written is left out.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.splitext(path)[0] + ".times"  # noqa: PTH122
+        self._time = -_STAMP_SECONDS[1]
+        self._offset = 0
+
+    def note(self, offset: int) -> None:
+        """What comes now is written at `offset`."""
+        least, most = _STAMP_SECONDS
+        passed = time.monotonic() - self._time
+        if passed < least or (passed < most and 0 <= offset - self._offset < _STAMP_BYTES):
+            return
+        self._time, self._offset = time.monotonic(), offset
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError:
+            return
+        try:
+            os.write(descriptor, b"%.3f %d\n" % (time.time(), offset))
+        except OSError:
+            return
+        finally:
+            os.close(descriptor)
+
+    def rename(self, old: str) -> None:
+        """The output goes on in a new file; the old one is at `old` now."""
+        self._time = -_STAMP_SECONDS[1]
+        try:
+            os.replace(self._path, os.path.splitext(old)[0] + ".times")  # noqa: PTH105, PTH122
+        except OSError:
+            return
 
 
 class CappedFile:
@@ -37,6 +78,7 @@ class CappedFile:
         self._in_line = False  # whether the file ends within a line
         self._dropped = 0
         self._why = b""  # what is still to be told of the bytes that were dropped
+        self._stamps = Stamps(path)
         self.write(memoryview(b""))
 
     def write(self, data: memoryview) -> None:
@@ -83,6 +125,7 @@ class CappedFile:
         return data[: max(room, 0)] if keeps_on else data[:0]
 
     def _append(self, part: memoryview) -> int:
+        self._stamps.note(self._size)
         written = os.write(self._file, part)
         self._size += written
         self._in_line = part[written - 1] != ord("\n")
@@ -95,6 +138,7 @@ class CappedFile:
             os.replace(self._path, self._old)  # noqa: PTH105 - pathlib is not small
         except FileNotFoundError:
             replaced = 0  # somebody has removed it
+        self._stamps.rename(self._old)
         if replaced or self._dropped:
             self._drop(replaced, b"the limit is %d bytes" % (2 * self._half))
         self._prepare()
