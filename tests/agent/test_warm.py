@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainrun import Outcome
+from trainrun.launch.launch import launch
+from trainrun.rundir import process
+
+RECIPE = """
+[run]
+dir = "{folder}/runs"
+[task]
+use = "digits"
+[launch]
+workers = 2
+max_restarts = 0
+preload = ["{module}"]
+[train]
+steps = 2
+batch_size = 64
+device = "cpu"
+[evaluate]
+splits = []
+[plugins.witness]
+use = "witness.py:Witness"
+"""
+
+WITNESS = """
+import json, multiprocessing, os, threading
+from pathlib import Path
+import torch
+from trainrun import hookimpl
+
+HERE = Path(__file__).parent
+IMPORTED_IN = os.getpid()
+
+class Witness:
+    @hookimpl
+    def on_train_start(self, run):
+        told = {
+            "imported_in": IMPORTED_IN, "parent": os.getppid(), "pid": os.getpid(), "session": os.getsid(0),
+            "start_method": multiprocessing.get_start_method(), "threads": os.environ["OMP_NUM_THREADS"],
+            "rank": os.environ["RANK"], "mark": os.environ.get("MARK"),
+        }
+        (HERE / f"told-{run.world.rank}-{run.attempt}.json").write_text(json.dumps(told))
+        if run.attempt == 1 and (HERE / "fail").exists():
+            raise RuntimeError("once")
+"""
+
+Go = Callable[..., Outcome]
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
+    """Launch with `module` preloaded, written from `text` where that is given."""
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(tmp_path / "cache"))
+
+    def launched(module: str, text: str = "", *overrides: str) -> Outcome:
+        (tmp_path / "witness.py").write_text(WITNESS)
+        if text:
+            (tmp_path / f"{module}.py").write_text(text)
+        recipe = tmp_path / "train.toml"
+        recipe.write_text(RECIPE.format(folder=tmp_path, module=module))
+        outcome = launch(recipe, overrides, quiet=True)
+        assert process.members(Path(outcome.run)) == []
+        return outcome
+
+    return launched
+
+
+def told(folder: Path, attempt: int = 1) -> list[dict[str, object]]:
+    return [json.loads((folder / f"told-{rank}-{attempt}.json").read_text()) for rank in (0, 1)]
+
+
+def test_what_is_preloaded_is_imported_once_in_the_server_and_workers_are_themselves(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARK", "seen")
+    assert go("witness").exit_code == 0
+    ranks = told(tmp_path)
+    assert {rank["imported_in"] for rank in ranks} == {rank["parent"] for rank in ranks}
+    assert [rank["session"] for rank in ranks] == [rank["pid"] for rank in ranks]
+    assert {rank["start_method"] for rank in ranks} == {"fork"}  # not the server's: local datasets go to loaders
+    assert [rank["rank"] for rank in ranks] == ["0", "1"]
+    assert {rank["mark"] for rank in ranks} == {"seen"}
+
+
+def test_one_server_serves_all_attempts(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    assert go("witness", "", "launch.max_restarts=1").exit_code == 0
+    first, second = told(tmp_path, 1), told(tmp_path, 2)
+    assert {rank["parent"] for rank in first} == {rank["parent"] for rank in second}
+    assert not {rank["pid"] for rank in first} & {rank["pid"] for rank in second}
+
+
+def test_a_module_that_makes_forking_unsafe_ends_the_run_by_name(go: Go) -> None:
+    outcome = go("unfit", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()")
+    assert outcome.exit_code == 4
+    assert "launch.preload: unfit left 1 threads running" in outcome.reason
+
+
+def test_other_reasons_not_to_preload_a_module(tmp_path: Path) -> None:
+    modules = {
+        "leaves": "raise SystemExit(3)",
+        "lacks": "import no_such_module",
+        "touches": "import torch\ntorch.cuda.is_initialized = lambda: True",
+    }
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    script = f"from trainrun.agent import forked\nfor name in {list(modules)}: print(forked.load([name]))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.split("; ")[0] for line in done.stdout.splitlines()] == [
+        "launch.preload: leaves: SystemExit: 3",
+        "launch.preload: lacks: ModuleNotFoundError: No module named 'no_such_module'",
+        "launch.preload: touches used CUDA, which a forked process cannot use again",
+    ]
