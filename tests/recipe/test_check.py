@@ -19,12 +19,12 @@ def test_a_minimal_recipe_is_right(problems: Problems) -> None:
 def test_everything_is_reported_at_once_in_the_order_of_the_file(problems: Problems) -> None:
     text = TASK + "[train]\nsteps = -3\ncolour = 1\n[optimizer]\nweight_dcay = 1\nlr = 'fast'\n"
 
-    assert problems(text, "launch.nodes=2") == [
+    assert problems(text, "parallel.strategy=fsdp") == [
         "train.toml:4:1: train.steps: expected a positive integer, got -3",
         "train.toml:5:1: train.colour: unknown key",
         "train.toml:7:1: optimizer.weight_dcay: unknown key; did you mean 'weight_decay'?",
         'train.toml:8:1: optimizer.lr: expected a number of at least 0, got "fast"',
-        "-o #1: launch.nodes: 2: this version runs on one node",
+        '-o #1: parallel.strategy: "fsdp": this version knows none and ddp',
     ]
 
 

@@ -3,6 +3,7 @@
 The agent of one node, kept for all attempts of a run. It speaks with the client over a socket: the client sends one
 JSON line for each attempt (`{"attempt": 1, "environment": {…}}`), and when elastic has seen the attempt's workers end
 the agent answers `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is that of the agent.
+With several nodes the line has a `seat` too, and node 0's agent answers `{"attempt": 1, "port": 40123}` at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainrun.agent.meeting import Meeting, meeting
 from trainrun.worker.parent import die_with_parent
 
 # `preload` first: it has the server end with this agent before anything slow is imported.
@@ -46,9 +48,16 @@ def _answer(lines: TextIO, command: Mapping[str, Any], run_dir: Path, workers: i
     kept: list[ForkServerProcess] = []
     # Elastic tells of the first failure only. Its processes are kept to know how each of them ended.
     multiprocessing.get_context("forkserver").Process = partial(_keep, kept)  # type: ignore[assignment, misc]
-    code = _attempt(run_dir, workers, command["attempt"], command["environment"])
+    with meeting(command.get("seat")) as place:
+        if place.told:
+            _tell(lines, attempt=command["attempt"], port=place.port)
+        code = _attempt(run_dir, workers, command, place)
     ends = {worker.pid: worker.exitcode for worker in kept}
-    lines.write(json.dumps({"attempt": command["attempt"], "code": code, "ends": ends}) + "\n")
+    _tell(lines, attempt=command["attempt"], code=code, ends=ends)
+
+
+def _tell(lines: TextIO, **answer: Any) -> None:
+    lines.write(json.dumps(answer) + "\n")
     lines.flush()
 
 
@@ -57,7 +66,7 @@ def _keep(kept: list[ForkServerProcess], *arguments: Any, **keywords: Any) -> Fo
     return kept[-1]
 
 
-def _attempt(run_dir: Path, workers: int, attempt: int, environment: Mapping[str, str]) -> int:
+def _attempt(run_dir: Path, workers: int, command: Mapping[str, Any], place: Meeting) -> int:
     """Run one worker group until elastic has seen its end, or the client sends SIGTERM because it has seen it."""
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
@@ -66,18 +75,19 @@ def _attempt(run_dir: Path, workers: int, attempt: int, environment: Mapping[str
     from trainrun.agent.entry import run  # noqa: PLC0415
 
     config = api.LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=place.nodes,
+        max_nodes=place.nodes,
         nproc_per_node=workers,
-        run_id=f"{run_dir.name}-{attempt}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # bound by the agent itself: nobody can take it in between
+        run_id=f"{run_dir.name}-{command['attempt']}",
+        rdzv_backend=place.backend,
+        rdzv_endpoint=place.endpoint,
+        rdzv_configs=place.configs,
         max_restarts=0,  # restarts are the client's
         monitor_interval=0.05,
         start_method="forkserver",
     )
     try:
-        api.elastic_launch(config, run)(str(run_dir), attempt, dict(environment))
+        api.elastic_launch(config, run)(str(run_dir), command["attempt"], command["environment"])
     except (ChildFailedError, SignalException):
         return 1
     return 0

@@ -44,6 +44,13 @@ def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
     show_default=True,
     help="Whose output to show: that of rank 0, of all, of none, or of these. All of it is in the run's logs folder.",
 )
+@click.option("--nodes", type=click.IntRange(1), help="Number of machines, in place of the recipe's launch.nodes.")
+@click.option("--node-rank", type=click.IntRange(0), help="Which of the machines this is, from 0 on.")
+@click.option(
+    "--rdzv-endpoint",
+    metavar="HOST:PORT",
+    help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
 @options.as_json
 @options.refresh
@@ -54,19 +61,34 @@ def command(
     plugins: tuple[str, ...],
     base: Path | None,
     ranks: Echo,
+    nodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
     quiet: bool,
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Train by RECIPE on this machine.
+    """Train by RECIPE on this machine, or together with others.
+
+    For several machines run the same command on each, with a --node-rank of its own.
 
     Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
     ended: 0 finished or stopped by a vote, 1 training failed, 2 the recipe or command line is wrong, 4 the machine or
-    a plugin is, 130 Ctrl-C, 143 SIGTERM.
+    a plugin is or another node does not come, 75 a node was lost and the run can be resumed, 130 Ctrl-C, 143 SIGTERM.
     """
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 
-    outcome = launch(recipe, overrides, plugins, dir=base, ranks=ranks, quiet=quiet, refresh=refresh)
+    outcome = launch(
+        recipe,
+        (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"])),
+        plugins,
+        dir=base,
+        ranks=ranks,
+        quiet=quiet,
+        refresh=refresh,
+        node_rank=node_rank,
+        rdzv_endpoint=rdzv_endpoint,
+    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C of a burst must not cut the last lines off
     with suppress(BrokenPipeError):  # the exit code still has to tell how it ended
         _answer(outcome, as_json=as_json)

@@ -20,6 +20,7 @@ _KILL = 10.0  # seconds to wait for a killed process to be gone
 _EVIDENCE = 0.5  # seconds for the last thread of an agent to follow its first
 _SETTLE = 5.0  # seconds that a warm agent has to notice that its workers are gone
 _PACE = 0.005
+_PORT = 16  # bytes that a port has at most
 
 
 class Agent(Protocol):
@@ -28,6 +29,10 @@ class Agent(Protocol):
     @property
     def session(self) -> int | None:
         """The session of the processes that outlive the attempt, if any do."""
+
+    @property
+    def port(self) -> int | None:
+        """Where the store of the attempt listens, on node 0 of several, as soon as it does."""
 
     def poll(self) -> int | None:
         """The exit code of the attempt, once the agent has seen all of its workers end."""
@@ -47,8 +52,19 @@ class ColdAgent:
 
     session = None
 
-    def __init__(self, started: subprocess.Popen[bytes]) -> None:
+    def __init__(self, started: subprocess.Popen[bytes], ports: int | None = None) -> None:
+        """ports: a pipe into which the process writes the port of its store."""
         self._process = started
+        self._ports = ports
+        self._port: int | None = None
+
+    @property
+    def port(self) -> int | None:
+        """What torchrun's process has written."""
+        if self._ports is not None and self._port is None:
+            with suppress(BlockingIOError):
+                self._port = int(os.read(self._ports, _PORT) or 0) or None
+        return self._port
 
     def poll(self) -> int | None:
         """The exit code of torchrun."""
@@ -65,6 +81,9 @@ class ColdAgent:
     def halt(self) -> None:
         """End torchrun first: it would start to end the workers in its own, slower way."""
         _kill(self._process)
+        if self._ports is not None:
+            os.close(self._ports)
+            self._ports = None
 
 
 class WarmAgent:
@@ -84,22 +103,29 @@ class WarmAgent:
                 ],
                 pass_fds=[theirs.fileno()],
             )
-        self._root = launch.paths.root
+        self._root, self._node = launch.paths.root, launch.seat.node
         self._channel = ours
         self._answers = b""
         self._attempt = 0
         self._ends: Mapping[int, int] = {}
         self._code: int | None = None
+        self._port: int | None = None
+
+    @property
+    def port(self) -> int | None:
+        """What the agent has answered."""
+        self.poll()
+        return self._port
 
     @property
     def session(self) -> int | None:
         """That of the agent and its fork server; each worker has a session of its own."""
         return self._process.pid if self._process.poll() is None else None
 
-    def begin(self, attempt: int, environment: Mapping[str, str]) -> None:
-        """Have the workers of one attempt started, with this environment."""
-        self._code, self._attempt, self._ends = None, attempt, {}
-        command = {"attempt": attempt, "environment": dict(environment)}
+    def begin(self, launch: Launch) -> None:
+        """Have the workers of one attempt started."""
+        self._code, self._port, self._attempt, self._ends = None, None, launch.attempt, {}
+        command = {"attempt": launch.attempt, "environment": environment(launch), **seat(launch)}
         with suppress(BrokenPipeError):  # the agent is gone, which poll() will tell
             self._channel.sendall(json.dumps(command).encode() + b"\n")
 
@@ -110,7 +136,9 @@ class WarmAgent:
                 self._answers += self._channel.recv(4096, socket.MSG_DONTWAIT)
             *lines, self._answers = self._answers.split(b"\n")
             for answer in map(json.loads, lines):
-                if answer["attempt"] == self._attempt:
+                if answer["attempt"] == self._attempt and "port" in answer:
+                    self._port = int(answer["port"])
+                elif answer["attempt"] == self._attempt:
                     self._code = int(answer["code"])
                     self._ends = {int(pid): int(code) for pid, code in answer["ends"].items() if code is not None}
             if self._code is None:
@@ -143,7 +171,7 @@ class WarmAgent:
             time.sleep(_PACE)
         if self._process.poll() is None and (self._code is not None or not self._attempt):
             # A worker that was only being forked when the others were killed was in the agent's session until now.
-            process.sweep(self._root, spared=self._process.pid)
+            process.sweep(self._root, spared=self._process.pid, node=self._node)
             return True
         self.close()
         return False
@@ -161,8 +189,16 @@ def environment(launch: Launch) -> dict[str, str]:
         **launch.environment,
         process.RUN_ID_VARIABLE: launch.run_id,
         process.RUN_DIR_VARIABLE: str(launch.paths.root),
+        process.NODE_VARIABLE: str(launch.seat.node),
         process.PRELOAD_VARIABLE: json.dumps(_preload(launch)),
     }
+
+
+def seat(launch: Launch) -> dict[str, dict[str, str | int]]:
+    """What an agent is told of the other nodes; nothing where there are none."""
+    if launch.seat.nodes == 1:
+        return {}
+    return {"seat": {**launch.seat._asdict(), "timeout": max(1, int(launch.recipe.launch.node_timeout))}}
 
 
 def _preload(launch: Launch) -> dict[str, list[str]]:
@@ -173,7 +209,7 @@ def _preload(launch: Launch) -> dict[str, list[str]]:
 
 def spawn(launch: Launch, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start an agent in a session of its own, its output in the run directory."""
-    with launch.paths.agent_log.open("ab") as log:
+    with launch.paths.node_log(launch.seat.node).open("ab") as log:
         return subprocess.Popen(
             command,
             env=environment(launch),

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trainrun.errors import EnvironmentProblem, HookFailed, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
 from trainrun.launch.signals import Signals, StopNow
-from trainrun.launch.supervise import StatusWatch, stopped_how, supervise
+from trainrun.launch.supervise import StatusWatch, look_for_stop, stopped_how, supervise
 from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
 from trainrun.launch.verdict import Ending, judge
 from trainrun.plugin.dispatch import Dispatcher
@@ -56,7 +56,7 @@ class Client:
         except Exception as error:
             raise self._crash(prepared, error, started) from error
         finally:
-            process.sweep(prepared.paths.root)  # an agent that a bug, or a plugin, has kept from being ended
+            process.sweep(prepared.paths.root, node=0)  # an agent that a bug, or a plugin, has kept from being ended
             lease.release()
 
     def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
@@ -80,12 +80,33 @@ class Client:
         attempt, verdict = 0, None
         while verdict is None or (verdict.again and not signals.stopping):
             attempt += 1
+            if (end := self._assemble(prepared, signals, verdict.outcome if verdict else None)) is not None:
+                return end
             outcome = self._attempt(replace(prepared, attempt=attempt), signals, tails)
             verdict = budget.judge(outcome)
             if verdict.again and not signals.stopping:
                 self._tell_of_restart(outcome, verdict)
                 signals.wait(verdict.wait)
         return verdict.outcome
+
+    def _assemble(self, prepared: Launch, signals: Signals, before: Outcome | None) -> Outcome | None:
+        """Wait for all nodes; answers with the outcome where the run ends here. before: that of the last attempt."""
+        hub, seconds = prepared.hub, prepared.recipe.launch.node_timeout
+
+        def wanted() -> bool:
+            look_for_stop(prepared, signals)
+            return not signals.stopping
+
+        if hub is None or hub.gather(seconds, wanted):
+            return None
+        if before is None and signals.stopping:
+            return judge(prepared, Ending(None, signals.first, "early"), time.time())
+        if before is None:
+            raise EnvironmentProblem(hub.absence(seconds))
+        if signals.stopping:
+            return before
+        reason = f"{before.reason}; {hub.absence(seconds)}"
+        return replace(before, exit_code=int(ExitCode.RESUMABLE), reason=reason, cause=None)
 
     def _tell_of_restart(self, outcome: Outcome, verdict: Verdict) -> None:
         """Say that the attempt failed and another follows; each traceback is shown once."""
@@ -227,5 +248,6 @@ def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
 def _tails(current: Launch, ranks: Echo, write: Say) -> list[Tail]:
     return [
         Tail(current.paths.rank_output(rank), f"[rank {rank}] ", write, from_end=True)
-        for rank in shown_ranks(ranks, current.workers)
+        for rank in shown_ranks(ranks, current.workers * current.seat.nodes)
+        if rank in current.ranks
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from trainrun.rundir.files import read_json, write_json
@@ -40,7 +40,7 @@ def read_record(paths: RunPaths, attempt: int, rank: int) -> WorkerRecord | None
     return None if data is None else WorkerRecord.from_json(data)
 
 
-def read_records(paths: RunPaths, attempt: int, size: int) -> dict[int, WorkerRecord]:
-    """The records of all workers that have written one."""
-    found = {rank: read_record(paths, attempt, rank) for rank in range(size)}
+def read_records(paths: RunPaths, attempt: int, ranks: Iterable[int]) -> dict[int, WorkerRecord]:
+    """The records of those of the workers `ranks` that have written one."""
+    found = {rank: read_record(paths, attempt, rank) for rank in ranks}
     return {rank: record for rank, record in found.items() if record is not None}

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainrun.rundir.paths import RunPaths
 
 if TYPE_CHECKING:
+    from trainrun.launch.nodes.hub import Hub
     from trainrun.plugin.resolve import Resolved
     from trainrun.recipe import Recipe
+
+
+class Seat(NamedTuple):
+    """This node among those of a launch.
+
+    `host` and `port` are where the workers of all nodes find each other in one attempt; on node 0 port 0 asks for
+    whichever is free.
+    """
+
+    node: int = 0
+    nodes: int = 1
+    host: str = ""
+    port: int = 0
+
+
+ALONE = Seat()
 
 
 @dataclass(frozen=True)
@@ -19,7 +36,8 @@ class Launch:
 
     `workers` is the number of workers that are started on each node, `environment` what they get
     beyond the client's own environment, `attempt` the attempt that is being made (0 before the first).
-    `quiet` asks plugins to print nothing.
+    `quiet` asks plugins to print nothing. `seat` is this node's place among several; `hub` is the way to the others, on
+    node 0 of more than one.
     """
 
     recipe: Recipe
@@ -30,6 +48,13 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     attempt: int = 0
     quiet: bool = False
+    seat: Seat = ALONE
+    hub: Hub | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ranks(self) -> range:
+        """The ranks of the workers on this node."""
+        return range(self.seat.node * self.workers, (self.seat.node + 1) * self.workers)
 
     @property
     def run_id(self) -> str:

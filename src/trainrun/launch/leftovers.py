@@ -35,5 +35,5 @@ def _clear_run(paths: RunPaths) -> bool:
 
 def _kill_recorded(paths: RunPaths, attempt: int) -> None:
     manifest = read_json(paths.manifest) or {}
-    for record in read_records(paths, attempt, min(_WORKERS, int(manifest.get("workers", 1)))).values():
+    for record in read_records(paths, attempt, range(min(_WORKERS, int(manifest.get("workers", 1))))).values():
         process.kill_group(record)

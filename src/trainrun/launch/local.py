@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -12,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainrun.launch.agents import Agent, ColdAgent, WarmAgent, environment, spawn
+from trainrun.launch.agents import Agent, ColdAgent, WarmAgent, seat, spawn
 from trainrun.launch.ends import End, read_record, read_records, write_ends
 from trainrun.launch.handle import Launch, WorkersHandle
+from trainrun.launch.nodes.spread import SpreadWorkers
 from trainrun.launch.output import Output
 from trainrun.marker import hookimpl
 from trainrun.rundir import process
@@ -42,13 +44,23 @@ class Local:
         """Answer for `launch.backend = "local"`."""
         if launch.recipe.launch.backend != "local":
             return None
+        workers = self.begin(launch)
+        return workers if launch.hub is None else SpreadWorkers(workers, launch.hub, launch)
+
+    def begin(self, launch: Launch) -> LocalWorkers:
+        """Start the workers of this node."""
         if launch.recipe.launch.start == "cold":
             return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
+        warm = self.warm(launch)
+        logged, output = _ready(launch), Output.of(launch)
+        warm.begin(launch)
+        return LocalWorkers(warm, launch, logged, output)
+
+    def warm(self, launch: Launch) -> WarmAgent:
+        """A warm agent that can take an attempt: the one of the last attempt, if it can, or a new one."""
         if self._warm is None or not self._warm.free():
             self._warm = WarmAgent(launch)
-        logged, output = _ready(launch), Output.of(launch)
-        self._warm.begin(launch.attempt, environment(launch))
-        return LocalWorkers(self._warm, launch, logged, output)
+        return self._warm
 
     @hookimpl
     def on_launch_end(self) -> None:
@@ -63,15 +75,22 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
     To be called from the main thread: the agent asks the kernel to be killed with the thread that started it.
     """
     logged, output = _ready(launch), Output.of(launch)
-    started = spawn(launch, [*agent, str(launch.paths.root), str(launch.attempt), str(launch.workers)])
-    return LocalWorkers(ColdAgent(started), launch, logged, output)
+    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    told = seat(launch).get("seat")
+    others = [json.dumps(told), str(theirs)] if told else []
+    try:
+        arguments = [str(launch.paths.root), str(launch.attempt), str(launch.workers), *others]
+        started = spawn(launch, [*agent, *arguments], pass_fds=[theirs] if told else [])
+    finally:
+        os.close(theirs)
+    return LocalWorkers(ColdAgent(started, ours), launch, logged, output)
 
 
 def _ready(launch: Launch) -> int:
     """Make the attempt's folder; answer with the bytes that earlier attempts have left in the agent's log."""
     launch.paths.attempt(launch.attempt).mkdir(mode=0o700, exist_ok=True)
     try:
-        return launch.paths.agent_log.stat().st_size
+        return launch.paths.node_log(launch.seat.node).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -98,7 +117,9 @@ class LocalWorkers:
         self._output = output
         self._paths = launch.paths
         self._attempt = launch.attempt
-        self._size = launch.workers
+        self._node = launch.seat.node
+        self._log = launch.paths.node_log(launch.seat.node)
+        self._ranks = launch.ranks
         self._watched: dict[int, _Watch] = {}
         self._ended: dict[int, End] = {}
         self._finished: set[int] = set()
@@ -113,16 +134,27 @@ class LocalWorkers:
         self._wait()
         self._reap()
         code = self._agent.poll()
-        if len(self._finished) == self._size or (code is None and self._lingering()):
+        if len(self._finished) == len(self._ranks) or (code is None and self._lingering()):
             code = 0
         if code is None and not self._failed():
             return None
         self._find_unseen()
         if code is None:
             code = self._agent.own_end()
-        write_ends(self._paths, self._attempt, self._ended)
+        if self._node == 0:  # the others tell node 0
+            write_ends(self._paths, self._attempt, self._ended)
         self.kill()
         return code if code is not None else 1
+
+    @property
+    def ends(self) -> dict[int, End]:
+        """How those workers ended that did so without being told to."""
+        return self._ended
+
+    @property
+    def port(self) -> int | None:
+        """Where the store of this attempt listens, on node 0 of several, as soon as it does."""
+        return self._agent.port
 
     def nudge(self) -> None:
         """Send the signal that stands for a request to each worker that runs."""
@@ -138,16 +170,22 @@ class LocalWorkers:
         """SIGKILL every recorded group and every stray process of the attempt; wait until all are gone."""
         deadline = time.monotonic() + _KILL
         self._agent.halt()
-        for record in read_records(self._paths, self._attempt, self._size).values():
+        for record in self._records().values():
             process.kill_group(record)
-        while process.sweep(self._paths.root, spared=self._agent.session) and time.monotonic() < deadline:
+        while self._sweep() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._output.close()
         self._close()
 
+    def _sweep(self) -> list[int]:
+        return process.sweep(self._paths.root, spared=self._agent.session, node=self._node)
+
+    def _records(self) -> dict[int, WorkerRecord]:
+        return read_records(self._paths, self._attempt, self._ranks)
+
     def _adopt(self) -> None:
         """Begin to watch the workers that have written their first record."""
-        for rank in range(self._size):
+        for rank in self._ranks:
             if rank in self._watched or rank in self._ended or rank in self._finished:
                 continue
             record = read_record(self._paths, self._attempt, rank)
@@ -199,13 +237,12 @@ class LocalWorkers:
     def _failed(self) -> bool:
         if self._ended:
             return True
-        records = read_records(self._paths, self._attempt, self._size).values()
-        return any(record.error is not None for record in records) or bool(self._reported())
+        return any(record.error is not None for record in self._records().values()) or bool(self._reported())
 
     def _lingering(self) -> bool:
         """Whether all workers are done for a while, and still the agent has not left."""
-        records = read_records(self._paths, self._attempt, self._size)
-        if len(records) < self._size or any(record.phase != "finished" for record in records.values()):
+        records = self._records()
+        if len(records) < len(self._ranks) or any(record.phase != "finished" for record in records.values()):
             return False
         self._all_finished_at = self._all_finished_at or time.monotonic()
         return time.monotonic() - self._all_finished_at > _LINGER
@@ -228,7 +265,7 @@ class LocalWorkers:
 
     def _ask_agent(self) -> None:
         """Learn exit codes from a warm agent. It tells when all workers are gone, so that they are killed first."""
-        records = read_records(self._paths, self._attempt, self._size)
+        records = self._records()
         if self._agent.session is None:
             return
         for record in records.values():
@@ -240,8 +277,8 @@ class LocalWorkers:
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):
-            found = _AGENT_SAYS.findall(_tail(self._paths.agent_log, self._logged))
-            return {int(rank): int(code) for code, rank in found}
+            found = _AGENT_SAYS.findall(_tail(self._log, self._logged))
+            return {self._ranks[int(local)]: int(code) for code, local in found if int(local) < len(self._ranks)}
         return {}
 
     def _close(self) -> None:

@@ -49,7 +49,7 @@ class Output:
     @classmethod
     def of(cls, launch: Launch) -> Output:
         """The output of the attempt that is being made, already read."""
-        made = cls(launch.paths, launch.attempt, range(launch.workers), launch.recipe.launch.output_limit * _MIB)
+        made = cls(launch.paths, launch.attempt, launch.ranks, launch.recipe.launch.output_limit * _MIB)
         made.start()
         return made
 

@@ -20,15 +20,18 @@ def prepare(
     recipe: Recipe, resolved: Resolved, placement: Placement, base: Path, argv: tuple[str, ...], *, quiet: bool
 ) -> Launch:
     """Create the run directory and write recipe and manifest into it."""
-    instances = [instance.to_json() for instance in resolved.instances]
-    environment = {
-        **placement.environment,
-        **secrets.pack({"recipe": (resolved.data, redact(resolved.data)), "instances": (instances, redact(instances))}),
-    }
+    own = environment(resolved, placement)
     paths = create(base, recipe.run.name)
-    launch = Launch(recipe, paths, argv, resolved, placement.workers, environment, quiet=quiet)
+    launch = Launch(recipe, paths, argv, resolved, placement.workers, own, quiet=quiet)
     write_manifest(launch)
     return launch
+
+
+def environment(resolved: Resolved, placement: Placement) -> dict[str, str]:
+    """What workers get beyond the environment of the launching process."""
+    instances = [instance.to_json() for instance in resolved.instances]
+    hidden = {"recipe": (resolved.data, redact(resolved.data)), "instances": (instances, redact(instances))}
+    return {**placement.environment, **secrets.pack(hidden)}
 
 
 def package(launch: Launch, hooks: Dispatcher) -> None:

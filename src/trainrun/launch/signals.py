@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+SLACK = 15.0  # seconds beyond `launch.grace` after which a plugin that holds up the client is interrupted
 _PACE = 0.05  # seconds until a signal is noticed while waiting
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+Request = Literal["stop", "checkpoint"]
 Action = Literal["checkpoint", "stop", "ignore"]
 
 
@@ -27,7 +29,7 @@ class StopNow(KeyboardInterrupt):
 class Asked(NamedTuple):
     """What the workers are asked to do. source: a signal's name, or a command."""
 
-    request: Literal["stop", "checkpoint"]
+    request: Request
     source: str
     reason: str
 
@@ -87,6 +89,13 @@ class Signals:
             # The loop kills the workers when their time is over; the alarm is for a loop that a plugin holds up.
             if threading.current_thread() is threading.main_thread():
                 signal.setitimer(signal.ITIMER_REAL, self._limit)
+
+    def relay(self, request: Request, source: str, reason: str, *, now: bool) -> None:
+        """Take up a signal that the launching process of another node got, as if it had been sent to this one."""
+        if request == "stop" and self.first is None:
+            self.first = signal.Signals.__members__.get(source)
+        self.ask(Asked(request, source, reason))
+        self.now = self.now or now
 
     def asked(self) -> Asked | None:
         """The next request that the workers have not been told of."""

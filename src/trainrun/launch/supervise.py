@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainrun.launch import memory
 from trainrun.launch.handle import Launch, WorkersHandle
 from trainrun.launch.hooks import poll_interval
+from trainrun.launch.nodes.spread import SpreadWorkers
 from trainrun.launch.signals import Asked, Signals, StopNow
 from trainrun.launch.terminal import Say, Tail
 from trainrun.launch.verdict import Ending, Forced
@@ -79,7 +80,11 @@ def supervise(
         for tail in tails:
             tail.finish()
         status.poll()
-    return Ending(code, signals.first, forced, memory.kills() > killed_before)
+    return Ending(code, signals.first, forced, memory.kills() > killed_before, *_of_nodes(handle))
+
+
+def _of_nodes(handle: WorkersHandle) -> tuple[str | None, Mapping[int, int]]:
+    return (handle.lost, handle.clocks) if isinstance(handle, SpreadWorkers) else (None, {})
 
 
 def stopped_how(signals: Signals) -> Forced:
@@ -102,7 +107,7 @@ def _watch(
             return code
         for look in looks:
             look()
-        _look_for_stop(launch, signals)
+        look_for_stop(launch, signals)
         if signals.now:
             raise StopNow
         while (asked := signals.asked()) is not None:
@@ -114,8 +119,10 @@ def _watch(
         time.sleep(max(0.0, began + _PACE - time.monotonic()))
 
 
-def _look_for_stop(launch: Launch, signals: Signals) -> None:
-    """Take up what `trainrun stop` has left in the run directory."""
+def look_for_stop(launch: Launch, signals: Signals) -> None:
+    """Take up what `trainrun stop` has left in the run directory, and what was asked for on other nodes."""
+    while launch.hub is not None and (wish := launch.hub.asked()) is not None:
+        signals.relay(wish.request, wish.source, f"{wish.source} received by {wish.peer}", now=wish.now)
     request = take_stop(launch.paths)
     if request is not None:
         by = f" ({request.by})" if request.by else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,24 +29,30 @@ class Ending:
 
     `code` is the backend's exit code, `signal` the first signal that the client got, and `forced` why the
     workers were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too
-    early for them to be started.
+    early for them to be started. `lost` says which of several nodes was lost, `clocks` what to add to the monotonic
+    times of a rank of another node to compare them with those of node 0.
     """
 
     code: int | None
     signal: signal.Signals | None = None
     forced: Forced | None = None
     out_of_memory: bool = False
+    lost: str | None = None
+    clocks: Mapping[int, int] = field(default_factory=dict)
 
 
 def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     """The outcome of the attempt that `launch` was making."""
     paths, attempt = launch.paths, launch.attempt
     size = launch.workers * launch.recipe.launch.nodes
-    records = read_records(paths, attempt, size)
+    records = read_records(paths, attempt, range(size))
     failure: Failure | None = None
     cause: Cause | None = None
     if ending.forced:
         state, code, reason = _forced(launch, ending)
+    elif ending.lost is not None:
+        failure = Failure(rank=None, kind="node", message=ending.lost)
+        state, code, reason, cause = "failed", ExitCode.RESUMABLE, ending.lost, "node"
     elif (failure := first_failure(paths, attempt, size, ending)) is not None and not _was_told(failure, ending):
         state, code, reason = _failed(failure, records)
         cause = "crash" if code == ExitCode.TRAINING_FAILED else None
@@ -73,14 +79,14 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
 
 def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
     """The failure that came first; those of its peers are consequences of it. None if all workers finished."""
-    records = read_records(paths, attempt, size)
+    records = read_records(paths, attempt, range(size))
     if len(records) == size and all(record.phase == "finished" for record in records.values()):
         return None
     ends = read_ends(paths, attempt)
     agent_died = ending.code is not None and ending.code < 0
-    error = _first_error(records)
+    error = _first_error(records, ending.clocks)
     end = None if agent_died else _first_end(records, ends)
-    if error is not None and not _came_before(end, error):
+    if error is not None and not _came_before(end, error, ending.clocks):
         return _from_error(paths, error)
     if end is not None:
         return _from_end(paths, end, records.get(end.rank), ending, _known_step(_status(paths, attempt)))
@@ -124,8 +130,8 @@ def _by_signal(number: signal.Signals | None) -> tuple[State, int]:
     return "terminated", ExitCode.TERMINATED
 
 
-def _first_error(records: Mapping[int, WorkerRecord]) -> WorkerRecord | None:
-    failed = [(record.error["monotonic_ns"], rank) for rank, record in records.items() if record.error]
+def _first_error(records: Mapping[int, WorkerRecord], clocks: Mapping[int, int]) -> WorkerRecord | None:
+    failed = [(_raised_ns(record, clocks), rank) for rank, record in records.items() if record.error]
     return records[min(failed)[1]] if failed else None
 
 
@@ -135,9 +141,13 @@ def _first_end(records: Mapping[int, WorkerRecord], ends: Mapping[int, End]) -> 
     return min(unexplained, key=lambda end: (end.seen_ns, end.rank), default=None)
 
 
-def _came_before(end: End | None, error: WorkerRecord) -> bool:
+def _raised_ns(record: WorkerRecord, clocks: Mapping[int, int]) -> int:
+    return record.error["monotonic_ns"] + clocks.get(record.rank, 0) if record.error else 0
+
+
+def _came_before(end: End | None, error: WorkerRecord, clocks: Mapping[int, int]) -> bool:
     # An error that came while the other rank was still seen alive is no consequence of its end.
-    return end is not None and error.error is not None and end.seen_ns <= error.error["monotonic_ns"]
+    return end is not None and end.seen_ns <= _raised_ns(error, clocks)
 
 
 def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:

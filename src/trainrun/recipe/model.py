@@ -86,7 +86,6 @@ class LaunchTable(Table):
         ge=1,
         le=100_000,
         description="Number of machines.",
-        json_schema_extra=_unavailable("this version runs on one node"),
     )
     start: Literal["warm", "cold"] = Field(
         default="warm",

@@ -62,6 +62,10 @@ class RunPaths:
         """What the agent itself prints: torchrun, or the warm one."""
         return self.logs / "agent.out"
 
+    def node_log(self, node: int) -> Path:
+        """What the agent of one node prints; that of node 0 is `agent_log`."""
+        return self.agent_log if node == 0 else self.logs / f"agent-{node}.out"
+
     def rank_log(self, rank: int) -> Path:
         """The structured log of one worker. Writer: that worker."""
         return self.logs / f"rank-{rank}.jsonl"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 RUN_DIR_VARIABLE = "TRAINRUN_RUN_DIR"
 RUN_ID_VARIABLE = "TRAINRUN_RUN_ID"
+NODE_VARIABLE = "TRAINRUN_NODE"  # two nodes of a run may be on one machine
 PRELOAD_VARIABLE = "TRAINRUN_PRELOAD"  # what a warm agent's fork server imports beyond torch: {"modules", "path"}
 
 # Has a worker look at its requests. A signal of its own: SIGTERM without a request means to stop, and schedulers send
@@ -89,20 +90,24 @@ def kill_group(record: Recorded) -> None:
         os.killpg(record.pgid, signal.SIGKILL)
 
 
-def members(run_dir: Path, spared: int | None = None) -> list[int]:
+def members(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
     """Every process that carries the run directory in its environment, this one and the session `spared` left out.
+
+    node: only those of this node of the run.
 
     Finds what no record names: a child that made a session of its own, a worker that died before its
     first record, the loader processes of either.
     """
-    mark = f"{RUN_DIR_VARIABLE}={run_dir}".encode()
-    found = [pid for pid in _pids() if pid != os.getpid() and mark in _environment(pid) and _running(pid)]
+    marks = {f"{RUN_DIR_VARIABLE}={run_dir}".encode()}
+    if node is not None:
+        marks.add(f"{NODE_VARIABLE}={node}".encode())
+    found = [pid for pid in _pids() if pid != os.getpid() and marks <= {*_environment(pid)} and _running(pid)]
     return found if spared is None else [pid for pid in found if _session(pid) != spared]
 
 
-def sweep(run_dir: Path, spared: int | None = None) -> list[int]:
-    """SIGKILL every member of the run; answers with the pids that were found. `spared` as for `members`."""
-    found = members(run_dir, spared)
+def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
+    """SIGKILL every member of the run; answers with the pids that were found. `spared` and `node` as for `members`."""
+    found = members(run_dir, spared, node)
     for pid in found:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

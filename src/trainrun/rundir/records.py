@@ -61,7 +61,7 @@ class Failure:
 
     rank: int | None
     message: str
-    kind: Literal["error", "signal", "exit", "agent", "silent"]
+    kind: Literal["error", "signal", "exit", "agent", "silent", "node"]
     type: str | None = None
     traceback: str | None = None
     step: int = 0

@@ -30,7 +30,7 @@ class Channel:
     def __init__(self, connection: socket.socket, *, beat: float = BEAT, silence: float = SILENCE) -> None:
         connection.settimeout(silence)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.address = str(connection.getpeername()[0])
+        self.address = str(connection.getpeername()[0]).removeprefix("::ffff:")
         self._connection = connection
         self._beat, self._silence = beat, silence
         self._lines = Lines()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from trainrun.errors import EnvironmentProblem
+from trainrun.launch.ends import End
 from trainrun.launch.nodes import admission, endpoint, trust
 from trainrun.launch.nodes.admission import Admitted, Refused, Visitor
 from trainrun.launch.nodes.channel import SILENCE, Channel
 from trainrun.launch.nodes.endpoint import Endpoint
+from trainrun.launch.nodes.wire import Message
+from trainrun.launch.signals import Request
 from trainrun.launch.terminal import Say
 from trainrun.rundir.paths import RunPaths
 
@@ -37,6 +41,22 @@ class Peer:
         return f"node {self.node} ({self.host}, {self.channel.address})"
 
 
+class Report(NamedTuple):
+    """How the workers of another node ended in one attempt."""
+
+    code: int
+    ends: tuple[End, ...]
+
+
+class Wish(NamedTuple):
+    """Somebody pressed Ctrl-C on another node, or sent it a signal. `now`: not for the first time."""
+
+    request: Request
+    source: str
+    now: bool
+    peer: Peer
+
+
 @dataclass
 class _Places:
     """Who is here, and who was turned away; shared by the threads at the door and the client's own."""
@@ -57,6 +77,8 @@ class Hub:
         self._listener = endpoint.listen(where)
         self._at_the_door = threading.Semaphore(_VISITORS)
         self._places = _Places()
+        self._reports: dict[tuple[int, int], Report] = {}
+        self._wishes: deque[Wish] = deque()
         self._paths: RunPaths | None = None
         self._key = ""
         self._software: Mapping[str, Any] = {}
@@ -132,6 +154,21 @@ class Hub:
         for peer in self.peers:
             peer.channel.send(kind, **content)
 
+    def ended(self, attempt: int) -> dict[int, int]:
+        """The nodes that have told of the end of their workers in this attempt, with their exit codes."""
+        self._listen()
+        return {node: report.code for (number, node), report in self._reports.items() if number == attempt}
+
+    def ends(self, attempt: int, node: int) -> tuple[End, ...]:
+        """What a node has told of the ends of single workers."""
+        report = self._reports.get((attempt, node))
+        return report.ends if report else ()
+
+    def asked(self) -> Wish | None:
+        """What somebody asks for on another node; each wish once."""
+        self._listen()
+        return self._wishes.popleft() if self._wishes else None
+
     def farewell(self, outcome: Mapping[str, Any]) -> None:
         """Tell the nodes how the run ended and let them go."""
         self.tell("over", outcome=dict(outcome))
@@ -149,6 +186,24 @@ class Hub:
             peer.channel.close()
         if self._paths is not None:
             trust.forget_key(self._paths.nodes_key)
+
+    def _listen(self) -> None:
+        with self._places.changed:
+            known = list(self._places.peers.values())
+        for peer in known:  # those that are lost too: what they said last counts
+            while (message := peer.channel.take()) is not None:
+                try:
+                    self._hear(peer, message)
+                except (KeyError, TypeError, ValueError):
+                    peer.channel.close("it sent a message that makes no sense")
+
+    def _hear(self, peer: Peer, message: Message) -> None:
+        if message["kind"] == "ended":
+            ends = tuple(End(int(rank), code, int(seen)) for rank, code, seen in message["ends"])
+            self._reports[int(message["attempt"]), peer.node] = Report(int(message["code"]), ends)
+        elif message["kind"] == "ask":
+            request: Request = "checkpoint" if message["request"] == "checkpoint" else "stop"
+            self._wishes.append(Wish(request, str(message["source"]), bool(message["now"]), peer))
 
     def _serve(self) -> None:
         while True:

@@ -1,0 +1,44 @@
+"""Where the agents of all nodes meet in one attempt. Light until it is used: the agents import it before torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What elastic is told of it. `told`: this node has opened the store, and the others must learn its port."""
+
+    nodes: int = 1
+    backend: str = "c10d"
+    endpoint: str = "localhost:0"  # bound by the agent itself: nobody can take it in between
+    configs: dict[str, Any] = field(default_factory=dict)
+    port: int = 0
+    told: bool = False
+
+
+@contextmanager
+def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
+    """A new store for each attempt: the keys that workers leave in it do not tell attempts apart.
+
+    On node 0 it is opened here, on a port that the kernel chooses; elastic, asked to open one on the same port in the
+    same process, gets this one.
+    """
+    if seat is None:
+        yield Meeting()
+        return
+    store = _open_store(str(seat["host"])) if seat["node"] == 0 else None
+    port = int(seat["port"]) if store is None else int(store.port)
+    host = f"[{seat['host']}]" if ":" in seat["host"] else seat["host"]
+    configs = {"rank": seat["node"], "timeout": seat["timeout"]}
+    yield Meeting(seat["nodes"], "static", f"{host}:{port}", configs, port, told=store is not None)
+    del store  # held until here
+
+
+def _open_store(host: str) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415 - it takes seconds
+
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)

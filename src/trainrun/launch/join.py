@@ -1,0 +1,257 @@
+"""One launch as every node but node 0 makes it: be let in, start workers when told to, and end as node 0 says."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from trainrun.errors import EnvironmentProblem, ExitCode, RecipeError, TrainrunError
+from trainrun.launch.handle import Launch, Seat
+from trainrun.launch.local import Local, LocalWorkers
+from trainrun.launch.nodes import member
+from trainrun.launch.nodes.admission import Refused, Visitor
+from trainrun.launch.nodes.channel import Channel
+from trainrun.launch.nodes.match import differences, digest, recipe_differences, software
+from trainrun.launch.nodes.place import Place
+from trainrun.launch.nodes.wire import Message
+from trainrun.launch.preflight import Placement, place
+from trainrun.launch.prepare import environment
+from trainrun.launch.signals import SLACK, Signals, StopNow
+from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
+from trainrun.plugin.resolve import Resolved
+from trainrun.recipe.freeze import freeze
+from trainrun.recipe.model import LaunchTable, Recipe
+from trainrun.rundir import process
+from trainrun.rundir.files import read_json
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+
+_PACE = 0.05  # seconds between two looks at everything
+_VERDICT = 30.0  # seconds for node 0 to tell how the run ended, after a second Ctrl-C here
+
+
+def join(resolved: Resolved, where: Place, say: Say, ranks: Echo) -> Outcome:
+    """Take part in the run of node 0 until it is over; the outcome is that of the run.
+
+    Raises EnvironmentProblem where node 0 cannot be reached, or does not let this node in.
+    """
+    problem, recipe, placement = _own(resolved)
+    timeout = _seconds(resolved)
+    users = {} if recipe is None else {signal.SIGUSR1: recipe.launch.on_usr1, signal.SIGUSR2: recipe.launch.on_usr2}
+    with Signals((recipe.launch.grace if recipe else 0.0) + SLACK, users) as signals:
+        node = _Node(resolved, where, placement, signals, say)
+        node.problem = problem
+        try:
+            channel, paths = node.enter(None, timeout)
+        except (member.NotReached, Refused) as error:
+            if problem is not None:
+                raise problem from error
+            raise EnvironmentProblem(str(error)) from error
+        assert recipe is not None
+        return node.serve(channel, node.launch(recipe, paths), ranks)
+
+
+class _Node:
+    """This node and what it needs to come in, and to come back."""
+
+    def __init__(
+        self, resolved: Resolved, where: Place, placement: Placement | None, signals: Signals, say: Say
+    ) -> None:
+        self.problem: TrainrunError | None = None
+        self._resolved = resolved
+        self._where = where
+        self._placement = placement
+        self._signals = signals
+        self._say = say
+        self._local = Local()
+
+    def enter(self, run: str | None, seconds: float) -> tuple[Channel, RunPaths]:
+        """Find node 0 and be let in."""
+        search = member.Search(self._where.where, seconds, self._say, lambda: not self._signals.stopping)
+        return member.join(search, Visitor(self._where.node, self._where.nodes, run), self._compare)
+
+    def launch(self, recipe: Recipe, paths: RunPaths) -> Launch:
+        """The run as this node sees it. Secrets are those of its own recipe: node 0 sends none."""
+        assert self._placement is not None
+        shared = (read_json(paths.manifest) or {}).get("environment", {})
+        own = environment(
+            self._resolved, replace(self._placement, environment={**self._placement.environment, **shared})
+        )
+        seat = Seat(self._where.node, self._where.nodes)
+        return Launch(recipe, paths, (), self._resolved, self._placement.workers, own, seat=seat)
+
+    def serve(self, channel: Channel, launch: Launch, ranks: Echo) -> Outcome:
+        """Do what node 0 says until the run is over. Lost connections are made again."""
+        self._say(f"run: {launch.paths.root} (node {launch.seat.node} of {launch.seat.nodes})")
+        session = _Session(self._local, launch, self._signals, _tails(launch, ranks, self._say))
+        try:
+            while True:
+                outcome = session.run(channel)
+                if outcome is not None:
+                    return outcome
+                lost = f"node 0 was lost: {channel.lost}"
+                self._say(lost)
+                try:
+                    channel, _ = self.enter(launch.run_id, launch.recipe.launch.node_timeout)
+                except (member.NotReached, Refused) as error:
+                    return _left(launch, lost, error)
+        finally:
+            channel.close()
+            self._local.on_launch_end()
+            process.sweep(launch.paths.root, node=launch.seat.node)
+
+    def _compare(self, paths: RunPaths, first: Mapping[str, Any]) -> list[str]:
+        if self.problem is not None:
+            return [str(self.problem)]
+        assert self._placement is not None
+        name = f"node {self._where.node}"
+        mine = software(self._resolved, self._placement.workers)
+        found = differences(first, mine, name)
+        try:
+            text = paths.recipe.read_text()
+        except OSError as error:
+            return [*found, f"{paths.recipe}: {error.strerror}"]
+        if digest(text) != first["recipe"]:
+            found.append(f"{paths.recipe} is not what node 0 wrote")
+        elif mine["recipe"] != first["recipe"]:
+            found += recipe_differences(text, freeze(self._resolved.data), name)
+        return found
+
+
+class _Session:
+    """What this node does while it is connected: workers are started, watched and ended."""
+
+    def __init__(self, local: Local, launch: Launch, signals: Signals, tails: list[Tail]) -> None:
+        self._local = local
+        self._launch = launch
+        self._signals = signals
+        self._tails = tails
+        self._workers: LocalWorkers | None = None
+        self._attempt = 0
+
+    def run(self, channel: Channel) -> Outcome | None:
+        """Until the run is over; None when the connection was lost. Nothing of the workers is left then."""
+        try:
+            if self._launch.recipe.launch.start == "warm":
+                self._local.warm(self._launch)  # so that it has imported torch when the workers are wanted
+            return self._serve(channel)
+        except StopNow:
+            with self._signals.shield():
+                return self._give_up(channel)
+        finally:
+            with self._signals.shield():
+                self._end(channel)
+
+    def _serve(self, channel: Channel) -> Outcome | None:
+        while True:
+            message = channel.take(0.0 if self._workers else _PACE)
+            if message is not None and message["kind"] == "over":
+                return Outcome.from_json(message["outcome"])
+            if message is not None:
+                self._obey(message, channel)
+            elif channel.lost is not None:
+                return None
+            self._forward_signals(channel)
+            self._look(channel)
+
+    def _obey(self, message: Message, channel: Channel) -> None:
+        if message["kind"] == "attempt":
+            self._end(channel)
+            host, port = message["store"]
+            self._attempt = int(message["attempt"])
+            seat = self._launch.seat._replace(host=host, port=port)
+            self._workers = self._local.begin(replace(self._launch, attempt=self._attempt, seat=seat))
+        elif self._workers is None or message.get("attempt") != self._attempt:
+            return
+        elif message["kind"] == "stop":
+            self._workers.stop(str(message["reason"]))
+        elif message["kind"] == "nudge":
+            self._workers.nudge()
+        elif message["kind"] == "kill":
+            self._end(channel)
+
+    def _look(self, channel: Channel) -> None:
+        for tail in self._tails:
+            tail.poll()
+        if self._workers is not None and (code := self._workers.poll()) is not None:
+            self._report(channel, code)
+
+    def _forward_signals(self, channel: Channel) -> None:
+        while (asked := self._signals.asked()) is not None:
+            channel.send("ask", request=asked.request, source=asked.source, now=False)
+
+    def _give_up(self, channel: Channel) -> Outcome:
+        """After a second Ctrl-C: end everything, here and on the other nodes."""
+        self._end(channel)
+        first = self._signals.first or signal.SIGINT
+        channel.send("ask", request="stop", source=first.name, now=True)
+        deadline = time.monotonic() + _VERDICT
+        while channel.lost is None and time.monotonic() < deadline:
+            message = channel.take(_PACE)
+            if message is not None and message["kind"] == "over":
+                return Outcome.from_json(message["outcome"])
+        return _interrupted(self._launch, first, "stopped at once")
+
+    def _end(self, channel: Channel) -> None:
+        """Kill what runs of an attempt, and tell."""
+        if self._workers is not None:
+            self._workers.kill()
+            self._report(channel, 1)
+
+    def _report(self, channel: Channel, code: int) -> None:
+        assert self._workers is not None
+        ends = [(end.rank, end.code, end.seen_ns) for end in self._workers.ends.values()]
+        channel.send("ended", attempt=self._attempt, code=code, ends=ends)
+        self._workers = None
+        for tail in self._tails:
+            tail.finish()
+
+
+def _own(resolved: Resolved) -> tuple[TrainrunError | None, Recipe | None, Placement | None]:
+    """What is wrong on this node already, which node 0 should hear before it ends; else recipe and placement."""
+    try:
+        resolved.require()
+        recipe = Recipe.from_data(resolved.data)
+        return None, recipe, place(recipe)
+    except (RecipeError, EnvironmentProblem) as error:
+        return error, None, None
+
+
+def _seconds(resolved: Resolved) -> float:
+    """The time to look for node 0, as far as a recipe that may be wrong says."""
+    with suppress(TypeError, ValueError, KeyError):
+        return float(resolved.data["launch"]["node_timeout"])
+    return LaunchTable().node_timeout
+
+
+def _tails(launch: Launch, ranks: Echo, say: Say) -> list[Tail]:
+    size = launch.workers * launch.seat.nodes
+    own = [rank for rank in shown_ranks(ranks, size) if rank in launch.ranks]
+    return [Tail(launch.paths.rank_output(rank), f"[rank {rank}] ", say, from_end=True) for rank in own]
+
+
+def _left(launch: Launch, lost: str, error: Exception) -> Outcome:
+    """The end of a node that could not come back."""
+    return Outcome(
+        state="failed",
+        exit_code=int(ExitCode.RESUMABLE),
+        reason=f"{lost}; {error}",
+        ended=time.time(),
+        run=str(launch.paths.root),
+        cause="node",
+    )
+
+
+def _interrupted(launch: Launch, number: signal.Signals, reason: str) -> Outcome:
+    interrupted = number == signal.SIGINT
+    return Outcome(
+        state="interrupted" if interrupted else "terminated",
+        exit_code=int(ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED),
+        reason=reason,
+        ended=time.time(),
+        run=str(launch.paths.root),
+    )

@@ -1,0 +1,75 @@
+"""Noticing a rank whose own work takes longer than that of the others, which then wait for it in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import NamedTuple
+
+from trainrun.rundir.pulse import Beat
+
+_WINDOW = 3.0  # seconds at least: shorter ones show the machine's other work
+_IN_A_ROW = 3
+_LEAST = 1e-3  # seconds a step that are worth a word
+
+
+class Straggler(NamedTuple):
+    """A rank that was slow for some time: seconds of own work a step, and those of the others."""
+
+    rank: int
+    seconds: float
+    usual: float
+
+    @property
+    def message(self) -> str:
+        """It in one line."""
+        return (
+            f"rank {self.rank} is slow: {_shown(self.seconds)} of its own work in each step, "
+            f"{self.seconds / self.usual:.1f} times the usual {_shown(self.usual)}"
+            if self.usual > 0
+            else f"rank {self.rank} is slow: {_shown(self.seconds)} of its own work in each step"
+        )
+
+
+class Stragglers:
+    """Compares the own time of ranks over windows of some seconds. factor: of the median that is too much; 0 for off.
+
+    Own time is what the host spends outside of the backward pass and the reductions, where ranks wait for each other.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._begun: float | None = None
+        self._first: Mapping[int, Beat] = {}
+        self._slow: dict[int, int] = {}
+
+    def look(self, now: float, beats: Mapping[int, Beat]) -> list[Straggler]:
+        """What is new. now: seconds of the monotonic clock. beats: what all ranks last showed."""
+        if not self._factor or len(beats) < 2:
+            return []
+        if self._begun is None or self._first.keys() != beats.keys():
+            self._begun, self._first = now, beats
+        if now - self._begun < _WINDOW:
+            return []
+        means = self._means(beats)
+        if means is None:
+            return []
+        self._begun, self._first = now, beats
+        return self._compare(means)
+
+    def _means(self, beats: Mapping[int, Beat]) -> dict[int, float] | None:
+        """Seconds of own work a step of each rank; None while one of them has not ended a step in the window."""
+        steps = {rank: beat.own_steps - self._first[rank].own_steps for rank, beat in beats.items()}
+        if min(steps.values()) < 1:
+            return None
+        return {rank: (beat.own_ns - self._first[rank].own_ns) / steps[rank] / 1e9 for rank, beat in beats.items()}
+
+    def _compare(self, means: Mapping[int, float]) -> list[Straggler]:
+        usual = min(means.values()) if len(means) == 2 else median(means.values())
+        slow = {rank for rank, mean in means.items() if mean > self._factor * usual and mean - usual >= _LEAST}
+        self._slow = {rank: self._slow.get(rank, 0) + 1 for rank in slow}
+        return [Straggler(rank, means[rank], usual) for rank in sorted(slow) if self._slow[rank] == _IN_A_ROW]
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
