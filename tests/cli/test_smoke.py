@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from trainrun import UsageError
 from trainrun.cli.smoke import command
 from trainrun.testing import DistributionInstaller
 
@@ -41,6 +42,21 @@ class Broken:
     @hookimpl
     def on_train_start(self):
         raise ValueError("no")
+
+class Survivor:
+    on_error = "disable"
+
+    @hookimpl
+    def on_step_end(self): ...
+
+    @hookimpl
+    def on_resume(self): ...
+
+    @hookimpl
+    def should_stop(self): ...
+
+    @hookimpl
+    def on_attempt_start(self): ...
 """
 
 
@@ -52,6 +68,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path
     found.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(found))
     return found
+
+
+@pytest.fixture
+def survivor(install_distribution: DistributionInstaller) -> None:
+    install_distribution("watchers", {"watchers.py": WATCHER}, {"survivor": "watchers:Survivor"})
 
 
 def smoke(tmp_path: Path, recipe: str = RECIPE, *arguments: str) -> Result:
@@ -105,4 +126,45 @@ def test_a_failure_keeps_its_folder_and_names_it(
 def test_a_wrong_recipe_starts_nothing(tmp_path: Path, folder: Path) -> None:
     result = smoke(tmp_path, RECIPE + "plugins.no-such-thing = {}")
     assert "no-such-thing" in str(result.exception)
+    assert list(folder.iterdir()) == []
+
+
+# --- with faults ---
+
+
+def test_faults_that_end_as_they_have_to(tmp_path: Path, folder: Path, survivor: None) -> None:
+    faults = "sigterm@3,kill:rank1@2:backward,raise:survivor.on_step_end@2"
+    result = smoke(tmp_path, RECIPE, "-p", "survivor", "--inject", faults)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[:2] for line in lines[:-1:2]] == [["ok", fault] for fault in faults.split(",")]
+    assert "exit 0, 2 attempts, rank 1 was killed by SIGKILL" in result.stdout
+    assert "exit 0, disable" in result.stdout
+    assert lines[-1] == ["ok:", "3", "faults,", "and", "each", "ended", "as", "it", "has", "to"]
+    assert list(folder.iterdir()) == []
+
+
+def test_fault_that_does_not_come(tmp_path: Path, folder: Path, survivor: None) -> None:
+    result = smoke(tmp_path, RECIPE, "-p", "survivor", "--inject", "raise:survivor.on_resume")
+    assert result.exit_code == 1
+    expected, seen, last = result.stdout.splitlines()
+    assert expected.split() == ["WRONG", "raise:survivor.on_resume", "expected", "exit", "0,", "disable"]
+    assert seen.split()[:5] == ["seen", "the", "fault", "did", "not"]
+    assert last.startswith("1 of 1 faults did not end as they have to; the folders are kept: ")
+    assert list(Path(last.rpartition(" ")[2]).glob("*/2*/outcome.json"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("sigterm@3,kil:rank1@5", "there is no kind 'kil'; did you mean 'kill'?"),
+        ("kill:rank2@5", "there is no rank 2, launch.workers is 2"),
+        ("raise:survivour.on_step_end", "no plugin is called 'survivour'; did you mean 'survivor'?"),
+        ("raise:survivor.on_step_start", "survivor answers on_attempt_start, on_resume, on_step_end, should_stop"),
+    ],
+)
+def test_wrong_fault_starts_nothing(tmp_path: Path, folder: Path, survivor: None, fault: str, what: str) -> None:
+    result = smoke(tmp_path, RECIPE, "-p", "survivor", "--inject", fault)
+    assert isinstance(result.exception, UsageError)
+    assert what in str(result.exception)
     assert list(folder.iterdir()) == []

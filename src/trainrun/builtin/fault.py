@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainrun.errors import UsageError
@@ -106,10 +107,23 @@ def usage() -> str:
     return ", ".join(":".join(filter(None, (name, kind.takes))) for name, kind in KINDS.items())
 
 
+def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
+    """Why the fault cannot happen in such a run, if it cannot."""
+    if fault.rank and isinstance(workers, int) and fault.rank >= workers:
+        return f"fault {fault.text!r}: there is no rank {fault.rank}, launch.workers is {workers}"
+    if fault.process == "server" and start != "warm":
+        return f'fault {fault.text!r}: only launch.start = "warm" has a fork server'
+    return None
+
+
+def injected(run_dir: Path) -> Path:
+    """The folder in which each fault makes a file before it happens."""
+    return run_dir / "attempts" / "injected"
+
+
 def _wrong(text: str, what: str) -> UsageError:
-    return UsageError(
-        f"fault {text.strip()!r}: {what}; a fault is KIND[:ARGUMENT][@STEP[:PHASE]][!], with one of the kinds {usage()}; RANK is rankN or all"
-    )
+    form = "a fault is KIND[:ARGUMENT][@STEP[:PHASE]][!]"
+    return UsageError(f"fault {text.strip()!r}: {what}; {form}, with one of the kinds {usage()}; RANK is rankN or all")
 
 
 def _timed(fault: Fault, when: str) -> Fault:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pydantic
 
 from trainrun import Field, PluginOptions, hookimpl
-from trainrun.builtin.fault import Fault, parse
+from trainrun.builtin.fault import Fault, impossible, injected, parse
 from trainrun.errors import TrainingError, UsageError
 from trainrun.rundir.lease import held
 
@@ -129,20 +129,6 @@ class Inject:
         for fault in self._faults:
             if fault.phase == phase and not fault.strikes_hook and _due(fault, run) and claim(fault, run):
                 _FIRE[fault.kind](fault, run)
-
-
-def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
-    """Why the fault cannot happen in such a run, if it cannot."""
-    if fault.rank and isinstance(workers, int) and fault.rank >= workers:
-        return f"fault {fault.text!r}: there is no rank {fault.rank}, launch.workers is {workers}"
-    if fault.process == "server" and start != "warm":
-        return f'fault {fault.text!r}: only launch.start = "warm" has a fork server'
-    return None
-
-
-def injected(run_dir: Path) -> Path:
-    """The folder in which each fault makes a file before it happens."""
-    return run_dir / "attempts" / "injected"
 
 
 def claim(fault: Fault, run: Run) -> bool:

@@ -6,8 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainrun.builtin.fault import Fault
-from trainrun.builtin.inject import impossible
+from trainrun.builtin.fault import Fault, impossible
 from trainrun.errors import ExitCode, UsageError
 from trainrun.plugin.guard import policy
 from trainrun.recipe.suggest import did_you_mean

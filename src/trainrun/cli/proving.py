@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainrun.builtin.fault import Fault
-from trainrun.builtin.inject import injected
+from trainrun.builtin.fault import Fault, injected
 from trainrun.cli.columns import columns
 from trainrun.cli.expecting import Expected, expect, in_attempts
+from trainrun.cli.main import main
 from trainrun.rundir import process
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.files import read_json, read_lines
 from trainrun.rundir.paths import RunPaths
+from trainrun.worker.parent import die_with_parent
 
 if TYPE_CHECKING:
     from trainrun.plugin.resolve import Resolved
+
+_CHILD = "from trainrun.cli.proving import launched; launched()"
 
 NAME = "smoke-inject"
 TARGET = "trainrun.builtin.inject:Inject"
@@ -75,6 +79,8 @@ def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator
     width = max(len(fault.text) for fault in faults)
     for fault in faults:
         expected, seen = expect(fault, resolved), _launch(trial, fault)
+        if fault.hook is not None and resolved.specs[fault.hook].locus != "worker":
+            seen = seen._replace(fired=True)  # the client leaves no trace of it; what follows must tell
         well = seen.matches(expected)
         mark = "ok" if well else "WRONG"
         rows = [(mark, fault.text.ljust(width), "expected", str(expected)), ("", "", "seen", str(seen))]
@@ -83,7 +89,7 @@ def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator
 
 def _launch(trial: Trial, fault: Fault) -> Seen:
     base = trial.folder / re.sub(r"[^\w.-]", "-", fault.text)
-    command = [sys.executable, "-m", "trainrun", "launch", trial.recipe, "--dir", str(base), "--quiet"]
+    command = [sys.executable, "-c", _CHILD, str(os.getpid()), "launch", trial.recipe, "--dir", str(base), "--quiet"]
     command += [part for name in trial.plugins for part in ("-p", name)]
     command += [part for setting in (*_settings(fault), *trial.settings) for part in ("-o", setting)]
     base.mkdir()
@@ -105,9 +111,20 @@ def _settings(fault: Fault) -> list[str]:
     ]
 
 
+def launched() -> None:
+    """`trainrun launch` as a child of `trainrun smoke`: it ends with it, and hears every signal.
+
+    Where signals are ignored, as in the background of a shell, it would have inherited that.
+    """
+    die_with_parent(int(sys.argv.pop(1)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    main()
+
+
 def _run(command: Sequence[str], output: Path) -> int | None:
     """The exit code, or None where it had to be killed. In a session of its own: a Ctrl-C here is not meant for it."""
-    with output.open("wb") as file, _signals_as_in_a_terminal():
+    with output.open("wb") as file:
         started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -118,17 +135,6 @@ def _run(command: Sequence[str], output: Path) -> int | None:
     finally:
         started.kill()
         started.wait()
-
-
-@contextmanager
-def _signals_as_in_a_terminal() -> Iterator[None]:
-    """For the process that is started: it would inherit that signals are ignored, as in the background of a shell."""
-    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _look(paths: RunPaths, fault: Fault, code: int | None) -> Seen:
@@ -142,7 +148,7 @@ def _look(paths: RunPaths, fault: Fault, code: int | None) -> Seen:
         attempts=max(1, len([event for event in events if event.get("event") == "attempt_start"])),
         reason=str(ends[0].get("reason", last)) if ends else last,
         decision=next((action for event in events if (action := _action(event, fault))), None),
-        fired=_fired(paths, fault),
+        fired=_fired(paths),
         left=left,
     )
 
@@ -154,11 +160,11 @@ def _action(event: dict[str, object], fault: Fault) -> str | None:
     return str(action) if about and action in {"disable", "warn"} else None
 
 
-def _fired(paths: RunPaths, fault: Fault) -> bool:
-    """Whether the fault came. Of one in the client's own hooks only what follows tells."""
+def _fired(paths: RunPaths) -> bool:
+    """Whether a worker has come to the fault."""
     with suppress(OSError):
         return any(injected(paths.root).iterdir())
-    return fault.strikes_hook
+    return False
 
 
 def _left(paths: RunPaths) -> int:
