@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -57,7 +60,12 @@ def _last(paths: RunPaths, viewer: Viewer, *, brief: bool) -> list[str]:
 def _live(paths: RunPaths, viewer: Viewer) -> None:
     from trainrun.cli.screen import Screen  # noqa: PLC0415 - rich is imported only on a terminal
 
+    signal.signal(signal.SIGTERM, _leave)  # whoever ends the watching gets the terminal back as it was
     with Screen() as screen:
         while not is_over(paths):
             screen.show(viewer.look())
             time.sleep(_PACE)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
