@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,24 @@ def test_arguments_are_passed_on(paths: RunPaths, monkeypatch: pytest.MonkeyPatc
     assert run(line.split()) == 0
     options = {"dir": Path("elsewhere"), "ranks": "all", "quiet": False, "refresh": True}
     assert calls == [("train.toml", ("a=1", "b=2"), ("x", "no:y"), options)]
+
+
+@pytest.mark.parametrize(("text", "ranks"), [("zero", "zero"), ("none", "none"), ("0", (0,)), ("2,0,10", (2, 0, 10))])
+def test_ranks(paths: RunPaths, monkeypatch: pytest.MonkeyPatch, text: str, ranks: object) -> None:
+    [*_, options] = called_with(paths, monkeypatch, text)
+    assert options["ranks"] == ranks
+
+
+@pytest.mark.parametrize("text", ["", "one", "0,", "-1", "0 1", "²", "12345678901"])
+def test_ranks_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "train.toml", f"--ranks={text}"]) == 2
+    assert f"expected zero, all, none or ranks such as 0,2, got {text!r}" in capsys.readouterr().err
+
+
+def called_with(paths: RunPaths, monkeypatch: pytest.MonkeyPatch, ranks: str) -> tuple[Any, ...]:
+    calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
+    assert run(["launch", "train.toml", "--ranks", ranks]) == 0
+    return calls[0]
 
 
 def test_answer_is_on_stdout_and_the_trace_is_not(

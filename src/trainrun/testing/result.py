@@ -45,4 +45,5 @@ class Result:
 
     def output(self, rank: int = 0) -> str:
         """What a real worker printed. What a run in the test's own process prints is for `capsys`."""
-        return self.paths.rank_output(rank).read_text(encoding="utf-8", errors="replace")
+        parts = (self.paths.rank_output_old(rank), self.paths.rank_output(rank))
+        return "".join(part.read_text(encoding="utf-8", errors="replace") for part in parts if part.exists())
