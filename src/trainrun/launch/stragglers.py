@@ -23,12 +23,8 @@ class Straggler(NamedTuple):
     @property
     def message(self) -> str:
         """It in one line."""
-        return (
-            f"rank {self.rank} is slow: {_shown(self.seconds)} of its own work in each step, "
-            f"{self.seconds / self.usual:.1f} times the usual {_shown(self.usual)}"
-            if self.usual > 0
-            else f"rank {self.rank} is slow: {_shown(self.seconds)} of its own work in each step"
-        )
+        times = f", {self.seconds / self.usual:.1f} times the usual {_shown(self.usual)}" if self.usual else ""
+        return f"rank {self.rank} is slow: it works {_shown(self.seconds)} itself in each step{times}"
 
 
 class Stragglers:

@@ -44,6 +44,12 @@ def alive(pid: int, started: int) -> bool:
     return stat is not None and int(stat[19]) == started and stat[0] not in {"Z", "X"}
 
 
+def stopped(pid: int) -> bool:
+    """Whether the process stands still, by SIGSTOP or because somebody debugs it."""
+    stat = _stat(pid)
+    return stat is not None and stat[0] in {"T", "t"}
+
+
 def exit_code(pid: int, started: int) -> int | None:
     """How a process that is dead but not yet reaped ended: its exit code, or minus the signal's number.
 
