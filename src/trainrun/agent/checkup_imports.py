@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,19 +35,19 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class Footprint(NamedTuple):
-    """What a fork would take along or lose: threads (native ones by id, Python's by name), listening sockets, CUDA."""
+    """What a fork would take along or lose: threads by id, names of Python's own, listening sockets, CUDA."""
 
-    threads: frozenset[str]
-    python_threads: frozenset[str]
+    threads: frozenset[int]
+    names: Mapping[int, str]
     listening: frozenset[str]
     cuda: bool
 
     @classmethod
     def now(cls) -> Footprint:
         """That of this process."""
-        threads = frozenset(entry.name for entry in (_SELF / "task").iterdir())
-        python = frozenset(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
-        return cls(threads, python, _listening(), _used_cuda())
+        threads = frozenset(int(entry.name) for entry in (_SELF / "task").iterdir())
+        names = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id is not None}
+        return cls(threads, names, _own_sockets() & _all_listening(), _used_cuda())
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -59,18 +59,12 @@ def check(context: Context) -> Iterator[Finding]:
     except Exception as error:
         yield from _no_torch(error)
         return
-    yield _torch(torch, time.perf_counter() - begun)
-    fork = Verdict("fork safety")
-    _judge(fork, "torch", before, Footprint.now(), _OWN)
-    for name in PRELOADED:
-        context.doing(f"importing {name}")
-        _import(fork, name, _OWN)
-    sys.path[:0] = context.settings.preload_path  # as the fork server does it
-    for name in context.settings.preload:
-        context.doing(f"importing {name} of launch.preload")
-        _import(fork, name, _ASKED)
-    yield _fork_safety(fork, context)
-    yield _devices(torch, context)
+    yield torch_itself(torch, time.perf_counter() - begun)
+    if context.settings.start == "cold":
+        yield skipped("fork safety", 'not applicable: launch.start is "cold"')
+    else:
+        yield _fork_safety(context, before)
+    yield devices(torch, context)
 
 
 def _no_torch(error: Exception) -> Iterator[Finding]:
@@ -81,7 +75,8 @@ def _no_torch(error: Exception) -> Iterator[Finding]:
     yield skipped("devices", "not examined, because torch failed")
 
 
-def _torch(torch: Any, seconds: float) -> Finding:
+def torch_itself(torch: Any, seconds: float) -> Finding:
+    """Version and build; seconds: how long it took to import it."""
     verdict = Verdict("torch")
     version = str(torch.__version__)
     cuda, hip = torch.version.cuda, torch.version.hip
@@ -96,19 +91,38 @@ def _torch(torch: Any, seconds: float) -> Finding:
     return verdict.finding(version=version, build=build, import_seconds=round(seconds, 3))
 
 
+def _fork_safety(context: Context, before: Footprint) -> Finding:
+    """Import what the fork server imports. before: what this process was like before it imported torch."""
+    verdict = Verdict("fork safety")
+    judge(verdict, "torch", before, Footprint.now(), _OWN)
+    for name in PRELOADED:
+        context.doing(f"importing {name}")
+        _import(verdict, name, _OWN)
+    sys.path[:0] = context.settings.preload_path  # as the fork server does it
+    for name in context.settings.preload:
+        context.doing(f"importing {name} of launch.preload")
+        _import(verdict, name, _ASKED)
+    modules = ["torch", *PRELOADED, *context.settings.preload]
+    finding = verdict.finding(modules=modules)
+    if finding.status != "ok":
+        return finding
+    return finding._replace(finding=f"{len(modules)} preloaded modules start no thread and touch no device")
+
+
 def _import(verdict: Verdict, name: str, advice: str) -> None:
     before = Footprint.now()
     try:
         importlib.import_module(name)
     except (Exception, SystemExit) as error:
         verdict.fail(f"{name} cannot be imported: {reason(error)}", f"repair it, or {advice}")
-    _judge(verdict, name, before, Footprint.now(), advice)
+    judge(verdict, name, before, Footprint.now(), advice)
 
 
-def _judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out: str) -> None:
+def judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out: str) -> None:
     """What importing `name` did that a process which forks must not do; `out` is the way out."""
-    python = sorted(after.python_threads - before.python_threads)
-    native = len(after.threads - before.threads) - len(python)
+    new = after.threads - before.threads
+    python = sorted(after.names[thread] for thread in new if thread in after.names)
+    native = len(new) - len(python)
     if after.cuda and not before.cuda:
         verdict.fail(f"{name} touches CUDA when it is imported, and that cannot be forked", out)
     if python:
@@ -119,16 +133,8 @@ def _judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out
         verdict.fail(f"{name} opens a listening socket when it is imported, which all workers would share", out)
 
 
-def _fork_safety(verdict: Verdict, context: Context) -> Finding:
-    modules = ["torch", *dict.fromkeys([*PRELOADED, *context.settings.preload])]
-    finding = verdict.finding(modules=modules)
-    cold = "; workers are started cold and do not fork" if context.settings.start == "cold" else ""
-    if finding.status != "ok":
-        return finding._replace(finding=finding.finding + cold)
-    return finding._replace(finding=f"{len(modules)} preloaded modules start no thread and touch no device{cold}")
-
-
-def _devices(torch: Any, context: Context) -> Finding:
+def devices(torch: Any, context: Context) -> Finding:
+    """Ask torch for its GPUs, and compute something on each."""
     context.doing("asking for GPUs")
     verdict = Verdict("devices")
     present, shown = count_gpus(environment={}), os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -181,11 +187,6 @@ def _driver() -> str | None:
     except (OSError, IndexError):
         return None
     return next((word for word in first.split() if word[:1].isdigit() and "." in word), None)
-
-
-def _listening() -> frozenset[str]:
-    """The inodes of this process's sockets that listen."""
-    return _own_sockets() & _all_listening()
 
 
 def _own_sockets() -> frozenset[str]:

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from trainrun.agent.checkup_worker import forked
+from trainrun.doctor.examine import GLOO_HINT, NCCL_HINT
 from trainrun.doctor.finding import Context, Finding, Verdict, reason, skipped
 from trainrun.rundir.files import read_json
 
 # The first one ties the fork server to this process before anything slow is imported.
 _PRELOADED = ("trainrun.agent.preload", "trainrun.agent.checkup_worker", "torch", "torch.distributed")
 
-_HINTS = {
-    "gloo": "see `host name`, `ports` and `shared memory`; GLOO_SOCKET_IFNAME=lo forces the loopback interface",
-    "nccl": "NCCL_DEBUG=INFO shows why; see `devices` and `shared memory`, and compare the driver with torch's CUDA",
-}
+_PATIENCE = 0.5  # of the time limit, for the collectives: their own complaint says more than that of the doctor
+_HINTS = {"gloo": GLOO_HINT, "nccl": NCCL_HINT}
 
 
 def gloo(context: Context) -> Iterator[Finding]:
@@ -95,7 +94,7 @@ def _start(context: Context, backend: str, workers: int, folder: Path) -> None:
         start_method="forkserver" if warm else "spawn",
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
     )
-    seconds = context.settings.timeout
+    seconds = context.settings.timeout * _PATIENCE
     if warm:
         api.elastic_launch(config, forked)(backend, str(folder), seconds)
     else:

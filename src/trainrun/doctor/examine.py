@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from trainrun.doctor.examiner import Examination, Examiner, unexamined
 from trainrun.doctor.finding import Finding, Settings
 
+GLOO_HINT = "see `host name` and `shared memory`; GLOO_SOCKET_IFNAME=lo forces the loopback interface"
+NCCL_HINT = "NCCL_DEBUG=INFO shows why; see `devices` and `shared memory`, and compare the driver with torch's CUDA"
+
 _SOFTWARE = (
     Examination(("python",), "trainrun.doctor.packages:python"),
     Examination(("packages",), "trainrun.doctor.packages:packages"),
@@ -28,20 +31,20 @@ _MACHINE = (
 )
 _TORCH = (
     Examination(("torch", "fork safety", "devices"), "trainrun.agent.checkup_imports:check", fresh=True),
-    Examination(("gloo",), "trainrun.agent.checkup_reduce:gloo", fresh=True, needs="torch"),
-    Examination(("nccl",), "trainrun.agent.checkup_reduce:nccl", fresh=True, needs="torch"),
+    Examination(("gloo",), "trainrun.agent.checkup_reduce:gloo", fresh=True, needs=("torch", "ports"), hint=GLOO_HINT),
+    Examination(("nccl",), "trainrun.agent.checkup_reduce:nccl", fresh=True, needs=("torch", "ports"), hint=NCCL_HINT),
 )
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check, those of the recipe only where there is one. Findings come as they are made."""
     examinations = [*_SOFTWARE, *(_RECIPE if settings.recipe else ()), *_MACHINE, *_TORCH]
-    failed: set[str] = set()
+    failed: list[str] = []
     with Examiner() as examiner:
         for one in examinations:
-            missing = one.needs in failed
-            for finding in unexamined(one.names, str(one.needs)) if missing else examiner.findings(one, settings):
+            causes = [name for name in failed if name in one.needs]
+            for finding in unexamined(one.names, causes[0]) if causes else examiner.findings(one, settings):
                 settings = settings.updated(finding.facts)
                 if finding.status == "failed":
-                    failed.add(finding.check)
+                    failed.append(finding.check)
                 yield finding

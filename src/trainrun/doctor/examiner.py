@@ -29,13 +29,14 @@ class Examination(NamedTuple):
     """A check: what it reports on, in this order, and the function that does it as `module:function`.
 
     `fresh`: in a process of its own, started as a launch starts its agents, for it imports what others must not see.
-    `needs`: a check without whose success this one has no meaning.
+    `needs`: checks without whose success this one has no meaning. `hint`: what to do where it never ends.
     """
 
     names: tuple[str, ...]
     target: str
     fresh: bool = False
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
+    hint: str = "find out why that hangs, or give it more time with --timeout"
 
 
 class Examiner:
@@ -90,7 +91,7 @@ class Examiner:
                 continue
             if answer.fatal:
                 self.close()
-            yield from _broken(names, answer.how, answer.advice)
+            yield from _broken(names, answer.how, answer.advice or examination.hint)
             return
         child.answer(settings.timeout)  # `done`: the process is ready for the next job
 
@@ -106,7 +107,7 @@ def _broken(names: Sequence[str], how: str, advice: str) -> Iterator[Finding]:
 
 
 class _End(NamedTuple):
-    """In place of a finding: the check is over. `fatal`: so is its process."""
+    """In place of a finding: the check is over. `fatal`: so is its process. Without advice, the check's hint counts."""
 
     how: str = ""
     advice: str = ""
@@ -193,8 +194,7 @@ class _Child:
         self._popen.send_signal(signal.SIGABRT)  # has faulthandler write where it hangs
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_AFTERLIFE)
-        what = f"{self._doing or 'it'} takes longer than {seconds:g} s{self._where()}"
-        return _End(what, "find out why that hangs, or give it more time with --timeout", fatal=True)
+        return _End(f"{self._doing or 'it'} takes longer than {seconds:g} s{self._where()}", fatal=True)
 
     def _died(self) -> _End:
         with suppress(subprocess.TimeoutExpired):

@@ -21,7 +21,8 @@ def ports(context: Context) -> Iterator[Finding]:
     """Bind a free port on each loopback address and connect to it; see that `localhost` means one of them."""
     verdict = Verdict("ports")
     works = [name for family, name in _FAMILIES.items() if _loopback(context, verdict, family)]
-    verdict.say(f"free ports on localhost can be used, by {' and '.join(works) or 'nothing'}")
+    if works:
+        verdict.say(f"free ports on localhost can be used, by {' and '.join(works)}")
     context.doing("resolving localhost")
     try:
         found = addresses("localhost")

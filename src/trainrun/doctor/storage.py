@@ -59,6 +59,8 @@ def temporary(context: Context) -> Iterator[Finding]:
     context.doing(f"looking at {folder}")
     mount, space = mount_of(folder), space_of(folder)
     verdict.say(f"{folder}: {mount.kind}, {size(space.free)} free")
+    if (first := _wanted_temporary()) != str(folder):
+        verdict.warn(f"it is used because {first} cannot be written to", f"free some space in {first}, or {hint}")
     try:
         with tempfile.TemporaryDirectory(prefix="trainrun-doctor-") as made:
             context.made(made)
@@ -114,6 +116,12 @@ def existing(folder: Path) -> Path:
     """The folder itself, else the nearest one above it that exists."""
     # Not by Path.exists, which raises where a parent may not be searched.
     return next((one for one in (folder, *folder.parents) if os.path.exists(one)), Path("/"))  # noqa: PTH110
+
+
+def _wanted_temporary() -> str:
+    """What Python tries first."""
+    named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return os.path.abspath(next(filter(None, named), "/tmp"))  # noqa: S108, PTH100 - as tempfile does it
 
 
 def _owned(folder: Path) -> str:
