@@ -16,11 +16,13 @@ class End:
 
     `code` is its exit code, or minus the number of the signal that killed it, or None where nobody
     saw it. It was still running at `seen_ns` of the monotonic clock; 0 where nobody saw it alive.
+    `orphaned`: it died with the fork server that it came from.
     """
 
     rank: int
     code: int | None
     seen_ns: int
+    orphaned: bool = False
 
 
 def write_ends(paths: RunPaths, attempt: int, ends: Mapping[int, End]) -> None:

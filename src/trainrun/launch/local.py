@@ -273,7 +273,8 @@ class LocalWorkers:
         codes = self._agent.ends(_ACCOUNT)
         for rank, end in self._ended.items():
             if end.code is None and rank in records:
-                self._ended[rank] = replace(end, code=codes.get(records[rank].pid))
+                orphaned = process.start_time(records[rank].parent) is None
+                self._ended[rank] = replace(end, code=codes.get(records[rank].pid), orphaned=orphaned)
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):

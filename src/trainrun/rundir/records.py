@@ -30,7 +30,8 @@ class WorkerRecord:
 
     `phase` is ``starting``, ``setup``, ``training``, ``evaluation``, … and at the end ``finished``
     or ``failed``. A worker that is gone without a ``finished`` record has failed, whatever its exit code.
-    `stopped` is the reason of an agreed stop and `source` who asked for it (a plugin, a signal).
+    `stopped` is the reason of an agreed stop and `source` who asked for it (a plugin, a signal). `parent` is the pid of
+    the process that it was started by.
     """
 
     pid: int
@@ -44,6 +45,7 @@ class WorkerRecord:
     error: WorkerError | None = None
     stopped: str | None = None
     source: str | None = None
+    parent: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
@@ -61,7 +63,7 @@ class Failure:
 
     rank: int | None
     message: str
-    kind: Literal["error", "signal", "exit", "agent", "silent", "node"]
+    kind: Literal["error", "signal", "exit", "agent", "silent", "node", "hang"]
     type: str | None = None
     traceback: str | None = None
     step: int = 0

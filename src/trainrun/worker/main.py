@@ -173,7 +173,12 @@ class Record:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         pid = os.getpid()
         self._record = WorkerRecord(
-            pid=pid, pgid=os.getpgid(0), start_time=start_time(pid) or 0, rank=rank, phase="starting"
+            pid=pid,
+            pgid=os.getpgid(0),
+            start_time=start_time(pid) or 0,
+            rank=rank,
+            phase="starting",
+            parent=os.getppid(),
         )
 
     def update(self, phase: str, step: int = 0) -> None:
