@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from trainrun.launch import local
 from trainrun.launch.ends import read_ends, read_record
 from trainrun.launch.handle import Launch
 from trainrun.launch.local import Local, LocalWorkers
-from trainrun.rundir import RunPaths, process
+from trainrun.rundir import RunPaths, WorkerRecord, process
+from trainrun.rundir.files import write_json
 
 Launched = Callable[..., tuple[Launch, LocalWorkers]]
 
@@ -124,6 +127,47 @@ def test_agent_that_is_killed_is_noticed(launched: Launched) -> None:
 def _is_child(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
         return int(file.read().rpartition(")")[2].split()[1]) == os.getpid()
+
+
+class WarmStub:
+    """A warm agent that tells how its workers ended when all are gone, as elastic also logs of one of them."""
+
+    session = 0
+
+    def __init__(self, launch: Launch, codes: dict[int, int]) -> None:
+        self._log = launch.paths.node_log(0)
+        self._codes = codes
+
+    def poll(self) -> None:
+        return None
+
+    own_end = halt = poll
+
+    def ends(self, seconds: float) -> dict[int, int]:
+        self._log.write_text("failed (exitcode: -9) local_rank: 0 (pid: 1)")
+        return self._codes
+
+
+def test_workers_that_were_killed_for_the_end_of_another_are_not_blamed(
+    paths: RunPaths, make: Callable[..., Launch]
+) -> None:
+    launch: Launch = make(paths)
+    workers = [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2)]
+    paths.attempt(1).mkdir()
+    for rank, worker in enumerate(workers):
+        started = process.start_time(worker.pid) or 0
+        write_json(
+            paths.worker_record(1, rank), WorkerRecord(worker.pid, worker.pid, started, rank, "training").to_json()
+        )
+    agent: Any = WarmStub(launch, {workers[0].pid: -9, workers[1].pid: -11})
+    output: Any = SimpleNamespace(poll=lambda: None, close=lambda: None)
+    handle = LocalWorkers(agent, launch, 0, output)
+    assert handle.poll() is None
+    workers[1].send_signal(signal.SIGSEGV)
+    workers[1].wait()
+    assert follow(handle) != 0
+    assert workers[0].wait() == -signal.SIGKILL
+    assert {rank: end.code for rank, end in read_ends(paths, 1).items()} == {1: -signal.SIGSEGV}
 
 
 def test_another_backend_is_not_ours(paths: RunPaths, make: Callable[..., Launch]) -> None:

@@ -260,7 +260,8 @@ class LocalWorkers:
             time.sleep(0.01)
         for rank, code in self._reported().items():
             seen = self._ended.get(rank)
-            if rank not in self._finished and (seen is None or seen.code is None):
+            # Those that are still watched were running just now: we have killed them since.
+            if rank not in self._finished | self._watched.keys() and (seen is None or seen.code is None):
                 self._ended[rank] = End(rank, code, seen.seen_ns if seen else 0)
 
     def _ask_agent(self) -> None:
