@@ -46,11 +46,19 @@ class Watched:
         return None
 
 
+def training(paths: RunPaths, size: int) -> list[Pulse]:
+    """The pulses of ranks that train."""
+    pulses = [Pulse.create(paths.pulse(1, rank)) for rank in range(size)]
+    for pulse in pulses:
+        pulse.enter("training")
+    return pulses
+
+
 # --- when it is a hang ---
 
 
 def test_no_advance_of_any_rank_is_a_hang(paths: RunPaths) -> None:
-    pulses = [Pulse.create(paths.pulse(1, rank)) for rank in range(2)]
+    pulses = training(paths, 2)
     watched = Watched(paths, 2, 10.0)
 
     def one_goes_on() -> None:
@@ -64,20 +72,34 @@ def test_no_advance_of_any_rank_is_a_hang(paths: RunPaths) -> None:
     assert 9.0 <= watched.now - began <= 11.0
 
 
-def test_time_without_a_pulse_counts(paths: RunPaths) -> None:
-    watched = Watched(paths, 2, 10.0)
-    assert watched.wait(9.0) is None
+@pytest.mark.parametrize(("timeout", "counted"), [(100.0, 100), (10.0, 60)])
+def test_time_without_a_pulse_counts(paths: RunPaths, timeout: float, counted: int) -> None:
+    watched = Watched(paths, 2, timeout)
+    assert watched.wait(counted - 1) is None
     hang = watched.wait(60.0)
     assert hang is not None
-    assert hang.message == "no rank advanced for 10 s: ranks 0 and 1 have not begun"
+    assert hang.message == f"no rank advanced for {counted} s: ranks 0 and 1 have not begun"
+
+
+def test_getting_ready_to_train_may_take_a_minute(paths: RunPaths) -> None:
+    pulses = training(paths, 2)
+    pulses[1].enter("setup")
+    watched = Watched(paths, 2, 10.0)
+    assert watched.wait(59.0) is None
+    hang = watched.wait(5.0)
+    assert hang is not None
+    assert "rank 1 sits in setup" in hang.message
+    pulses[1].enter("training")
+    assert watched.wait(9.0) is None
+    assert watched.wait(5.0) is not None
 
 
 def test_the_first_pulse_is_an_advance(paths: RunPaths) -> None:
-    watched = Watched(paths, 2, 10.0)
-    assert watched.wait(9.0) is None
+    watched = Watched(paths, 2, 100.0)
+    assert watched.wait(90.0) is None
     Pulse.create(paths.pulse(1, 1))
-    assert watched.wait(9.0) is None
-    assert watched.wait(9.0) is not None
+    assert watched.wait(90.0) is None
+    assert watched.wait(20.0) is not None
 
 
 def test_a_timeout_of_zero_is_for_ever(paths: RunPaths) -> None:
@@ -85,7 +107,7 @@ def test_a_timeout_of_zero_is_for_ever(paths: RunPaths) -> None:
 
 
 def test_while_it_was_itself_stopped_it_saw_nothing(paths: RunPaths) -> None:
-    pulse = Pulse.create(paths.pulse(1, 0))
+    (pulse,) = training(paths, 1)
     watched = Watched(paths, 1, 10.0)
     assert watched.wait(5.0, pulse.advance) is None
     watched.now += 3600.0
@@ -185,6 +207,7 @@ def worker(paths: RunPaths) -> Iterator[Callable[[int, Callable[[], None]], Work
             die_with_parent()
             faulthandler.register(STACKS_SIGNAL, file=paths.stacks(1, rank).open("w"), all_threads=True)
             pulse = Pulse.create(paths.pulse(1, rank))
+            pulse.enter("training")
             pulse.begin_step(7)
             pulse.slots[CRUMB] = pulse.crumb("sleepy", "on_step_start")
             then()
@@ -253,8 +276,7 @@ def test_who_cannot_write_is_not_waited_for_for_ever(paths: RunPaths, worker: Ca
 
 
 def test_one_that_is_gone_or_another_process_is_not_signalled(paths: RunPaths) -> None:
-    for rank in range(2):
-        Pulse.create(paths.pulse(1, rank))
+    training(paths, 2)
     dog, found = hang(paths, 2)
     own = start_time(os.getpid()) or 0
     records = {

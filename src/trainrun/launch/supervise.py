@@ -13,6 +13,8 @@ from trainrun.launch.nodes.spread import SpreadWorkers
 from trainrun.launch.signals import Asked, Signals, StopNow
 from trainrun.launch.terminal import Say, Tail
 from trainrun.launch.verdict import Ending, Forced
+from trainrun.launch.vigil import Hung, Vigil
+from trainrun.launch.watchdog import Hang
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.rundir.files import append_line, read_json
 from trainrun.rundir.requests import take_stop
@@ -64,7 +66,8 @@ def supervise(
 ) -> Ending:
     """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
     killed_before = memory.kills()
-    looks = [*(tail.poll for tail in tails), status.poll]
+    looks = [*(tail.poll for tail in tails), status.poll, Vigil(launch, say).look]
+    hang: Hang | None = None
     code: int | None = None
     forced: Forced | None = None
     try:
@@ -73,6 +76,8 @@ def supervise(
         forced = stopped_how(signals)
     except _GraceOver:
         forced = "grace"
+    except Hung as hung:
+        hang = hung.hang
     finally:
         with signals.shield():
             handle.kill()
@@ -80,7 +85,7 @@ def supervise(
         for tail in tails:
             tail.finish()
         status.poll()
-    return Ending(code, signals.first, forced, memory.kills() > killed_before, *_of_nodes(handle))
+    return Ending(code, signals.first, forced, memory.kills() > killed_before, *_of_nodes(handle), hang)
 
 
 def _of_nodes(handle: WorkersHandle) -> tuple[str | None, Mapping[int, int]]:

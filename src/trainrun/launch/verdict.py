@@ -5,21 +5,24 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
+from trainrun.launch.watchdog import Hang, told, where
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.pulse import read_pulse
 from trainrun.rundir.records import Cause, Failure, Outcome, State, WorkerError, WorkerRecord
 
 Forced = Literal["now", "grace", "early"]
 
+_TOLD_TO_STOP = "Terminated"  # the worker's error where it was told to stop, and sat somewhere until its time was over
 # Errors of our own, whose messages name plugin, hook and what was raised.
-_SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__}
+_SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__, _TOLD_TO_STOP}
 _LINES = 30  # of the agent's log, where no worker could say what happened
 
 
@@ -30,7 +33,8 @@ class Ending:
     `code` is the backend's exit code, `signal` the first signal that the client got, and `forced` why the
     workers were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too
     early for them to be started. `lost` says which of several nodes was lost, `clocks` what to add to the monotonic
-    times of a rank of another node to compare them with those of node 0.
+    times of a rank of another node to compare them with those of node 0. `hang` is where all ranks were when nothing
+    went on any more.
     """
 
     code: int | None
@@ -39,13 +43,14 @@ class Ending:
     out_of_memory: bool = False
     lost: str | None = None
     clocks: Mapping[int, int] = field(default_factory=dict)
+    hang: Hang | None = None
 
 
 def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     """The outcome of the attempt that `launch` was making."""
     paths, attempt = launch.paths, launch.attempt
     size = launch.workers * launch.recipe.launch.nodes
-    records = read_records(paths, attempt, range(size))
+    records = _read_records(paths, attempt, size)
     failure: Failure | None = None
     cause: Cause | None = None
     if ending.forced:
@@ -53,14 +58,17 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     elif ending.lost is not None:
         failure = Failure(rank=None, kind="node", message=ending.lost)
         state, code, reason, cause = "failed", ExitCode.RESUMABLE, ending.lost, "node"
+    elif ending.hang is not None:
+        failure = _from_hang(paths, ending.hang)
+        state, code, reason, cause = "failed", ExitCode.TRAINING_FAILED, failure.message, "crash"
     elif (failure := first_failure(paths, attempt, size, ending)) is not None and not _was_told(failure, ending):
-        state, code, reason = _failed(failure, records)
-        cause = "crash" if code == ExitCode.TRAINING_FAILED else None
+        state, code, reason = _failed(failure, records, ending)
+        cause = "crash" if code == ExitCode.TRAINING_FAILED else _preemption(code, ending)
     elif failure is not None:
         failure, (state, code), reason = None, _by_signal(ending.signal), "stopped before training began"
     else:
         state, code, reason = _ended(records, ending)
-        cause = "preemption" if code == ExitCode.TERMINATED and ending.signal is None else None
+        cause = _preemption(code, ending)
     status = _status(paths, attempt)
     return Outcome(
         state=state,
@@ -79,7 +87,7 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
 
 def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
     """The failure that came first; those of its peers are consequences of it. None if all workers finished."""
-    records = read_records(paths, attempt, range(size))
+    records = _read_records(paths, attempt, size)
     if len(records) == size and all(record.phase == "finished" for record in records.values()):
         return None
     ends = read_ends(paths, attempt)
@@ -91,6 +99,21 @@ def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> F
     if end is not None:
         return _from_end(paths, end, records.get(end.rank), ending, _known_step(_status(paths, attempt)))
     return _from_agent(paths, records, size, ending)
+
+
+def _read_records(paths: RunPaths, attempt: int, size: int) -> dict[int, WorkerRecord]:
+    """The workers' records; of those that could not say how they ended, with what their pulses showed last."""
+    return {
+        rank: _completed(paths, attempt, record) for rank, record in read_records(paths, attempt, range(size)).items()
+    }
+
+
+def _completed(paths: RunPaths, attempt: int, record: WorkerRecord) -> WorkerRecord:
+    beat = read_pulse(paths.pulse(attempt, record.rank))
+    if beat is None or record.phase in {"finished", "failed"}:
+        return record
+    step = max(record.step, beat.step)
+    return replace(record, step=step, phase=beat.phase, instance=beat.instance, hook=beat.hook)
 
 
 def _was_told(failure: Failure, ending: Ending) -> bool:
@@ -105,10 +128,19 @@ def _forced(launch: Launch, ending: Ending) -> tuple[State, int, str]:
         reason = "stopped before the workers were started"
     else:
         reason = f"killed, because the workers had not stopped within launch.grace ({launch.recipe.launch.grace:g} s)"
+        if sat := told(where(launch.paths, launch.attempt, launch.ranks)):
+            reason += f": {sat}"
     return (*_by_signal(ending.signal), reason)
 
 
-def _failed(failure: Failure, records: Mapping[int, WorkerRecord]) -> tuple[State, int, str]:
+def _preemption(code: int, ending: Ending) -> Cause | None:
+    """Whether workers were told to stop by somebody else than this client."""
+    return "preemption" if code == ExitCode.TERMINATED and ending.signal is None else None
+
+
+def _failed(failure: Failure, records: Mapping[int, WorkerRecord], ending: Ending) -> tuple[State, int, str]:
+    if failure.type == _TOLD_TO_STOP:
+        return (*_by_signal(ending.signal), failure.message)
     record = None if failure.rank is None else records.get(failure.rank)
     known = record.error["exit_code"] if failure.kind == "error" and record and record.error else None
     return "failed", known or ExitCode.TRAINING_FAILED, failure.message
@@ -148,6 +180,21 @@ def _raised_ns(record: WorkerRecord, clocks: Mapping[int, int]) -> int:
 def _came_before(end: End | None, error: WorkerRecord, clocks: Mapping[int, int]) -> bool:
     # An error that came while the other rank was still seen alive is no consequence of its end.
     return end is not None and end.seen_ns <= _raised_ns(error, clocks)
+
+
+def _from_hang(paths: RunPaths, hang: Hang) -> Failure:
+    blamed = hang.blamed[0]
+    beat = blamed.beat
+    return Failure(
+        rank=blamed.rank,
+        kind="hang",
+        message=hang.message,
+        step=beat.step if beat else 0,
+        phase=beat.phase if beat else None,
+        instance=beat.instance if beat else None,
+        hook=beat.hook if beat else None,
+        log=str(blamed.stacks or paths.rank_output(blamed.rank)),
+    )
 
 
 def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
@@ -212,6 +259,8 @@ def _from_agent(paths: RunPaths, records: Mapping[int, WorkerRecord], size: int,
 
 
 def _how(end: End, ending: Ending) -> str:
+    if end.orphaned:
+        return "died with the fork server that it came from, which was killed"
     if end.code is None:
         return "ended without a completion record"
     if end.code == 0:

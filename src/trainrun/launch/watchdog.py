@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from trainrun.rundir.pulse import STACKS_SIGNAL, Beat, read_pulse
 from trainrun.rundir.records import WorkerRecord
 
 _PACE = 0.25  # seconds between two looks
+_START = 60.0  # seconds that ranks have at least between two signs of life until they train
 _LONGEST = 1.0  # seconds that count between two looks: while this process was itself stopped it saw nothing
 _WRITING = 2.0  # seconds that all workers together have to write their stacks
 _LOOK = 0.05
@@ -50,23 +51,23 @@ class Hang(NamedTuple):
     @property
     def blamed(self) -> tuple[Where, ...]:
         """The stopped ranks; else the ones furthest behind, and of these those that do not wait for others."""
-        found = [where for where in self.ranks if where.stopped]
+        found = [one for one in self.ranks if one.stopped]
         if not found:
-            least = min(_advances(where) for where in self.ranks)
-            found = [where for where in self.ranks if _advances(where) == least]
-        own = [where for where in found if where.beat is not None and not where.beat.waiting]
-        named = [where for where in own if where.beat is not None and where.beat.hook is not None]
+            least = min(_advances(one) for one in self.ranks)
+            found = [one for one in self.ranks if _advances(one) == least]
+        own = [one for one in found if one.beat is not None and not one.beat.waiting]
+        named = [one for one in own if one.beat is not None and one.beat.hook is not None]
         return tuple(named or own or found)
 
     @property
     def message(self) -> str:
         """Everything in one line."""
         blamed = self.blamed
-        others = [where for where in self.ranks if where not in blamed]
-        stacks = [where.stacks for where in self.ranks if where.stacks is not None]
-        parts = [f"no rank advanced for {self.seconds:g} s: {_told(blamed)}"]
+        others = [one for one in self.ranks if one not in blamed]
+        stacks = [one.stacks for one in self.ranks if one.stacks is not None]
+        parts = [f"no rank advanced for {self.seconds:g} s: {told(blamed)}"]
         if others:
-            parts.append(_told(others))
+            parts.append(told(others))
         if stacks:
             attempt = stacks[0].parent
             parts.append(f"stacks: {attempt.parent.name}/{attempt.name}/stacks-*.txt")
@@ -76,7 +77,8 @@ class Hang(NamedTuple):
 class Watchdog:
     """Watches the workers `ranks` of one attempt. timeout: seconds without any advance that make a hang, 0 for never.
 
-    Made when the attempt begins: the time until a worker shows itself counts too.
+    Made when the attempt begins: the time until a worker shows itself counts too. While ranks import, and build what
+    they train, the timeout is a minute at least: that takes as long as it takes, however short the steps are.
     """
 
     def __init__(self, paths: RunPaths, attempt: int, ranks: Sequence[int], timeout: float) -> None:
@@ -99,33 +101,31 @@ class Watchdog:
             rank: beat.advances for rank, beat in self.beats.items()
         }
         self._idle = 0.0 if advanced else self._idle + passed
-        if not self._timeout or self._idle < self._timeout:
+        limit = max(self._timeout, _START) if self._starting else self._timeout
+        if not self._timeout or self._idle < limit:
             return None
-        return Hang(self._timeout, tuple(Where(rank, self.beats.get(rank)) for rank in self._ranks))
+        return Hang(limit, tuple(Where(rank, self.beats.get(rank)) for rank in self._ranks))
 
-    def dump(self, hang: Hang, records: Mapping[int, WorkerRecord]) -> Hang:
-        """Have every worker of this machine write its stacks, and say where it was and whether it was stopped.
+    def dump(self, hang: Hang, records: Mapping[int, WorkerRecord], elsewhere: Collection[int] = ()) -> Hang:
+        """Have the workers of this machine write their stacks; answers with who was stopped and what was written.
 
-        A stopped one has to be continued for that; it is about to be ended anyway.
+        elsewhere: ranks on other machines, which were asked there.
         """
         living = {rank: record for rank, record in records.items() if process.alive(record.pid, record.start_time)}
-        stopped = {rank for rank, record in living.items() if process.stopped(record.pid)}
-        before = {rank: _size(self._paths.stacks(self._attempt, rank)) for rank in living}
-        for rank, record in living.items():
-            if rank in self.beats:  # else it may not handle the signal yet, and would die of it
-                process.send(record, STACKS_SIGNAL)
-        for rank in stopped:
-            process.send(living[rank], signal.SIGCONT)
+        before = {rank: _size(self._paths.stacks(self._attempt, rank)) for rank in [*living, *elsewhere]}
+        stopped = ask_for_stacks([record for rank, record in living.items() if rank in self.beats])
         written = self._wait_for_stacks(before)
         return hang._replace(
-            ranks=tuple(
-                where._replace(stopped=where.rank in stopped, stacks=written.get(where.rank)) for where in hang.ranks
-            )
+            ranks=tuple(one._replace(stopped=one.rank in stopped, stacks=written.get(one.rank)) for one in hang.ranks)
         )
 
+    @property
+    def _starting(self) -> bool:
+        """Whether a rank is not yet ready to train."""
+        return any(rank not in self.beats or self.beats[rank].phase in {"starting", "setup"} for rank in self._ranks)
+
     def _read(self) -> dict[int, Beat]:
-        found = {rank: read_pulse(self._paths.pulse(self._attempt, rank)) for rank in self._ranks}
-        return {rank: beat for rank, beat in found.items() if beat is not None}
+        return {one.rank: one.beat for one in where(self._paths, self._attempt, self._ranks) if one.beat is not None}
 
     def _wait_for_stacks(self, before: Mapping[int, int]) -> dict[int, Path]:
         """The files that were written to, when all of them are complete or the time is over."""
@@ -140,15 +140,35 @@ class Watchdog:
         return {rank: path for rank, path in files.items() if _size(path) > before[rank]}
 
 
-def _advances(where: Where) -> int:
-    return -1 if where.beat is None else where.beat.advances
+def ask_for_stacks(records: Sequence[WorkerRecord]) -> set[int]:
+    """Have workers of this machine that have a pulse write their stacks; answers with the ranks that were stopped.
+
+    A stopped one has to be continued for that; it is about to be ended anyway. One without a pulse may not handle the
+    signal yet, and would die of it.
+    """
+    stopped = {record.rank for record in records if process.stopped(record.pid)}
+    for record in records:
+        process.send(record, STACKS_SIGNAL)
+        if record.rank in stopped:
+            process.send(record, signal.SIGCONT)
+    return stopped
 
 
-def _told(ranks: Sequence[Where]) -> str:
+def where(paths: RunPaths, attempt: int, ranks: Sequence[int]) -> list[Where]:
+    """Where the ranks are, or were when they ended; those that never began are left out."""
+    found = {rank: read_pulse(paths.pulse(attempt, rank)) for rank in ranks}
+    return [Where(rank, beat) for rank, beat in found.items() if beat is not None]
+
+
+def _advances(one: Where) -> int:
+    return -1 if one.beat is None else one.beat.advances
+
+
+def told(ranks: Sequence[Where]) -> str:
     """Ranks that do the same in the same place, together."""
     places: dict[str, list[int]] = {}
-    for where in ranks:
-        places.setdefault(where.place, []).append(where.rank)
+    for one in ranks:
+        places.setdefault(one.place, []).append(one.rank)
     return "; ".join(_together(numbers, place) for place, numbers in places.items())
 
 
