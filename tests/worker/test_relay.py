@@ -82,7 +82,7 @@ def test_attempts_do_not_hear_one_another(nodes: list[Node], port: int, tmp_path
     SharedLog.create(path, 2, room(world))
     log = SharedLog(path, 0, 2, room(world))
     Relay(connect("run/2"), log, world, DELAY).fetch()
-    assert not log.moved
+    assert log.news() == []
 
 
 def test_what_everybody_has_fetched_leaves_the_store(nodes: list[Node], port: int) -> None:

@@ -67,6 +67,9 @@ class Decisions:
         self.step = 0
         self._rank = rank
         self._log = log
+        # Kept here, and compared without a call: everything that a step touches is out of the processor's caches.
+        nowhere = memoryview(b"")
+        self._written, self._read = log.counters if log else (nowhere, nowhere)
         self._delay = delay
         self._barrier = barrier
         self._relay = relay
@@ -90,8 +93,8 @@ class Decisions:
             self._flush()
         if self._relay is not None:
             self._relay.fetch()
-        if self._log is not None and self._log.moved:
-            self._absorb(self._log)
+        if self._written != self._read:
+            self._absorb()
         if not self._pending:
             return []
         return self._take(step - self._delay)
@@ -103,8 +106,7 @@ class Decisions:
         if self._relay is not None:
             self._relay.fetch()
             self._barrier()  # nobody reads before the leaders have fetched
-        if self._log is not None:
-            self._absorb(self._log)
+        self._absorb()
         settled = self._take(self.step)
         self._barrier()  # nobody posts anew before all have read
         return settled
@@ -132,8 +134,9 @@ class Decisions:
         if self._relay is not None:
             self._relay.send(entry, self.step)
 
-    def _absorb(self, log: SharedLog) -> None:
-        self._pending += [Decision(**json.loads(entry)) for entry in log.news()]
+    def _absorb(self) -> None:
+        if self._log is not None:
+            self._pending += [Decision(**json.loads(entry)) for entry in self._log.news()]
 
 
 def open_decisions(path: Path, name: str, collectives: Collectives, *, cuda: bool) -> Decisions:

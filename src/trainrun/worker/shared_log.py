@@ -58,9 +58,9 @@ class SharedLog:
         self._append(len(self._read_by), entry)
 
     @property
-    def moved(self) -> bool:
-        """Whether there is anything to read. Asked at every step, so it allocates nothing."""
-        return self._written != self._read
+    def counters(self) -> tuple[memoryview[int], memoryview[int]]:
+        """Bytes written to each ring, and read of each by this rank, as they change: unequal when there are news."""
+        return self._written, self._read
 
     def news(self) -> list[bytes]:
         """The entries that were not read yet: ring by ring, each in the order in which they were written."""
