@@ -117,13 +117,13 @@ def test_everything_is_tried_out(doctor: Doctor, recipe: Path, tmp_path: Path, m
 
 
 def test_torch_that_hangs_is_a_failed_check(doctor: Doctor, slow_torch: str, mark: str) -> None:
-    process = doctor("--timeout", "3", PYTHONPATH=slow_torch)
+    process = doctor("--timeout", "8", PYTHONPATH=slow_torch)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 4, err
     assert err == ""
     lines = out.splitlines()
     (torch,) = [line for line in lines if line.startswith("failed   torch")]
-    assert "importing torch takes longer than 3 s, in" in torch
+    assert "importing torch takes longer than 8 s, in" in torch
     assert "torch.py, line 2" in torch
     assert any(line.startswith("skipped  gloo") for line in lines), "which would hang in the same way"
     assert not any(line.startswith(("failed   ports", "failed   run directory")) for line in lines)
@@ -133,9 +133,10 @@ def test_torch_that_hangs_is_a_failed_check(doctor: Doctor, slow_torch: str, mar
     assert gone(mark)
 
 
-def test_a_wrong_recipe_is_one_finding_of_many(doctor: Doctor, slow_torch: str, recipe: Path) -> None:
+def test_a_wrong_recipe_is_one_finding_of_many(doctor: Doctor, tmp_path: Path, recipe: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open shared object file')")
     recipe.write_text(recipe.read_text() + "[launch]\ngrece = 1\n")
-    out, _ = doctor(recipe.name, "--json", "--timeout", "3", PYTHONPATH=slow_torch).communicate(timeout=100)
+    out, _ = doctor(recipe.name, "--json", PYTHONPATH=str(tmp_path)).communicate(timeout=150)
     (found,) = [check for check in json.loads(out)["checks"] if check["check"] == "recipe"]
     assert found["status"] == "failed"
     assert "grece" in found["finding"]

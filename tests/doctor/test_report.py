@@ -33,12 +33,12 @@ def user(monkeypatch: pytest.MonkeyPatch) -> str:
         ("/mnt/data/ada/runs", "/mnt/data/$USER/runs"),
         ("/scratch/ada/x", "/scratch/$USER/x"),
         ("Canada", "Canada"),
-        ("/elsewhere/home/x", "~/x"),
+        ("/elsewhere/base/x", "~/x"),
         ("http://me:token@proxy:3128/x", "http://…@proxy:3128/x"),
     ],
 )
 def test_what_is_private_is_hidden(user: str, text: str, hidden: str) -> None:
-    assert Private({"HOME": "/elsewhere/home"}).hide(text) == hidden
+    assert Private({"HOME": "/elsewhere/base"}).hide(text) == hidden
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def command(*, recipe: str | None, workers: int, timeout: float, as_json: bool) 
 
     With RECIPE, also the recipe, its folder and what it preloads. Every check is tried out for real, in a process that
     is given up when it hangs. Exit code 0 means that nothing failed, 4 that something did; warnings count for nothing.
-    The end of the answer is for bug reports: it names no user, no machine and no secret.
+    The end of the answer is for bug reports: it leaves out secrets, home directories, and names of users and machines.
     """
     from trainrun.doctor import report  # noqa: PLC0415 - help should not pay for it
     from trainrun.doctor.examine import examine  # noqa: PLC0415
