@@ -44,6 +44,7 @@ def test_arguments_are_passed_on(paths: RunPaths, monkeypatch: pytest.MonkeyPatc
     line = "launch train.toml -o a=1 -o b=2 -p x -p no:y --dir elsewhere --ranks all --refresh"
     assert run(line.split()) == 0
     options = {"dir": Path("elsewhere"), "ranks": "all", "quiet": False, "refresh": True}
+    options |= {"node_rank": None, "rdzv_endpoint": None}
     assert calls == [("train.toml", ("a=1", "b=2"), ("x", "no:y"), options)]
 
 
@@ -63,6 +64,16 @@ def called_with(paths: RunPaths, monkeypatch: pytest.MonkeyPatch, ranks: str) ->
     calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
     assert run(["launch", "train.toml", "--ranks", ranks]) == 0
     return calls[0]
+
+
+def test_the_number_of_nodes_is_an_override_and_the_place_of_this_one_is_passed_on(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
+    assert run("launch train.toml -o a=1 --nodes 2 --node-rank 1 --rdzv-endpoint node0:29400".split()) == 0
+    (_, overrides, _, options) = calls[0]
+    assert overrides == ("a=1", "launch.nodes=2")
+    assert (options["node_rank"], options["rdzv_endpoint"]) == (1, "node0:29400")
 
 
 def test_answer_is_on_stdout_and_the_trace_is_not(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainrun.errors import EnvironmentProblem, ExitCode, RecipeError, TrainrunError
+from trainrun.launch.ends import read_records
 from trainrun.launch.handle import Launch, Seat
 from trainrun.launch.local import Local, LocalWorkers
 from trainrun.launch.nodes import member
@@ -22,6 +23,7 @@ from trainrun.launch.preflight import Placement, place
 from trainrun.launch.prepare import environment
 from trainrun.launch.signals import SLACK, Signals, StopNow
 from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
+from trainrun.launch.watchdog import ask_for_stacks, where
 from trainrun.plugin.resolve import Resolved
 from trainrun.recipe.freeze import freeze
 from trainrun.recipe.model import LaunchTable, Recipe
@@ -31,6 +33,7 @@ from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 
 _PACE = 0.05  # seconds between two looks at everything
+_PATIENCE = 3.0  # seconds for node 0 to have the workers killed, after a second Ctrl-C here
 _VERDICT = 30.0  # seconds for node 0 to tell how the run ended, after a second Ctrl-C here
 
 
@@ -50,9 +53,19 @@ def join(resolved: Resolved, where: Place, say: Say, ranks: Echo) -> Outcome:
         except (member.NotReached, Refused) as error:
             if problem is not None:
                 raise problem from error
+            if signals.stopping:
+                raise _Stopped(signals.first) from error
             raise EnvironmentProblem(str(error)) from error
         assert recipe is not None
         return node.serve(channel, node.launch(recipe, paths), ranks)
+
+
+class _Stopped(TrainrunError):
+    """Somebody asked for a stop before there was a run to stop."""
+
+    def __init__(self, number: signal.Signals | None) -> None:
+        self.exit_code = _code(number)
+        super().__init__("stopped before node 0 was reached")
 
 
 class _Node:
@@ -98,6 +111,8 @@ class _Node:
                 try:
                     channel, _ = self.enter(launch.run_id, launch.recipe.launch.node_timeout)
                 except (member.NotReached, Refused) as error:
+                    if self._signals.stopping:
+                        return _stopped(launch, self._signals.first, lost)
                     return _left(launch, lost, error)
         finally:
             channel.close()
@@ -171,6 +186,11 @@ class _Session:
             self._workers.stop(str(message["reason"]))
         elif message["kind"] == "nudge":
             self._workers.nudge()
+        elif message["kind"] == "dump":
+            paths, ranks = self._launch.paths, self._launch.ranks
+            begun = {one.rank for one in where(paths, self._attempt, ranks)}
+            records = read_records(paths, self._attempt, ranks)
+            ask_for_stacks([record for rank, record in records.items() if rank in begun])
         elif message["kind"] == "kill":
             self._end(channel)
 
@@ -185,16 +205,18 @@ class _Session:
             channel.send("ask", request=asked.request, source=asked.source, now=False)
 
     def _give_up(self, channel: Channel) -> Outcome:
-        """After a second Ctrl-C: end everything, here and on the other nodes."""
-        self._end(channel)
+        """After a second Ctrl-C: have everything ended. Node 0 must hear of the wish before it hears of dead workers."""
         first = self._signals.first or signal.SIGINT
         channel.send("ask", request="stop", source=first.name, now=True)
-        deadline = time.monotonic() + _VERDICT
-        while channel.lost is None and time.monotonic() < deadline:
+        began = time.monotonic()
+        while channel.lost is None and time.monotonic() < began + _VERDICT:
             message = channel.take(_PACE)
             if message is not None and message["kind"] == "over":
                 return Outcome.from_json(message["outcome"])
-        return _interrupted(self._launch, first, "stopped at once")
+            if (message is not None and message["kind"] == "kill") or time.monotonic() > began + _PATIENCE:
+                self._end(channel)
+        self._end(channel)
+        return _stopped(self._launch, first, "stopped at once")
 
     def _end(self, channel: Channel) -> None:
         """Kill what runs of an attempt, and tell."""
@@ -246,12 +268,16 @@ def _left(launch: Launch, lost: str, error: Exception) -> Outcome:
     )
 
 
-def _interrupted(launch: Launch, number: signal.Signals, reason: str) -> Outcome:
-    interrupted = number == signal.SIGINT
+def _stopped(launch: Launch, number: signal.Signals | None, reason: str) -> Outcome:
+    """The end that somebody asked for, without node 0."""
     return Outcome(
-        state="interrupted" if interrupted else "terminated",
-        exit_code=int(ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED),
+        state="interrupted" if number == signal.SIGINT else "terminated",
+        exit_code=int(_code(number)),
         reason=reason,
         ended=time.time(),
         run=str(launch.paths.root),
     )
+
+
+def _code(number: signal.Signals | None) -> ExitCode:
+    return ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
