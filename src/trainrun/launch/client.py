@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
@@ -24,8 +24,10 @@ from trainrun.rundir import process
 from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Failure, Outcome
+from trainrun.rundir.requests import take_stop
 
 _DRAIN = 10.0  # seconds for background observers to finish
+_LOOK = 0.2  # seconds between two looks at the run directory while nothing runs
 
 
 class Client:
@@ -38,6 +40,7 @@ class Client:
         self._traces: set[str] = set()
         self._launch: Launch | None = None
         self._hooks: Dispatcher | None = None
+        self._lease: Lease | None = None
 
     def load(self, resolved: Resolved) -> Dispatcher:
         """Import the plugins that have client hooks."""
@@ -47,12 +50,16 @@ class Client:
     def run(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
         """Make the attempt and always end with an outcome in the run directory, whatever happens."""
         self._launch = prepared
-        lease = Lease.acquire(prepared.paths)
+        self._lease = lease = Lease.acquire(prepared.paths)
+        take_stop(prepared.paths)  # what was asked of an owner before this one
         started = time.time()
         try:
             outcome = self._begin(prepared, signals, ranks, started)
+            lease.confirm()
             with signals.shield():
                 return self._finish(outcome)
+        except LeaseLost:  # from here on every file of the run is another's
+            raise
         except Exception as error:
             raise self._crash(prepared, error, started) from error
         finally:
@@ -71,6 +78,8 @@ class Client:
             return replace(self._attempts(prepared, signals, ranks), started=started)
         except StopNow:
             return judge(self._launch or prepared, Ending(None, signals.first, stopped_how(signals)), started)
+        except LeaseLost:
+            raise
         except TrainrunError as error:
             return _failed(prepared, error, started)
 
@@ -86,8 +95,17 @@ class Client:
             verdict = budget.judge(outcome)
             if verdict.again and not signals.stopping:
                 self._tell_of_restart(outcome, verdict)
-                signals.wait(verdict.wait)
+                self._back_off(signals, verdict.wait)
         return verdict.outcome
+
+    def _back_off(self, signals: Signals, seconds: float) -> None:
+        """Wait, but not beyond a request to stop."""
+        assert self._launch is not None
+        deadline = time.monotonic() + seconds
+        while not signals.stopping and (left := deadline - time.monotonic()) > 0:
+            signals.wait(min(left, _LOOK))
+            look_for_stop(self._launch, signals)
+            self._look()
 
     def _assemble(self, prepared: Launch, signals: Signals, before: Outcome | None) -> Outcome | None:
         """Wait for all nodes; answers with the outcome where the run ends here. before: that of the last attempt."""
@@ -135,9 +153,11 @@ class Client:
                 raise EnvironmentProblem(
                     f"launch.backend: no enabled plugin starts workers for {current.recipe.launch.backend!r}"
                 )
-            status = StatusWatch(current, self._hooks, self._settle_faults)
+            status = StatusWatch(current, self._hooks, self._look)
             ending = supervise(current, handle, status, signals, tails, self._write)
             outcome = judge(current, ending, started)
+        except LeaseLost:
+            raise
         except TrainrunError as error:
             outcome = _failed(current, error, started)
         with signals.shield():
@@ -188,6 +208,11 @@ class Client:
     def _on_fault(self, fault: Fault) -> None:
         # May come from a background thread: only noted here.
         self._faults.append(fault)
+
+    def _look(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+        self._settle_faults()
 
     def _settle_faults(self) -> None:
         while self._faults:

@@ -111,6 +111,12 @@ class Lease:
                 f"for {SILENCE:g} s; it leaves the run alone from here on"
             )
 
+    def confirm(self) -> None:
+        """Look for another owner now, and then as `check`: before something is written that cannot be taken back."""
+        with suppress(OSError):
+            self.beat()
+        self.check()
+
     def release(self) -> None:
         """Give the run up. The record stays, so that a number never names two owners."""
         self._over.set()
