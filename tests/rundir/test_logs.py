@@ -111,6 +111,13 @@ def test_other_files_are_left_alone(paths: RunPaths) -> None:
     assert [entry.rank for entry in Logs(paths, Wanted()).read()] == []
 
 
+def test_agents_of_several_nodes(paths: RunPaths) -> None:
+    paths.node_log(0).write_text("first\n")
+    paths.node_log(3).write_text("fourth\n")
+    entries = Logs(paths, Wanted(frozenset({"agent"}))).read()
+    assert {(entry.text, entry.fields.get("node")) for entry in entries} == {("first", None), ("fourth", "3")}
+
+
 def test_only_an_older_part_is_left(paths: RunPaths) -> None:
     paths.rank_output(0).touch()
     paths.rank_output_old(0).write_text("older\n")

@@ -139,7 +139,8 @@ def _plain(entry: Entry) -> str:
 
 
 def _line(entry: Entry) -> str:
-    who = entry.source if entry.rank is None else f"rank {entry.rank}"
+    node = f" {entry.fields['node']}" if entry.source == "agent" and entry.fields else ""
+    who = f"{entry.source}{node}" if entry.rank is None else f"rank {entry.rank}"
     head = f"{_clock(entry.time)} {who}"
     if entry.source in {"output", "agent"}:
         return f"{head} | {clean(entry.text)}"

@@ -30,7 +30,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._rate = Rate()
+        self._rate, self._attempt = Rate(), 0
         self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> Self:
@@ -57,7 +57,10 @@ class Screen:
 
     def _progress(self, view: View) -> Iterator[RenderableType]:
         summary, status = view.summary, view.status
-        left = self._rate.seconds_left(status) if view.is_live else None
+        if summary.attempt != self._attempt:  # it begins at another step than the one before has reached
+            self._rate, self._attempt = Rate(), summary.attempt
+        current = view.is_live and status.get("attempt", summary.attempt) == summary.attempt
+        left = self._rate.seconds_left(status) if current else None
         words = [f"step {summary.step}" + (f"/{summary.steps}" if summary.steps else "")]
         words += [f"epoch {status['epoch']}"] if status.get("epoch") else []
         words += [f"{status['samples_per_second']:,.0f} samples/s"] if status.get("samples_per_second") else []

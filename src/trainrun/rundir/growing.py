@@ -34,23 +34,23 @@ class Growing:
     """
 
     def __init__(self, path: Path, since: float = 0.0) -> None:
-        self._path = path
+        self.path = path
         self._since = since
         self._open: _Part | None = None
         self._started = False
 
     def read(self) -> Iterator[Line]:
         """The lines that are there and have not been read; a last one without its end is left for the next call."""
-        current = self._open or _Part.open(self._path, self._since)
+        current = self._open or _Part.open(self.path, self._since)
         if not self._started:
             self._started = True
             yield from self._older(current)
         while current is not None:
             self._open = current
             yield from current.lines()
-            if current.is_at(self._path):
+            if current.is_at(self.path):
                 return
-            following = _Part.open(self._path, self._since)
+            following = _Part.open(self.path, self._since)
             yield from current.lines()  # what came between the last look and the renaming
             yield from current.rest()
             current.close()
@@ -70,10 +70,10 @@ class Growing:
             self._open = None
 
     def _older(self, current: _Part | None) -> Iterator[Line]:
-        older = _Part.open(rotated(self._path), self._since)
+        older = _Part.open(rotated(self.path), self._since)
         if older is None:
             return
-        if current is None or not current.is_at(rotated(self._path)):
+        if current is None or not current.is_at(rotated(self.path)):
             yield from older.lines()
             yield from older.rest()
         older.close()

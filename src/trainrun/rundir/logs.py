@@ -103,7 +103,8 @@ class _File(NamedTuple):
 
     def _output(self, line: Line, arrived: float) -> Entry:
         text = line.data.decode(errors="replace")
-        return Entry(max(line.time, arrived), self.source, self.rank, "info", text, {})
+        _, is_node, node = self.growing.path.stem.partition("agent-")
+        return Entry(max(line.time, arrived), self.source, self.rank, "info", text, {"node": node} if is_node else {})
 
     def _records(self, lines: Iterable[Line]) -> Iterator[Entry]:
         before = 0.0
@@ -126,12 +127,13 @@ class _File(NamedTuple):
 
 def _files(paths: RunPaths) -> Iterator[tuple[Path, Source, int | None]]:
     yield paths.client_log, "client", None
-    yield paths.agent_log, "agent", None
     try:
-        names = {entry.stem for entry in paths.logs.iterdir() if entry.stem.startswith("rank-")}
+        stems = {entry.stem.partition("-")[::2] for entry in paths.logs.iterdir()}
     except OSError:
         return
-    for rank in sorted(int(name[5:]) for name in names if name[5:].isdecimal()):
+    for node in sorted({0, *(int(number) for kind, number in stems if kind == "agent" and number.isdecimal())}):
+        yield paths.node_log(node), "agent", None
+    for rank in sorted(int(number) for kind, number in stems if kind == "rank" and number.isdecimal()):
         yield paths.rank_log(rank), "records", rank
         yield paths.rank_output(rank), "output", rank
 
