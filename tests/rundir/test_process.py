@@ -132,3 +132,13 @@ def test_sweep_finds_who_made_a_session_of_its_own(leaders: list[subprocess.Pope
     assert process.members(tmp_path / "other") == []
     assert process.sweep(tmp_path) == [child.pid]
     wait_until_gone(child)
+
+
+def test_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process.start_time(child.pid) is not None
+    assert not process.running(child.pid)
+    child.wait()
+    assert not process.running(child.pid)
+    assert process.running(os.getpid())
