@@ -90,7 +90,7 @@ def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> Non
     failure = outcome(client.paths)["first_failure"]
     assert (failure["rank"], failure["signal"]) == (rank, "SIGKILL")
     assert failure["step"] > 0
-    assert f"rank {rank} was killed by SIGKILL after step" in client.text
+    assert f"rank {rank} was killed by SIGKILL at step" in client.text
     assert "Traceback" not in client.text
 
 

@@ -8,8 +8,10 @@ import pytest
 from trainrun.launch.ends import End, write_ends
 from trainrun.launch.handle import Launch
 from trainrun.launch.verdict import Ending, judge
+from trainrun.launch.watchdog import Hang, Where
 from trainrun.rundir import Outcome, RunPaths, WorkerRecord
 from trainrun.rundir.files import write_json
+from trainrun.rundir.pulse import CRUMB, Pulse, read_pulse
 
 
 @pytest.fixture
@@ -26,6 +28,14 @@ def put(launch: Launch, rank: int, phase: str = "finished", **changes: object) -
 def error(at: int, message: str = "bad", **changes: object) -> dict[str, object]:
     base = {"type": "ValueError", "message": message, "traceback": "Traceback", "monotonic_ns": at}
     return {**base, "instance": None, "hook": None, "exit_code": 1, **changes}
+
+
+def pulse(launch: Launch, rank: int, step: int, hook: str | None = None) -> None:
+    """What the worker showed last."""
+    made = Pulse.create(launch.paths.pulse(1, rank))
+    made.enter("training")
+    made.begin_step(step)
+    made.slots[CRUMB] = made.crumb("slow", hook) if hook else 0
 
 
 def verdict(launch: Launch, code: int | None = 0, **changes: object) -> Outcome:
@@ -179,3 +189,64 @@ def test_last_metrics_are_kept(launch: Launch) -> None:
     put(launch, 1)
     write_json(launch.paths.status, {"metrics": {"eval/loss": 0.25}})
     assert verdict(launch).metrics == {"eval/loss": 0.25}
+
+
+# --- what pulses tell ---
+
+
+def test_a_pulse_tells_where_a_killed_worker_was(launch: Launch) -> None:
+    put(launch, 0, "training", step=0)
+    put(launch, 1, "training", step=0)
+    write_json(launch.paths.status, {"step": 30})
+    pulse(launch, 1, 37, "on_step_end")
+    write_ends(launch.paths, 1, {1: End(1, -9, 50)})
+    outcome = verdict(launch, 1)
+    assert outcome.reason == "rank 1 was killed by SIGKILL at step 37 in on_step_end of plugin slow"
+    failure = outcome.first_failure
+    assert failure is not None
+    assert (failure.step, failure.phase, failure.instance, failure.hook) == (37, "training", "slow", "on_step_end")
+    assert outcome.step == 37
+
+
+def test_the_record_of_a_worker_that_has_ended_counts_more(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank)
+        pulse(launch, rank, 11, "on_step_end")
+    assert verdict(launch).step == 10
+
+
+def test_a_hang(launch: Launch) -> None:
+    put(launch, 0, "training")
+    put(launch, 1, "training")
+    pulse(launch, 1, 7, "on_log")
+    stacks = launch.paths.stacks(1, 1)
+    where = Where(1, read_pulse(launch.paths.pulse(1, 1)), stacks=stacks)
+    outcome = verdict(launch, None, hang=Hang(10.0, (Where(0, None), where)))
+    assert (outcome.state, outcome.exit_code, outcome.cause) == ("failed", 1, "crash")
+    failure = outcome.first_failure
+    assert failure is not None
+    assert failure.kind == "hang"
+    assert outcome.reason.startswith("no rank advanced for 10 s: rank 0 has not begun; rank 1 sits in on_log of plugin")
+
+
+def test_where_all_were_when_they_did_not_stop_in_time(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, "training")
+        pulse(launch, rank, 7, "on_log")
+    outcome = verdict(launch, None, signal=signal.SIGTERM, forced="grace")
+    assert outcome.reason.endswith("(30 s): ranks 0 and 1 sit in on_log of plugin slow at step 7")
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "code", "cause"),
+    [(None, "terminated", 143, "preemption"), (signal.SIGINT, "interrupted", 130, None)],
+)
+def test_a_worker_that_ended_itself_because_it_was_told_to(
+    launch: Launch, number: signal.Signals | None, state: str, code: int, cause: str | None
+) -> None:
+    put(launch, 0, "training")
+    told = error(100, "it was told to stop, and sat in setup", type="Terminated", exit_code=143)
+    put(launch, 1, "failed", error=told, step=4)
+    outcome = verdict(launch, 1, signal=number)
+    assert (outcome.state, outcome.exit_code, outcome.cause) == (state, code, cause)
+    assert outcome.reason == "rank 1 failed at step 4: it was told to stop, and sat in setup"

@@ -19,7 +19,7 @@ from trainrun.rundir.records import Outcome
 from trainrun.rundir.summary import Attempt, Summary, attempts, read_outcome, summarize
 from trainrun.rundir.view import tell
 
-_ODD = {"lease_takeover", "request_refused"}
+_ODD = {"lease_takeover", "request_refused", "straggler"}
 
 
 @click.command("why")

@@ -51,4 +51,4 @@ class Vigil:
     def _tell(self, straggler: Straggler) -> None:
         self._say(f"warning: {straggler.message}")
         event = {"event": "straggler", "time": time.time(), "attempt": self._launch.attempt, **straggler._asdict()}
-        append_line(self._launch.paths.events, event)
+        append_line(self._launch.paths.events, {**event, "reason": straggler.message})

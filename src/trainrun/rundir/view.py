@@ -139,6 +139,8 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
             yield f"attempt {number} {event.get('state')}: {reason}"
         case "restart":
             yield f"starting again: {event.get('why') or reason}"
+        case "straggler":
+            yield reason
         case "lease_takeover":
             yield f"taken over from {event.get('former')}: {reason}"
         case "request_refused":
