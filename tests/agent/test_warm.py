@@ -105,6 +105,17 @@ def test_a_module_that_makes_forking_unsafe_ends_the_run_by_name(go: Go) -> None
     assert "launch.preload: unfit left 1 threads running" in outcome.reason
 
 
+def test_a_launch_can_be_the_first_process_of_a_container(tmp_path: Path) -> None:
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("making a process namespace needs root")
+    (tmp_path / "witness.py").write_text(WITNESS)
+    (tmp_path / "train.toml").write_text(RECIPE.format(folder=tmp_path, module="witness"))
+    command = [*namespace, sys.executable, "-m", "trainrun", "launch", "train.toml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_other_reasons_not_to_preload_a_module(tmp_path: Path) -> None:
     modules = {
         "leaves": "raise SystemExit(3)",
