@@ -96,6 +96,7 @@ EVENTS = [
     ({"event": "request_refused", "file": "f", "reason": "it is no JSON"}, "f was refused: it is no JSON"),
     ({"event": "outcome", "state": "finished", "reason": "all done"}, "finished: all done"),
     ({"event": "warning", "step": 3, "reason": "loss is nan"}, "warning step 3 - loss is nan"),
+    ({"event": "straggler", "rank": 3, "reason": "rank 3 is slow"}, "rank 3 is slow"),
     ({"event": "some_thing", "rank": 0}, "some thing rank 0"),
     ({}, "None"),
 ]
