@@ -205,7 +205,7 @@ class _Session:
             channel.send("ask", request=asked.request, source=asked.source, now=False)
 
     def _give_up(self, channel: Channel) -> Outcome:
-        """After a second Ctrl-C: have everything ended. Node 0 must hear of the wish before it hears of dead workers."""
+        """After a second Ctrl-C: have everything ended. Node 0 must hear of it before it hears of dead workers."""
         first = self._signals.first or signal.SIGINT
         channel.send("ask", request="stop", source=first.name, now=True)
         began = time.monotonic()

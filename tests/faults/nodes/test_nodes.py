@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainrun.rundir import process
+from trainrun.launch.ends import read_record
+from trainrun.rundir import RunPaths, process
 
 if TYPE_CHECKING:
     from conftest import Cluster, Node
@@ -54,7 +55,6 @@ def test_an_error_on_one_node_ends_both_and_the_next_attempt_goes_on(cluster: Cl
     assert first.said.count("as it was told") >= 1
     (restart,) = cluster.events("restart")
     assert "rank 1" in restart["reason"]
-    assert "RuntimeError: as it was told" in restart["reason"] or "as it was told" in restart["reason"]
     assert cluster.steps(0, attempt=2) == cluster.steps(1, attempt=2) == [1, 2, 3, 4, 5, 6]
     assert cluster.weights(0) == cluster.weights(1)
 
@@ -73,9 +73,6 @@ def test_a_killed_worker_is_named_wherever_it_ran(cluster: Cluster, rank: int) -
 
 
 def process_of(cluster: Cluster, rank: int) -> process.Recorded:
-    from trainrun.launch.ends import read_record
-    from trainrun.rundir import RunPaths
-
     record = read_record(RunPaths(cluster.run), 1, rank)
     assert record is not None
     return record
@@ -106,7 +103,7 @@ def test_when_the_cable_is_put_back_the_next_attempt_goes_on(cluster: Cluster) -
     ends(first, second, 0)
     (restart,) = cluster.events("restart")
     assert "was lost" in restart["reason"]
-    assert restart["why"].startswith("restart 1 of 10 after a lost node")
+    assert restart["why"].startswith("restart 1 of 10 after the loss of a node")
     assert cluster.steps(0, attempt=2) == cluster.steps(1, attempt=2) == list(range(1, 41))
     assert cluster.weights(0) == cluster.weights(1)
 
@@ -270,7 +267,7 @@ def test_a_second_ctrl_c_ends_all_at_once(cluster: Cluster, host: int) -> None:
     for worker in (process_of(cluster, 0), process_of(cluster, 1)):
         process.send(worker, signal.SIGSTOP)  # they will not stop by themselves
     nodes[host].process.send_signal(signal.SIGINT)
-    cluster.wait_for(lambda: (cluster.run / "attempts/1/requests.jsonl").exists())
+    cluster.wait_for((cluster.run / "attempts/1/requests.jsonl").exists)
     nodes[host].process.send_signal(signal.SIGINT)
     ends(*nodes, 130, SOON)
     assert cluster.left() == []
