@@ -51,7 +51,7 @@ def resolved(
         ("usr2@3", Expected((0,))),
         ("kill:client@3", Expected((-9,))),
         ("kill:agent@3", Expected((0,), 2, ("agent", "SIGKILL"))),
-        ("kill:server@3", Expected((0,), 2)),
+        ("kill:server@3", Expected((0,), 2, ("fork server", "killed"))),
         ("kill:rank1@3", Expected((0,), 2, ("rank 1", "SIGKILL"))),
         ("kill:all@3", Expected((0,), 2, ("SIGKILL",))),
         ("leave:rank1:3@3", Expected((0,), 2, ("rank 1", "exit code 3"))),

@@ -132,16 +132,24 @@ class Inject:
 
 
 def claim(fault: Fault, run: Run) -> bool:
-    """Whether this rank is to go on with the fault. At most once in a run, or in an attempt, however it ends."""
+    """Whether this rank is to go on with the fault: in the first attempt that comes to it, unless it comes in all."""
     folder = injected(run.paths.root)
     folder.mkdir(exist_ok=True)
-    name = re.sub(r"[^\w.!-]", "-", f"{fault.text}-of-rank{run.world.rank}")
+    token = folder / re.sub(r"[^\w.!-]", "-", fault.text)
+    if not fault.always and _first_attempt(token, run.attempt) != run.attempt:
+        return False
     try:
-        descriptor = os.open(folder / (f"{name}-{run.attempt}" if fault.always else name), os.O_CREAT | os.O_EXCL)
+        token.with_name(f"{token.name}-{run.attempt}-rank{run.world.rank}").touch(exist_ok=False)
     except FileExistsError:
         return False
-    os.close(descriptor)
     return True
+
+
+def _first_attempt(token: Path, attempt: int) -> int:
+    """The attempt that came first to what `token` stands for. A link: it is there with its content or not at all."""
+    with suppress(FileExistsError):
+        token.symlink_to(str(attempt))
+    return int(os.readlink(token))  # noqa: PTH115 - what it says, not where it leads
 
 
 def _parsed(text: str) -> Fault:

@@ -96,9 +96,9 @@ _BY_SIGNAL = {
 
 
 def _words(fault: Fault) -> tuple[str, ...]:
-    if fault.process == "server":
-        return ()
-    who = ("agent",) if fault.process == "agent" else () if fault.rank is None else (f"rank {fault.rank}",)
+    if fault.process is not None:
+        return ("agent", "SIGKILL") if fault.process == "agent" else ("fork server", "killed")
+    who = () if fault.rank is None else (f"rank {fault.rank}",)
     word = f"exit code {fault.code}" if fault.kind == "leave" else _WORDS.get(fault.kind, "")
     return tuple(filter(None, (*who, word)))
 

@@ -274,7 +274,8 @@ class LocalWorkers:
         codes = self._agent.ends(_ACCOUNT)
         for rank, end in self._ended.items():
             if end.code is None and rank in records:
-                orphaned = process.start_time(records[rank].parent) is None
+                parent = records[rank].parent
+                orphaned = parent > 0 and not process.running(parent)  # a zombie: the agent waits for its end later
                 self._ended[rank] = replace(end, code=codes.get(records[rank].pid), orphaned=orphaned)
 
     def _reported(self) -> dict[int, int]:

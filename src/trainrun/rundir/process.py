@@ -50,6 +50,12 @@ def stopped(pid: int) -> bool:
     return stat is not None and stat[0] in {"T", "t"}
 
 
+def running(pid: int) -> bool:
+    """Whether a process `pid` runs, whichever it is. A zombie does not."""
+    stat = _stat(pid)
+    return stat is not None and stat[0] not in {"Z", "X"}
+
+
 def exit_code(pid: int, started: int) -> int | None:
     """How a process that is dead but not yet reaped ended: its exit code, or minus the signal's number.
 
@@ -107,7 +113,7 @@ def members(run_dir: Path, spared: int | None = None, node: int | None = None) -
     marks = {f"{RUN_DIR_VARIABLE}={run_dir}".encode()}
     if node is not None:
         marks.add(f"{NODE_VARIABLE}={node}".encode())
-    found = [pid for pid in _pids() if pid != os.getpid() and marks <= {*_environment(pid)} and _running(pid)]
+    found = [pid for pid in _pids() if pid != os.getpid() and marks <= {*_environment(pid)} and running(pid)]
     return found if spared is None else [pid for pid in found if _session(pid) != spared]
 
 
@@ -142,11 +148,6 @@ def _group(pid: int) -> int | None:
 def _session(pid: int) -> int | None:
     stat = _stat(pid)
     return None if stat is None else int(stat[3])
-
-
-def _running(pid: int) -> bool:
-    stat = _stat(pid)
-    return stat is not None and stat[0] not in {"Z", "X"}
 
 
 def _environment(pid: int) -> list[bytes]:
