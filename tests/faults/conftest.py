@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,18 @@ from typing import Any
 import pytest
 
 from trainrun.rundir import process
+from trainrun.rundir.files import read_lines
 from trainrun.testing import DistributionInstaller
 
 INSTALLED = Path(__file__).with_name("installed")
+INJECT = "trainrun.builtin.inject:Inject"
+
+# Makes the terminal on stdin the session's own, so that Ctrl-C typed there reaches the client and nobody else.
+OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 PATIENCE = 150  # seconds for one command: a launch takes a few, on a machine that does nothing else
 
 RECIPE = """\
@@ -80,6 +89,16 @@ class Ended:
         found: dict[str, Any] = json.loads((self.run / "outcome.json").read_text())
         return found
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What was recorded of the run, in order."""
+        return read_lines(self.run / "events.jsonl")[0]
+
+    @property
+    def attempts(self) -> list[str]:
+        """How each attempt ended."""
+        return [event["reason"] for event in self.events if event["event"] == "attempt_end"]
+
     def calls(self, name: str) -> list[tuple[int, int]]:
         """Rank and step of each call that the plugin instance `name` noted, in the order they were made."""
         path = self.run / f"calls-{name}"
@@ -96,13 +115,14 @@ class Project:
         self.recipe.write_text(RECIPE)
         self._environment = {"TRAINRUN_CACHE_DIR": str(cache), "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command in the folder."""
+    def start(self, *arguments: str, terminal: int | None = None) -> subprocess.Popen[str]:
+        """Start a command in the folder. terminal: the descriptor of one, for its stdin."""
+        own = [sys.executable, "-c", OWN_TERMINAL] if terminal is not None else []
         return subprocess.Popen(
-            [sys.executable, "-m", "trainrun", *arguments],
+            [*own, sys.executable, "-m", "trainrun", *arguments],
             cwd=self.folder,
             env={**os.environ, **self._environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -128,9 +148,18 @@ class Project:
 
     def launch(self, *plugins: str, **overrides: object) -> Ended:
         """`trainrun launch` with these plugins enabled, and overrides whose dots are written as `__`."""
+        return self.finish(self.start_launch(*plugins, **overrides))
+
+    def start_launch(self, *plugins: str, terminal: int | None = None, **overrides: object) -> subprocess.Popen[str]:
+        """Start what `launch` waits for."""
         named = [part for name in plugins for part in ("-p", name)]
         settings = [part for key, value in overrides.items() for part in ("-o", f"{key.replace('__', '.')}={value}")]
-        return self("launch", "train.toml", *named, *settings)
+        return self.start("launch", "train.toml", *named, *settings, terminal=terminal)
+
+    def inject(self, *faults: str, plugins: Sequence[str] = (), **overrides: object) -> Ended:
+        """`launch`, with faults."""
+        table = {"plugins__inject__use": INJECT, "plugins__inject__faults": json.dumps(faults)}
+        return self.launch(*plugins, **table, **overrides)
 
     def events(self) -> list[dict[str, Any]]:
         """What `trainrun why` knows of the last run."""

@@ -1,5 +1,6 @@
 """Plugins that raise, each in another kind of hook. None of them imports torch."""
 
+import subprocess
 import sys
 import threading
 
@@ -133,3 +134,12 @@ class Checks(Faulty):
     @hookimpl
     def check_recipe(self):
         raise ValueError("the plugin's mistake")
+
+
+class Spawns(Faulty):
+    """Leaves a child on each rank, and a grandchild in a session of its own that nobody waits for."""
+
+    @hookimpl
+    def on_worker_start(self):
+        subprocess.Popen(["sleep", "1000"])
+        subprocess.run(["setsid", "--fork", "sleep", "1000"], check=True)
