@@ -11,7 +11,7 @@ import signal
 import threading
 from _signal import getsignal  # type: ignore[import-not-found]
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -98,8 +98,15 @@ class Inbox:
                 found.append(Request(action, name, "signal", f"{name} received"))
         return found
 
-    def put_back(self) -> list[str]:
+    def put_back(self) -> Sequence[str]:
         """Install the handlers again that somebody has replaced; answer with their signals' names, each only once."""
+        handler = self._handler
+        for number in self._installed:
+            if getsignal(number) is not handler:
+                return self._install_again()
+        return ()
+
+    def _install_again(self) -> list[str]:
         lost = [number for number in self._installed if getsignal(number) is not self._handler]
         for number in lost:
             signal.signal(number, self._handler)
