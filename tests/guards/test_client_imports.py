@@ -21,7 +21,7 @@ heavy = {"torch", "rich", "structlog", "pydantic.main", "email.parser", "asyncio
 sys.stderr.write("\\n" + json.dumps(sorted(heavy & set(sys.modules))))
 """
 
-COMMANDS = [["--help"], ["hooks"], ["hooks", "train.toml"], ["plugins"], ["check", "train.toml"]]
+COMMANDS = [["--help"], ["ps"], ["hooks"], ["hooks", "train.toml"], ["plugins"], ["check", "train.toml"]]
 
 
 @pytest.fixture(scope="module")
