@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from trainrun.worker.parent import die_with_parent
 # `preload` first: it has the server end with this agent before anything slow is imported.
 PRELOADED = ("trainrun.agent.preload", "trainrun.agent.forked")
 
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 
 def main() -> None:
     """Serve attempts until the client is gone: `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR` are the arguments."""
@@ -34,6 +37,8 @@ def main() -> None:
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()  # before torch is imported here: the two imports overlap
+    # Torch's own way to write a traceback into a log imports its compiler first: a second or two, when a worker failed.
+    os.environ.setdefault("TORCH_LOGS_FORMAT", _LOG_FORMAT)
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
 
     with socket.socket(fileno=int(descriptor)) as channel, channel.makefile("rw", encoding="utf-8") as lines:

@@ -25,7 +25,7 @@ from trainrun.rundir.records import WorkerRecord
 
 _WAIT = 0.05  # seconds that one poll may wait for a process to end
 _EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
-_ACCOUNT = 3.0  # seconds for a warm agent to tell how workers ended, once all of them are gone
+_ACCOUNT = 10.0  # seconds for a warm agent to tell how workers ended, once all of them are gone
 _LINGER = 15.0  # seconds that finished workers have to leave: destructors of process groups have been seen to hang
 _KILL = 10.0  # seconds to wait for killed processes to be gone
 
