@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,26 +148,55 @@ class WarmStub:
         return self._codes
 
 
-def test_workers_that_were_killed_for_the_end_of_another_are_not_blamed(
-    paths: RunPaths, make: Callable[..., Launch]
-) -> None:
+@pytest.fixture
+def warm(paths: RunPaths, make: Callable[..., Launch]) -> Iterator[Callable[..., LocalWorkers]]:
+    """A handle to sleeping workers that a `WarmStub` has started, whose parent is the process `parent`."""
+    sleeping: list[subprocess.Popen[bytes]] = []
     launch: Launch = make(paths)
-    workers = [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2)]
     paths.attempt(1).mkdir()
-    for rank, worker in enumerate(workers):
-        started = process.start_time(worker.pid) or 0
-        write_json(
-            paths.worker_record(1, rank), WorkerRecord(worker.pid, worker.pid, started, rank, "training").to_json()
-        )
-    agent: Any = WarmStub(launch, {workers[0].pid: -9, workers[1].pid: -11})
-    output: Any = SimpleNamespace(poll=lambda: None, close=lambda: None)
-    handle = LocalWorkers(agent, launch, 0, output)
+
+    def begin(codes: list[int], parent: int) -> tuple[LocalWorkers, list[subprocess.Popen[bytes]]]:
+        sleeping.extend(subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in codes)
+        for rank, worker in enumerate(sleeping):
+            started = process.start_time(worker.pid) or 0
+            record = WorkerRecord(worker.pid, worker.pid, started, rank, "training", parent=parent)
+            write_json(paths.worker_record(1, rank), record.to_json())
+        agent: Any = WarmStub(launch, {worker.pid: code for worker, code in zip(sleeping, codes, strict=True)})
+        output: Any = SimpleNamespace(poll=lambda: None, close=lambda: None)
+        return LocalWorkers(agent, launch, 0, output), sleeping
+
+    yield begin
+    for worker in sleeping:
+        worker.kill()
+        worker.wait()
+
+
+def test_workers_that_were_killed_for_the_end_of_another_are_not_blamed(
+    paths: RunPaths, warm: Callable[..., Any]
+) -> None:
+    handle, workers = warm([-9, -11], os.getpid())
     assert handle.poll() is None
     workers[1].send_signal(signal.SIGSEGV)
     workers[1].wait()
     assert follow(handle) != 0
     assert workers[0].wait() == -signal.SIGKILL
-    assert {rank: end.code for rank, end in read_ends(paths, 1).items()} == {1: -signal.SIGSEGV}
+    assert read_ends(paths, 1).keys() == {1}
+    assert (read_ends(paths, 1)[1].code, read_ends(paths, 1)[1].orphaned) == (-signal.SIGSEGV, False)
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_workers_that_die_with_their_fork_server(paths: RunPaths, warm: Callable[..., Any], reaped: bool) -> None:
+    server = subprocess.Popen(["sleep", "60"])
+    handle, workers = warm([-9, -9], server.pid)
+    assert handle.poll() is None
+    for one in (server, workers[1]):
+        one.kill()
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+    if reaped:
+        workers[1].wait()
+    assert follow(handle) != 0
+    server.wait()
+    assert (read_ends(paths, 1)[1].code, read_ends(paths, 1)[1].orphaned) == (-signal.SIGKILL, True)
 
 
 def test_another_backend_is_not_ours(paths: RunPaths, make: Callable[..., Launch]) -> None:

@@ -232,7 +232,9 @@ class LocalWorkers:
         if last.phase == "finished":
             self._finished.add(record.rank)
         else:
-            self._ended[record.rank] = End(record.rank, code, seen_ns)
+            # The parent may be a zombie: whoever started it waits for its end later.
+            orphaned = record.parent > 0 and not process.running(record.parent)
+            self._ended[record.rank] = End(record.rank, code, seen_ns, orphaned and code in {None, -signal.SIGKILL})
 
     def _failed(self) -> bool:
         if self._ended:
@@ -274,9 +276,7 @@ class LocalWorkers:
         codes = self._agent.ends(_ACCOUNT)
         for rank, end in self._ended.items():
             if end.code is None and rank in records:
-                parent = records[rank].parent
-                orphaned = parent > 0 and not process.running(parent)  # a zombie: the agent waits for its end later
-                self._ended[rank] = replace(end, code=codes.get(records[rank].pid), orphaned=orphaned)
+                self._ended[rank] = replace(end, code=codes.get(records[rank].pid))
 
     def _reported(self) -> dict[int, int]:
         with suppress(OSError):
