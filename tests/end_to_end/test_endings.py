@@ -95,7 +95,7 @@ def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> Non
 
 
 def test_worker_that_gets_sigterm_from_outside(start_long: Start, nothing_left: Check) -> None:
-    client = start_long()
+    client = start_long("-o", "launch.max_preemptions=0")
     os.kill(client.worker(1)["pid"], signal.SIGTERM)
     assert client.wait() == 143, client.text
     nothing_left(client.paths)
