@@ -192,6 +192,7 @@ class _Session:
             records = read_records(paths, self._attempt, ranks)
             ask_for_stacks([record for rank, record in records.items() if rank in begun])
         elif message["kind"] == "kill":
+            self._look(channel)  # what failed here may be what the others died of
             self._end(channel)
 
     def _look(self, channel: Channel) -> None:

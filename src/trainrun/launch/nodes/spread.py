@@ -11,7 +11,7 @@ from trainrun.launch.nodes.hub import Hub, Peer
 
 _EVIDENCE = 0.5  # seconds after a failure here for the loss of a node to be known, which may be what it came from
 _LINGER = 30.0  # seconds between the ends of the first and the last node's workers, when all goes well
-_KILLED = 15.0  # seconds for the other nodes to tell that their workers are gone
+_KILLED = 25.0  # seconds for the other nodes to tell that their workers are gone
 _LOOK = 0.02
 
 
