@@ -56,6 +56,7 @@ imports: $(VENV)/.test
 bench: $(BENCH)/.peers  ## overhead of the loop, of the command line, and throughput, beside others'
 	$(BENCH)/bin/python tests/benchmarks/loop_overhead.py
 	$(BIN)/python tests/benchmarks/command_line.py
+	$(BIN)/python tests/benchmarks/decision_cost.py
 	$(BIN)/python tests/benchmarks/throughput.py
 
 docs: $(VENV)/.test  ## write the pages that are made from the code

@@ -165,7 +165,7 @@ def soak(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mod
 def test_all_ranks_of_two_nodes_apply_each_decision_at_the_same_step(
     soak: ModuleType, fork_ranks: Any, tmp_path: Path, port: int
 ) -> None:
-    plan = soak.Plan(tmp_path, port, posts=int(os.environ.get("TRAINRUN_TEST_POSTS", "1200")))
+    plan = soak.Plan(tmp_path, port, posts=int(os.environ.get("TRAINRUN_TEST_POSTS", "1000")))
     reports = fork_ranks(soak.training(plan), 4)
     for report in reports:
         if isinstance(report, Exception):
