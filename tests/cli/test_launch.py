@@ -70,7 +70,8 @@ def test_the_number_of_nodes_is_an_override_and_the_place_of_this_one_is_passed_
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
-    assert run("launch train.toml -o a=1 --nodes 2 --node-rank 1 --rdzv-endpoint node0:29400".split()) == 0
+    nodes = ["--nodes", "2", "--node-rank", "1", "--rdzv-endpoint", "node0:29400"]
+    assert run(["launch", "train.toml", "-o", "a=1", *nodes]) == 0
     (_, overrides, _, options) = calls[0]
     assert overrides == ("a=1", "launch.nodes=2")
     assert (options["node_rank"], options["rdzv_endpoint"]) == (1, "node0:29400")

@@ -18,7 +18,8 @@ from trainrun.rundir import RunPaths, process
 from trainrun.rundir.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG = ["-o", "train.steps=1000000", "-o", "train.log_every=5", "-o", "launch.max_restarts=0", "-o", "evaluate.every=1000000"]
+_ENDLESS = ("train.steps=1000000", "train.log_every=5", "launch.max_restarts=0", "evaluate.every=1000000")
+LONG = [argument for setting in _ENDLESS for argument in ("-o", setting)]
 
 # Makes the terminal on stdin the session's own, so that Ctrl-C typed there reaches the client and nobody else.
 OWN_TERMINAL = """
