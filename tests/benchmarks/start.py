@@ -41,11 +41,11 @@ class Job:
     """A training that goes on until it is ended."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
-        self._clock = folder / "clock"
+        self._clock, self._output = folder / "clock", folder / "output"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CLOCK_FILE": str(self._clock)}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.started = time.monotonic()
-        with (folder / "output").open("wb") as output:
+        with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=HERE, env=environment, stdout=output, stderr=output, start_new_session=True
             )
@@ -66,7 +66,8 @@ class Job:
             if found := [step for step in self.steps() if condition(step)]:
                 return found[0]
             time.sleep(0.01)
-        sys.exit(f"waited in vain: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+        shown = self._output.read_text(errors="replace")[-2000:]
+        sys.exit(f"waited in vain for a step of {self.process.args}, exit code {self.process.poll()}:\n{shown}")
 
     def tree(self) -> list[int]:
         """The pids of the command and everything that it has started."""
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("first", "restart", "memory"))
     arguments = parser.parse_args()
+    first_step("trainrun", 1)  # plugins and task are described once, whatever is measured then
     if arguments.only in (None, "first"):
         for workers in (1, 2, 4):
             compare("command to first step, s", first_step, workers, arguments.rounds)

@@ -73,8 +73,8 @@ def command(  # noqa: PLR0913 - one for each option
     For several machines run the same command on each, with a --node-rank of its own.
 
     Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
-    ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 the recipe or command line is wrong;
-    4 something is missing on this machine, in a plugin, or another node; 75 a node was lost, start again; 93 no progress
+    ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong;
+    4 something is missing, here, in a plugin, or another node; 75 a node was lost, start again; 93 no progress
     in three attempts, do not; 130 Ctrl-C; 143 SIGTERM.
     """
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
