@@ -207,7 +207,7 @@ class Running:
             os.mkfifo(files.pipe, 0o600)
         names = [str(name) for files in self.files for name in (files.pipe, files.path, files.old)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", sink.__file__, str(limit), *names],
+            [sys.executable, "-I", "-S", sink.__file__, str(limit), f"RUN={folder}", "NODE=0", *names],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -312,7 +312,8 @@ def test_follows_its_parent(tmp_path: Path) -> None:
     os.mkfifo(files.pipe)
     child = "import os, subprocess, sys, time; p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)\n"
     child += "if os.fork() == 0: time.sleep(600)\nprint(p.pid, flush=True); time.sleep(600)"
-    command = [sys.executable, "-I", "-S", sink.__file__, "8192", str(files.pipe), str(files.path), str(files.old)]
+    names = ["RUN=1", "NODE=0", str(files.pipe), str(files.path), str(files.old)]
+    command = [sys.executable, "-I", "-S", sink.__file__, "8192", *names]
     client = subprocess.Popen([sys.executable, "-c", child, *command], stdout=subprocess.PIPE, start_new_session=True)
     assert client.stdout is not None
     try:
@@ -333,7 +334,7 @@ def test_waits_for_a_stray_writer_only_so_long(files: Files, monkeypatch: pytest
     monkeypatch.setattr(sink, "_PATIENCE", 0.3)
     os.mkfifo(files.pipe)
     control, over = os.pipe()
-    one = Sink([Source(str(files.pipe), files.capped())], control)
+    one = Sink([Source(str(files.pipe), files.capped())], control, os.getppid())
     os.close(over)
     with printing("yes still here", files.pipe):
         one.follow()
@@ -368,3 +369,49 @@ def test_times_that_cannot_be_noted_are_left_out(files: Files) -> None:
     file = files.capped()
     write(file, b"line\n" * 10_000)
     assert files.content()
+
+
+@pytest.fixture
+def sleeping() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a process that carries these variables, in a session of its own."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start(**variables: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **variables}
+        made.append(subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.kill()
+        one.wait()
+
+
+def test_ends_what_a_killed_client_has_left(
+    running: Callable[..., Running], sleeping: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    run = str(tmp_path)
+    orphan, stopped = sleeping(RUN=run, NODE="0"), sleeping(RUN=run, NODE="0")
+    others = [sleeping(RUN=run, NODE="1"), sleeping(RUN=f"{run}-2", NODE="0"), sleeping(RUN=run)]
+    stopped.send_signal(signal.SIGSTOP)
+    one = running()
+    one.process.communicate(timeout=20)  # the end of its stdin, and nothing said
+    assert (orphan.wait(2), stopped.wait(2)) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert [other.poll() for other in others] == [None] * 3
+
+
+def test_ends_nothing_when_the_client_says_that_it_is_over(
+    running: Callable[..., Running], sleeping: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    member = sleeping(RUN=str(tmp_path), NODE="0")
+    running().finish()
+    assert member.poll() is None
+
+
+def test_ends_nothing_of_the_next_client(
+    sleeping: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "_started", lambda _: float("inf"))
+    member = sleeping(RUN="1", NODE="0")
+    sink.end_orphans({b"RUN=1", b"NODE=0"})
+    assert member.poll() is None

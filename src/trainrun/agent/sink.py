@@ -1,23 +1,29 @@
 """Keeps what the workers of one node print: reads their pipes into files that do not grow without end.
 
-Run by its path, as `python -I -S sink.py LIMIT [PIPE FILE OLD]...`: without `site` and without trainrun it is there in
-some milliseconds and stays small. LIMIT is in bytes, for each FILE and OLD together. The pipes exist already.
+Run by its path, as `python -I -S sink.py LIMIT RUN NODE [PIPE FILE OLD]...`: without `site` and without trainrun it is
+there in some milliseconds and stays small. LIMIT is in bytes, for each FILE and OLD together. The pipes exist already.
+RUN and NODE are what the run's processes on this node carry in their environment, each as NAME=VALUE.
 
-Whatever comes over stdin, its end too, says that the attempt is over. Then the pipes are read to their end, which is
-there when the last process that prints is gone, but for no longer than some seconds. The client that starts this holds
-signals back from it (`launch.output`): it has to outlive the workers, to have their last words.
+Whatever comes over stdin says that the attempt is over. Then the pipes are read to their end, which is there when the
+last process that prints is gone, but for no longer than some seconds. The client that starts this holds signals back
+from it (`launch.output`): it has to outlive the workers, to have their last words.
+
+The end of stdin alone says that the client was killed. Workers die with the client by themselves, but not their loader
+processes and what plugins have started: these are killed from here.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 
 _CHUNK = 256 * 1024  # bytes that are read at a time
 _PATIENCE = 5.0  # seconds for what still holds a pipe when the attempt is over
 _LOOK = 1000  # milliseconds between two looks at whether the client is alive
+_LATE = 0.3  # seconds that dying processes may still start others; no new client has started any by then
 _SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it begins
 _MARK = b" bytes of output were dropped so far: "
 _STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most where little is printed
@@ -195,24 +201,27 @@ class Source:
 class Sink:
     """Reads several pipes until it is told that it is over, and then to their end."""
 
-    def __init__(self, sources: list[Source], control: int) -> None:
+    def __init__(self, sources: list[Source], control: int, parent: int) -> None:
         self._sources = {source.reader: source for source in sources}
         self._control = control
-        self._parent = os.getppid()
+        self._parent = parent
         self._buffer = bytearray(_CHUNK)
         self._poller = select.poll()
         for descriptor in (control, *self._sources):
             self._poller.register(descriptor, select.POLLIN)
 
-    def follow(self) -> None:
-        """Until the attempt is over, or the client is gone."""
+    def follow(self) -> bool:
+        """Until the attempt is over, or the client is gone; answers with whether it is there."""
+        told = False
         while os.getppid() == self._parent:
             ready = self._ready(_LOOK)
             if self._control in ready:
+                told = bool(os.read(self._control, 1))
                 break
             for descriptor in ready:
                 self._sources[descriptor].pump(self._buffer)
         self._poller.unregister(self._control)
+        return told
 
     def finish(self) -> None:
         """Read what is left, while somebody is left who could write."""
@@ -236,11 +245,49 @@ class Sink:
 
 def main(arguments: list[str]) -> None:
     """The process: see the module's text."""
-    limit, *names = arguments
+    parent = os.getppid()  # before anything that can be waited for
+    limit, run, node, *names = arguments
     triples = zip(names[::3], names[1::3], names[2::3], strict=True)
-    sink = Sink([Source(pipe, CappedFile(path, old, int(limit))) for pipe, path, old in triples], control=0)
-    sink.follow()
+    sources = [Source(pipe, CappedFile(path, old, int(limit))) for pipe, path, old in triples]
+    sink = Sink(sources, control=0, parent=parent)
+    if not sink.follow():
+        end_orphans({os.fsencode(run), os.fsencode(node)})
     sink.finish()
+
+
+def end_orphans(marks: set[bytes]) -> None:
+    """SIGKILL every process with these marks; not those that another client of the run may start from now on."""
+    until = time.clock_gettime(time.CLOCK_BOOTTIME) + _LATE
+    while time.clock_gettime(time.CLOCK_BOOTTIME) < until:
+        for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is not small
+            if name.isdigit() and marks <= _environment(name) and _started(name) < until:
+                _kill(int(name))
+        time.sleep(_LATE / 10)
+
+
+def _environment(pid: str) -> set[bytes]:
+    return set(_read(f"/proc/{pid}/environ").split(b"\0"))
+
+
+def _started(pid: str) -> float:
+    """Seconds since boot."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK") if len(fields) > 19 else float("inf")
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return
 
 
 def _head(descriptor: int) -> bytes:

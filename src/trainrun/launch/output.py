@@ -31,13 +31,14 @@ _HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, sign
 
 
 class Output:
-    """What the workers `ranks` of this node print in one attempt. limit: the bytes that are kept of each.
+    """What the workers `ranks` of this `node` print in one attempt. limit: the bytes that are kept of each.
 
     Where no named pipe can be made there is none, and the workers write into their files, without a limit.
     """
 
-    def __init__(self, paths: RunPaths, attempt: int, ranks: Sequence[int], limit: int) -> None:
+    def __init__(self, paths: RunPaths, attempt: int, ranks: Sequence[int], limit: int, node: int = 0) -> None:
         self._paths = paths
+        self._node = node
         self._attempt = attempt
         self._ranks = ranks
         self._limit = limit
@@ -49,7 +50,8 @@ class Output:
     @classmethod
     def of(cls, launch: Launch) -> Output:
         """The output of the attempt that is being made, already read."""
-        made = cls(launch.paths, launch.attempt, launch.ranks, launch.recipe.launch.output_limit * _MIB)
+        limit = launch.recipe.launch.output_limit * _MIB
+        made = cls(launch.paths, launch.attempt, launch.ranks, limit, launch.seat.node)
         made.start()
         return made
 
@@ -100,7 +102,8 @@ class Output:
 
     def _begin(self) -> None:
         try:
-            self._reader = _Reader([str(self._limit), *self._names()], self._paths.agent_log)
+            marks = process.marks(self._paths.root, self._node)
+            self._reader = _Reader([str(self._limit), *marks, *self._names()], self._paths.agent_log)
         except OSError:
             self._failures += 1
 

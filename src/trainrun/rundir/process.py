@@ -110,11 +110,15 @@ def members(run_dir: Path, spared: int | None = None, node: int | None = None) -
     Finds what no record names: a child that made a session of its own, a worker that died before its
     first record, the loader processes of either.
     """
-    marks = {f"{RUN_DIR_VARIABLE}={run_dir}".encode()}
-    if node is not None:
-        marks.add(f"{NODE_VARIABLE}={node}".encode())
-    found = [pid for pid in _pids() if pid != os.getpid() and marks <= {*_environment(pid)} and running(pid)]
+    carried = {*map(os.fsencode, marks(run_dir, node))}
+    found = [pid for pid in _pids() if pid != os.getpid() and carried <= {*_environment(pid)} and running(pid)]
     return found if spared is None else [pid for pid in found if _session(pid) != spared]
+
+
+def marks(run_dir: Path, node: int | None = None) -> list[str]:
+    """What members carry in their environment, each as NAME=VALUE."""
+    run = f"{RUN_DIR_VARIABLE}={run_dir}"
+    return [run] if node is None else [run, f"{NODE_VARIABLE}={node}"]
 
 
 def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
