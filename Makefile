@@ -53,9 +53,10 @@ types: $(VENV)/.test
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
 
-bench: $(BENCH)/.peers  ## overhead of the loop, of the command line, and throughput, beside others'
+bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restarts, throughput, beside others'
 	$(BENCH)/bin/python tests/benchmarks/loop_overhead.py
 	$(BIN)/python tests/benchmarks/command_line.py
+	$(BIN)/python tests/benchmarks/start.py
 	$(BIN)/python tests/benchmarks/decision_cost.py
 	$(BIN)/python tests/benchmarks/throughput.py
 
