@@ -99,7 +99,7 @@ def test_near_names_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["lunch"]) == 2
     assert "Did you mean 'launch'?" in capsys.readouterr().err
     assert run(["launch", "--overide", "a=1"]) == 2
-    assert "Did you mean '--override'?" in capsys.readouterr().err
+    assert "'--override'?)" in capsys.readouterr().err
     assert run(["train.toml"]) == 2
     assert "did you mean `trainrun launch train.toml`?" in capsys.readouterr().err
 
@@ -142,6 +142,17 @@ def test_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     error = started.stderr.read()
     started.stderr.close()
     assert (started.wait(30), error) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("--version", 0), ("ps", 0), ("nonsense", 2)])
+def test_closed_streams(tmp_path: Path, closed: str, command: str, code: int) -> None:
+    script = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *TRAINRUN, command], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
+    _open_closed_streams()
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
         # What is left to do takes no time; a burst of Ctrl-C must not end it by the signal and hide the exit code.
@@ -199,6 +200,13 @@ def _complain(message: str) -> None:
         for line in more:
             # Each problem of many is an error of its own; what is indented belongs to the one above.
             click.echo(line, err=True)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where a standard stream is closed: other files would get its number, and a child its content."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and (descriptor := os.open(os.devnull, os.O_RDWR)) <= number:
+            setattr(sys, name, open(descriptor, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _close_stdout() -> None:
