@@ -204,7 +204,7 @@ def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
         rank=record.rank,
         kind="error",
         message=_told(record, error),
-        type=error["type"],
+        type=error.get("raised", error["type"]),
         traceback=error["traceback"],
         step=record.step,
         phase=record.phase,

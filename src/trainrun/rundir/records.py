@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
 Cause = Literal["crash", "preemption", "node"]
@@ -13,9 +13,13 @@ T = TypeVar("T")
 
 
 class WorkerError(TypedDict):
-    """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node."""
+    """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node.
+
+    `raised` is the type of what a plugin raised, where `type` is that of the error that blames the plugin.
+    """
 
     type: str
+    raised: NotRequired[str]
     message: str
     traceback: str
     monotonic_ns: int

@@ -198,6 +198,7 @@ class Record:
         blamed = error if isinstance(error, HookFailed | Terminated) else None
         told: WorkerError = {
             "type": type(error).__name__,
+            "raised": type((isinstance(error, HookFailed) and error.__cause__) or error).__name__,
             "message": str(error),
             "traceback": _traceback(error),
             "monotonic_ns": time.monotonic_ns(),
