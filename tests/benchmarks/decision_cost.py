@@ -1,33 +1,37 @@
 """What it costs each worker at each step to learn whether there is a decision.
 
-Two workers train the digits over gloo. Within one training the steps take turns, forwards and backwards: nothing is
-asked; an empty function is called; the decisions that are due are asked for; all that the loop does before a step is
-done, with signals and the client's requests. Shown are the time in place over the clock's own, the difference that it
-makes to the whole step, and how many collectives a step holds.
+Two workers train a small network over gloo. Within one training the steps take turns in the order ABBA: what the loop
+does before a step is done as it is, or without what concerns decisions. Shown is by how much the first takes longer,
+by how much the whole step then does, and how many collectives a step holds.
 
-In place, between two steps of a training, everything is out of the processor's caches, so that even an empty function
-takes a while. "two nodes" is the same with one worker on each of two emulated nodes: then each leader asks the
-job's store at each step, here over the loopback device.
+Between two steps of a training everything is out of the processor's caches, and what other processes do to these shows.
+"two nodes" is the same with one worker on each of two emulated nodes: then each leader asks the job's store at each
+step, here over the loopback device.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import multiprocessing
 import os
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from measure import interleave, show, spread
+from workload import BATCH_SIZE, Batch, build_model, loss_of
 
+from trainrun import hookimpl
 from trainrun.builtin import BUILTINS
 from trainrun.plugin.instance import Instance
 from trainrun.recipe.freeze import freeze
@@ -38,20 +42,36 @@ from trainrun.worker.parent import die_with_parent
 from trainrun.worker.session import Session
 from trainrun.worker.world import World
 
-KINDS = ("nothing", "an empty function", "decisions", "all before a step")
-NOTHING, EMPTY, DUE, ALL = range(len(KINDS))
-TURNS = (*range(len(KINDS)), *reversed(range(len(KINDS))))
+WITH, WITHOUT = 0, 1
+TURNS = (WITH, WITHOUT, WITHOUT, WITH)
 WARM_UP = 300  # steps
 PATIENCE = 300.0  # seconds for one training
 WORKERS = 2
 
 
 class Cost(NamedTuple):
-    """Of one kind in one training, on the rank where it is larger: µs in place, µs of the whole step, collectives."""
+    """Of one kind of turns in one training, by rank: µs before a step, µs of the whole step, collectives in it."""
 
-    place: float
+    before: float
     step: float
     collectives: float
+
+
+class Work:
+    """The task."""
+
+    @hookimpl
+    def build_model(self) -> torch.nn.Module:
+        return build_model()
+
+    @hookimpl
+    def build_dataset(self, split: str) -> list[Batch] | None:
+        samples = 64 * WORKERS * BATCH_SIZE
+        return [(torch.randn(64), torch.tensor(0)) for _ in range(samples)] if split == "train" else None
+
+    @hookimpl
+    def training_step(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return loss_of(model, batch)
 
 
 class Turns:
@@ -61,28 +81,20 @@ class Turns:
         self.begun: list[float] = []
         self.spent: list[float] = []
         self.collectives: list[int] = []
-        self._whole = Session.begin_step
+        self._kinds = (Session.begin_step, without_decisions(Session.begin_step))
 
     def begin_step(self, session: Session) -> None:
-        kind, clock = TURNS[len(self.begun) % len(TURNS)], time.perf_counter
+        begin_step, clock = self._kinds[TURNS[len(self.begun) % len(TURNS)]], time.perf_counter
         self.collectives.append(dist.group.WORLD._get_sequence_number_for_group())
         started = clock()
-        if kind == EMPTY:
-            self._nothing(session.state.step + 1)
-        elif kind == DUE:
-            session.state.decisions.due(session.state.step + 1)
-        elif kind == ALL:
-            self._whole(session)
+        begin_step(session)
         ended = clock()
         self.begun.append(started)
         self.spent.append(ended - started)
 
-    def _nothing(self, step: int) -> None:
-        pass
-
     def costs(self) -> list[Cost]:
-        """Of each kind."""
-        return [self._cost(kind) for kind in range(len(KINDS))]
+        """Of both kinds."""
+        return [self._cost(WITH), self._cost(WITHOUT)]
 
     def _cost(self, kind: int) -> Cost:
         places = [at for at in range(WARM_UP, len(self.begun) - 1) if TURNS[at % len(TURNS)] == kind]
@@ -106,30 +118,42 @@ def main() -> None:
         {name: partial(trial, arguments.steps, nodes) for nodes, name in ((1, "one node"), (2, "two nodes"))},
         arguments.rounds,
     )
-    rows = [row(name, kind, rounds) for name, rounds in found.items() for kind in range(1, len(KINDS))]
-    show(("2 workers on", "asked", "in place, µs", "whole step, µs more", "collectives a step", "without"), rows)
+    rows = [row(name, rounds) for name, rounds in found.items()]
+    show(("2 workers on", "a step's decisions, µs", "whole step, µs", "collectives a step", "without"), rows)
 
 
-def row(name: str, kind: int, rounds: Sequence[Sequence[Cost]]) -> tuple[str, ...]:
-    """Costs over those of the turns in which nothing is asked."""
-    place = [costs[kind].place - costs[0].place for costs in rounds]
-    step = [costs[kind].step - costs[0].step for costs in rounds]
-    collectives = [statistics.median(costs[each].collectives for costs in rounds) for each in (kind, 0)]
-    return (name, KINDS[kind], spread(place, 2), spread(step, 1), *(f"{count:.2f}" for count in collectives))
+def row(name: str, rounds: Sequence[Sequence[Sequence[Cost]]]) -> tuple[str, ...]:
+    """Medians over rounds and workers."""
+    pairs = [pair for workers in rounds for pair in workers]
+    before = [pair[WITH].before - pair[WITHOUT].before for pair in pairs]
+    step = [pair[WITH].step - pair[WITHOUT].step for pair in pairs]
+    collectives = [statistics.median(pair[kind].collectives for pair in pairs) for kind in (WITH, WITHOUT)]
+    return (name, spread(before, 2), spread(step, 1), *(f"{count:.2f}" for count in collectives))
 
 
-def trial(steps: int, nodes: int) -> list[Cost]:
-    """One training; the larger of the two workers' costs."""
+def trial(steps: int, nodes: int) -> list[list[Cost]]:
+    """One training; the costs of each worker."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = run_directory(Path(folder), steps)
-        workers = forked(partial(worker, paths, nodes))
-    return [max(costs, key=lambda cost: cost.place) for costs in zip(*workers, strict=True)]
+        return forked(partial(worker, run_directory(Path(folder), steps), nodes))
+
+
+def without_decisions(method: Callable[[Session], None]) -> Callable[[Session], None]:
+    """The same method, less the statements that speak of decisions."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    (function,) = tree.body
+    assert isinstance(function, ast.FunctionDef)
+    docstring, *statements = function.body
+    function.body = [docstring, *(each for each in statements if "decisions" not in ast.unparse(each))]
+    assert len(function.body) < len(statements)
+    names = dict(method.__globals__)
+    exec(compile(tree, "<without decisions>", "exec"), names)
+    return cast("Callable[[Session], None]", names[function.name])
 
 
 def worker(paths: RunPaths, nodes: int, rank: int) -> list[Cost]:
     dist.init_process_group("gloo", init_method=f"file://{paths.root}/group", rank=rank, world_size=WORKERS)
     turns = Turns()
-    Session.begin_step = lambda session: turns.begin_step(session)  # noqa: PLW0108 - a method is not bound again
+    Session.begin_step = lambda session: turns.begin_step(session)  # noqa: PLW0108 - a bound method is not bound again
     local = WORKERS // nodes
     train(paths, world=World(rank, rank % local, rank // local, WORKERS, local, nodes))
     return turns.costs()
@@ -172,7 +196,7 @@ def run_directory(root: Path, steps: int) -> RunPaths:
     paths.attempt(1).mkdir(parents=True)
     paths.recipe.write_text(freeze(recipe(steps)), encoding="utf-8")
     instances = [Instance(name, "builtin", target) for name, target in BUILTINS if name in ("providers", "metrics")]
-    instances.append(Instance("digits", "task", "trainrun.examples.digits", options={"channels": 4}))
+    instances.append(Instance("work", "task", f"{__name__}:Work"))
     write_json(paths.manifest, {"instances": [instance.to_json() for instance in instances]})
     return paths
 
@@ -180,8 +204,8 @@ def run_directory(root: Path, steps: int) -> RunPaths:
 def recipe(steps: int) -> dict[str, dict[str, object]]:
     return {
         "run": {"deterministic": False},
-        "task": {"use": "digits"},
-        "train": {"steps": steps, "batch_size": 8, "log_every": 1_000_000, "device": "cpu"},
+        "task": {"use": "work"},
+        "train": {"steps": steps, "batch_size": WORKERS * BATCH_SIZE, "log_every": 1_000_000, "device": "cpu"},
         "evaluate": {"splits": []},
         "launch": {"workers": WORKERS},
         "optimizer": {"name": "sgd", "lr": 0.01},

@@ -116,7 +116,9 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
 
     def step(self, step: int) -> None:
-        due = self.decisions.due(step)
+        decisions = self.decisions
+        decisions.step = step
+        due = decisions.due(step) if decisions.more or decisions.written != decisions.read else []  # as the loop does
         self._note("due", due)
         if self.plan.delay is None and any(decision.reason == "evaluate" for decision in due):
             self._evaluate()  # as a voted evaluation: at the start of the step, and it settles

@@ -54,6 +54,22 @@ def test_the_same_decision_is_not_posted_twice_until_it_was_applied() -> None:
     assert reasons(decisions.due(5)) == ["again"]
 
 
+def test_it_is_seen_without_a_call_that_nothing_is_due() -> None:
+    decisions = alone()
+    decisions.due(1)
+    assert not decisions.more
+    assert decisions.written == decisions.read
+    decisions.post("stop", "p", "should_stop", "enough")
+    for step in (2, 3):
+        assert decisions.more
+        decisions.due(step)
+    assert not decisions.more
+    thread = threading.Thread(target=decisions.post, args=("stop", "p", "h", "from elsewhere"))
+    thread.start()
+    thread.join()
+    assert decisions.more
+
+
 def test_other_threads_may_post() -> None:
     decisions = alone()
     decisions.due(1)
@@ -96,7 +112,7 @@ def posting(path: Path, size: int) -> Callable[[int], Any]:
         together = random.Random(99)  # all ranks evaluate at the same steps
         poster = Poster(decisions, rank)
         for step in range(1, STEPS + 1):
-            applied.append((step, "due", decisions.due(step)))
+            applied.append((step, "due", begin(decisions, step)))
             for number in range(rng.choice((0, 0, 1, 12))):
                 posted.append(f"{rank}.{step}.{number}")
                 decisions.post("evaluate", posted[-1], "h", "x" * rng.choice((1, 300)))
@@ -112,6 +128,12 @@ def posting(path: Path, size: int) -> Callable[[int], Any]:
         return posted, [entry for entry in applied if entry[2]]
 
     return job
+
+
+def begin(decisions: Decisions, step: int) -> list[Decision]:
+    """As the loop does it."""
+    decisions.step = step
+    return decisions.due(step) if decisions.more or decisions.written != decisions.read else []
 
 
 class Poster:

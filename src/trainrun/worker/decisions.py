@@ -53,6 +53,10 @@ class Decisions:
 
     log: None for a single worker. delay: after how many steps a posted decision is applied.
     barrier: waits for all ranks, on the host. relay: to and from other nodes, None where there are none.
+
+    Where `more` is false and `written` equals `read`, nothing is due: it is enough to set `step`. The loop looks
+    itself, because in a training all that this touches is out of the processor's caches, and a call costs a
+    microsecond.
     """
 
     def __init__(
@@ -67,11 +71,9 @@ class Decisions:
         self.step = 0
         self._rank = rank
         self._log = log
-        # What `due` looks at when there is nothing. In a training all that it touches is out of the processor's
-        # caches, so each object and each call more is most of a microsecond.
-        self._more = relay is not None
+        self.more = relay is not None
         nowhere = memoryview(b"")
-        self._written, self._read = log.counters if log else (nowhere, nowhere)
+        self.written, self.read = log.counters if log else (nowhere, nowhere)
         self._delay = delay
         self._barrier = barrier
         self._relay = relay
@@ -87,14 +89,20 @@ class Decisions:
             self._write(decision)
         else:
             self._elsewhere.append(decision)
-            self._more = True
+            self.more = True
 
     def due(self, step: int) -> list[Decision]:
         """Begin `step`: the decisions to apply now, the same on all ranks and in the same order."""
         self.step = step
-        if self._more or self._written != self._read:
-            return self._look()
-        return []
+        self.more = self._relay is not None  # first: another thread may post from here on, and sets it again
+        self._flush()
+        if self._relay is not None:
+            self._relay.fetch()
+        self._absorb()
+        due = self._take(step - self._delay)
+        if self._pending:
+            self.more = True
+        return due
 
     def settle(self) -> list[Decision]:
         """Wait for all ranks, then answer with everything posted so far, due or not. Call it on all ranks alike."""
@@ -107,17 +115,6 @@ class Decisions:
         settled = self._take(self.step)
         self._barrier()  # nobody posts anew before all have read
         return settled
-
-    def _look(self) -> list[Decision]:
-        self._more = self._relay is not None  # first: another thread may post from here on, and sets it again
-        self._flush()
-        if self._relay is not None:
-            self._relay.fetch()
-        self._absorb()
-        taken = self._take(self.step - self._delay)
-        if self._pending:
-            self._more = True
-        return taken
 
     def _take(self, last: int) -> list[Decision]:
         taken = [decision for decision in self._pending if decision.step <= last]
@@ -136,7 +133,7 @@ class Decisions:
         stamped = replace(decision, step=self.step)
         if self._log is None:
             self._pending.append(stamped)
-            self._more = True
+            self.more = True
             return
         entry = json.dumps(asdict(stamped), ensure_ascii=False).encode(errors="replace")
         self._log.append(entry)
@@ -144,7 +141,7 @@ class Decisions:
             self._relay.send(entry, self.step)
 
     def _absorb(self) -> None:
-        if self._log is not None and self._written != self._read:
+        if self._log is not None and self.written != self.read:
             self._pending += [Decision(**json.loads(entry)) for entry in self._log.news()]
 
 

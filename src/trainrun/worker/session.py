@@ -86,8 +86,10 @@ class Session:
         self._look_outside()
         if self._events is not None and len(self._events) >= 2:
             self._events.popleft().synchronize()  # the host must not run ahead of the reduction before last
-        if due := self.state.decisions.due(self.state.step + 1):
-            self.apply(due)
+        decisions = self.state.decisions
+        decisions.step = self.state.step + 1
+        if decisions.more or decisions.written != decisions.read:
+            self.apply(decisions.due(decisions.step))
 
     def _look_outside(self) -> None:
         """Post what signals and the client have asked for."""
