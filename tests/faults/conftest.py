@@ -113,12 +113,13 @@ class Project:
         self.folder = folder
         self.recipe = folder / "train.toml"
         self.recipe.write_text(RECIPE)
+        self._started: list[subprocess.Popen[str]] = []
         self._environment = {"TRAINRUN_CACHE_DIR": str(cache), "COLUMNS": "200", "NO_COLOR": "1"}
 
     def start(self, *arguments: str, terminal: int | None = None) -> subprocess.Popen[str]:
         """Start a command in the folder. terminal: the descriptor of one, for its stdin."""
         own = [sys.executable, "-c", OWN_TERMINAL] if terminal is not None else []
-        return subprocess.Popen(
+        command = subprocess.Popen(
             [*own, sys.executable, "-m", "trainrun", *arguments],
             cwd=self.folder,
             env={**os.environ, **self._environment},
@@ -128,6 +129,8 @@ class Project:
             text=True,
             start_new_session=True,
         )
+        self._started.append(command)
+        return command
 
     def finish(self, command: subprocess.Popen[str]) -> Ended:
         """Wait for a command, and make sure that it has left nothing running."""
@@ -175,6 +178,10 @@ class Project:
 
     def sweep(self) -> None:
         """End what a failing test has left."""
+        for command in self._started:
+            if command.returncode is None:
+                command.kill()
+                command.communicate()
         for pid in self.left():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -151,9 +151,7 @@ class WarmAgent:
 
     def ends(self, seconds: float) -> Mapping[int, int]:
         """What elastic has seen, which it tells when all workers of the attempt are gone."""
-        deadline = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < deadline:
-            time.sleep(_PACE)
+        self._await(seconds)
         return self._ends
 
     def halt(self) -> None:
@@ -164,17 +162,21 @@ class WarmAgent:
 
         Elastic waits for return values, which workers that have left by `os._exit` do not send: a signal ends that.
         """
-        deadline = time.monotonic() + _SETTLE
         if self._attempt and self.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        while self._attempt and self.poll() is None and time.monotonic() < deadline:
-            time.sleep(_PACE)
+            self._await(_SETTLE)
         if self._process.poll() is None and (self._code is not None or not self._attempt):
             # A worker that was only being forked when the others were killed was in the agent's session until now.
             process.sweep(self._root, spared=self._process.pid, node=self._node)
             return True
         self.close()
         return False
+
+    def _await(self, seconds: float) -> None:
+        """Wait for its answer, unless it stands still: then there will be none."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and not process.stopped(self._process.pid) and time.monotonic() < deadline:
+            time.sleep(_PACE)
 
     def close(self) -> None:
         """End the agent and its fork server."""
