@@ -9,7 +9,7 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types imports bench docs clean
+.PHONY: help install run test lint types imports bench soak docs clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -59,6 +59,9 @@ bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restart
 	$(BIN)/python tests/benchmarks/start.py
 	$(BIN)/python tests/benchmarks/decision_cost.py
 	$(BIN)/python tests/benchmarks/throughput.py
+
+soak: $(VENV)/.test  ## hundreds of launches, kills and races; SOAK=20 make soak for fewer
+	$(BIN)/python tests/soak/soak.py
 
 docs: $(VENV)/.test  ## write the pages that are made from the code
 	$(BIN)/python docs/generate.py
