@@ -20,7 +20,7 @@ WARM = {
     "oom:rank0@11": "rank 0 failed at step 11: plugin 'inject' raised OutOfMemoryError in on_step_start",
     "kill:agent@12": "the workers' agent was killed by SIGKILL",
     "kill:server@13": "died with the fork server that it came from, which was killed",
-    "raise:rank1:task.training_step@14": "rank 1 failed at step 14: plugin 'task' raised InjectedFault in training_step",
+    "raise:rank1:task.training_step@14": "step 14: plugin 'task' raised InjectedFault in training_step",
 }
 COLD = {
     "kill:rank1@2": WARM["kill:rank1@2"],

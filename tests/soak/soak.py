@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -156,7 +157,7 @@ def differing(runs: Path, faults: list[str]) -> Failures:
         return
     ends = [event["reason"] for event in read_lines(paths.events)[0] if event["event"] == "attempt_end"]
     for fault, reason in zip(map(parse, faults), ends, strict=False):
-        if not all(word in reason for word in words(fault)):
+        if not all(re.search(rf"{word}\b", reason) for word in words(fault)):
             yield f"{fault.text}: {reason}; {paths.root}"
     if not any(injected(paths.root).iterdir()):
         yield f"{faults}: none came"
@@ -165,7 +166,7 @@ def differing(runs: Path, faults: list[str]) -> Failures:
 def words(fault: Fault) -> list[str]:
     """What the reason must name."""
     what = {"leave": "left with exit code 0", "exit": "SystemExit", "raise": "InjectedFault", **SIGNALS}[fault.kind]
-    return [f"rank {fault.rank} ", what, f"step {fault.step} "]
+    return [f"rank {fault.rank}", what, f"step {fault.step}"]
 
 
 def deaths(bench: Bench, count: int) -> Failures:
