@@ -11,7 +11,6 @@ from torch.utils.data import TensorDataset
 
 from trainrun import Field, PluginOptions, hookimpl
 
-
 KEPT = []
 
 
