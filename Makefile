@@ -60,7 +60,8 @@ bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restart
 	$(BIN)/python tests/benchmarks/decision_cost.py
 	$(BIN)/python tests/benchmarks/throughput.py
 
-soak: $(VENV)/.test  ## hundreds of launches, kills and races; SOAK=20 make soak for fewer
+soak: $(VENV)/.test  ## the long tests, then hundreds of launches, kills and races; SOAK=20 make soak for fewer
+	$(BIN)/pytest -m long
 	$(BIN)/python tests/soak/soak.py
 
 docs: $(VENV)/.test  ## write the pages that are made from the code

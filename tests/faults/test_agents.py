@@ -30,7 +30,7 @@ def agents(client: int) -> list[int]:
     return [pid for pid in children if b"trainrun.agent" in read(f"/proc/{pid}/cmdline")]
 
 
-@pytest.mark.parametrize("start", ["warm", "cold"])
+@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.long)])
 def test_agent_that_is_killed_before_it_has_started_anything(project: Any, wait_for: Wait, start: str) -> None:
     client = project.start_launch(launch__start=start, launch__max_restarts=1)
     wait_for(lambda: client.poll() is not None or agents(client.pid))

@@ -30,7 +30,7 @@ def hang(project: Any, plugin: str, **settings: object) -> Any:
     ("plugin", "where"),
     [
         ("sleepy", "rank 1 sits in on_step_start of plugin sleepy at step 3"),
-        ("spinning", "rank 1 sits in on_step_start of plugin spinning at step 3"),
+        pytest.param("spinning", "rank 1 sits in on_step_start of plugin spinning at step 3", marks=pytest.mark.long),
         ("holding", "rank 1 sits in on_step_start of plugin holding at step 3"),
         ("stopped", "rank 1 is stopped in on_step_start of plugin stopped at step 3"),
     ],
@@ -48,7 +48,7 @@ def test_a_hang_is_found_and_explained(project: Any, plugin: str, where: str) ->
     assert "in backward" in paths.stacks(1, 0).read_text()
 
 
-@pytest.mark.parametrize("start", ["warm", "cold"])
+@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.long)])
 def test_a_hang_uses_up_a_restart(project: Any, start: str) -> None:
     ended = hang(project, "sleepy", launch__max_restarts=1, launch__start=start)
     assert ended.code == 1

@@ -111,7 +111,9 @@ def takeovers(paths: RunPaths) -> list[dict[str, Any]]:
     return [event for event in read_lines(paths.events)[0] if event["event"] == "lease_takeover"]
 
 
-@pytest.mark.parametrize(("locks", "count"), [("with locks", 100), ("without locks", 40)])
+@pytest.mark.parametrize(
+    ("locks", "count"), [("with locks", 100), pytest.param("without locks", 40, marks=pytest.mark.long)]
+)
 def test_racers_have_one_winner_and_again_after_its_death(tmp_path: Path, locks: str, count: int) -> None:
     paths = RunPaths(tmp_path)
     with race(tmp_path, locks, count) as (first, _):

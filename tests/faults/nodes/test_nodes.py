@@ -29,7 +29,7 @@ def ends(first: Node, second: Node, code: int, seconds: float | None = None) -> 
     assert seconds is None or time.monotonic() - began < seconds
 
 
-@pytest.mark.parametrize(("start", "workers"), [("warm", 2), ("cold", 1)])
+@pytest.mark.parametrize(("start", "workers"), [("warm", 2), pytest.param("cold", 1, marks=pytest.mark.long)])
 def test_trains_to_the_end_with_equal_parameters(cluster: Cluster, start: str, workers: int) -> None:
     options = [f"launch.start={start}", f"launch.workers={workers}", "train.steps=5"]
     first, second = cluster.both(*(part for option in options for part in ("-o", option)))
@@ -59,7 +59,7 @@ def test_an_error_on_one_node_ends_both_and_the_next_attempt_goes_on(cluster: Cl
     assert cluster.weights(0) == cluster.weights(1)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_killed_worker_is_named_wherever_it_ran(cluster: Cluster, rank: int) -> None:
     first, second = cluster.both("-o", "launch.max_restarts=0", "-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(rank)) > 3)
@@ -81,6 +81,7 @@ def process_of(cluster: Cluster, rank: int) -> process.Recorded:
 # --- a node is lost ---
 
 
+@pytest.mark.long
 def test_a_pulled_cable_ends_both_as_resumable(cluster: Cluster) -> None:
     first, second = cluster.both("-o", "launch.node_timeout=2", "-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
@@ -119,6 +120,7 @@ def test_a_node_whose_launch_was_killed_comes_back_by_another(cluster: Cluster) 
     assert cluster.weights(0) == cluster.weights(1)
 
 
+@pytest.mark.long
 def test_losses_of_nodes_have_a_budget(cluster: Cluster) -> None:
     first, second = cluster.both("-o", "launch.max_node_losses=0", "-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
@@ -138,6 +140,7 @@ def test_without_node_0_the_others_end_soon_and_leave_nothing(cluster: Cluster) 
     assert "node 0 could not be reached within 2 s: Connection refused" in second.said
 
 
+@pytest.mark.long
 def test_a_node_does_not_join_a_later_run_by_mistake(cluster: Cluster) -> None:
     first, second = cluster.both("-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
@@ -247,8 +250,15 @@ def test_a_run_directory_that_is_not_shared_ends_both_with_advice(cluster: Clust
 # --- being asked to stop ---
 
 
-@pytest.mark.parametrize("host", [0, 1])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("host", "number", "code"),
+    [
+        (1, signal.SIGINT, 130),
+        pytest.param(0, signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(0, signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param(1, signal.SIGTERM, 143, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_any_node_stops_all_at_one_step(
     cluster: Cluster, host: int, number: signal.Signals, code: int
 ) -> None:
@@ -260,7 +270,7 @@ def test_a_signal_to_any_node_stops_all_at_one_step(
     assert cluster.weights(0) == cluster.weights(1)
 
 
-@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_second_ctrl_c_ends_all_at_once(cluster: Cluster, host: int) -> None:
     nodes = cluster.both("-o", "train.steps=1000", "-o", "launch.grace=60")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
