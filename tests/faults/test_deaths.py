@@ -25,8 +25,7 @@ WARM = {
 COLD = {
     "kill:rank1@2": WARM["kill:rank1@2"],
     "segv:rank0@3": "rank 0 was killed by SIGSEGV at step 3",
-    "leave:rank1:0@4": WARM["leave:rank1:0@7"],
-    "kill:agent@5": WARM["kill:agent@12"],
+    "kill:agent@4": WARM["kill:agent@12"],
 }
 
 

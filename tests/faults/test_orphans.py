@@ -125,14 +125,13 @@ DEATHS: dict[str, tuple[Callable[[Running], object], int]] = {
     "client's group": (lambda run: os.killpg(run.client.pid, signal.SIGKILL), -9),
     "agent": (lambda run: kill(run.agent), 1),
     "server": (lambda run: kill(run.server), 1),
-    "rank 0": (lambda run: kill(run.worker(0)), 1),
     "both ranks": (lambda run: kill(run.worker(0), run.worker(1)), 1),
     "loader": (lambda run: kill(run.loader(1)), 1),
     "SIGTERM": (lambda run: run.client.terminate(), 143),
     "Ctrl-C, once": (lambda run: press(run, 1), 130),
     "Ctrl-C, in a burst": (lambda run: press(run, 3), 130),
 }
-COLD = ["client", "agent", "client, a worker stands still", "both ranks", "Ctrl-C, in a burst"]
+COLD = ["client", "agent", "Ctrl-C, in a burst"]
 
 
 @pytest.mark.parametrize("death", DEATHS)
