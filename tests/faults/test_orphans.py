@@ -139,6 +139,7 @@ def test_warm(running: Callable[..., Running], death: str) -> None:
     check(running(), death)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("death", COLD)
 def test_cold(running: Callable[..., Running], death: str) -> None:
     check(running("cold"), death)

@@ -114,6 +114,7 @@ def test_reader_is_killed_while_a_run_goes_on(
     assert readers() == []
 
 
+@pytest.mark.long
 def test_client_is_killed(project: Any, prints: list[str], readers: Callable[[], list[int]], wait_for: Wait) -> None:
     command = project.start("launch", "train.toml", *prints, "-o", "task.fault=is_slow", "-o", "train.steps=1000")
     wait_for(lambda: _printed(project, b"step 2 "))

@@ -187,6 +187,7 @@ def test_a_taken_port_names_its_holder_before_anything_is_made(cluster: Cluster)
     assert not (cluster.folder / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_second_launch_of_the_same_node_is_refused(cluster: Cluster) -> None:
     first, second = cluster.both("-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
