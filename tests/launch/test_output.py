@@ -226,7 +226,9 @@ def test_no_process_can_be_started(node: Node, monkeypatch: pytest.MonkeyPatch) 
     one = node.output()
     for _ in range(5):
         one.poll()
+    assert node.paths.output_pipe(1, 0).exists(), "a worker could not even open its output"
     one.close()
+    assert not node.paths.output_pipe(1, 0).exists()
 
 
 @pytest.mark.parametrize("number", ["EPERM", "EOPNOTSUPP", "ENOSYS"])

@@ -263,7 +263,12 @@ def test_lost_answer_of_a_file_server(paths: RunPaths, monkeypatch: pytest.Monke
         link(source, target)
 
     monkeypatch.setattr(os, "link", twice)
-    Lease.acquire(paths).release()
+    lease = Lease.acquire(paths)
+    owner = held(paths)
+    assert owner is not None
+    assert owner.pid == os.getpid()
+    lease.release()
+    assert held(paths) is None
 
 
 # --- the owner's side ---
