@@ -1,8 +1,9 @@
-"""Writes down where each rank is, and with what it has ended; and raises where it is told to."""
+"""Writes down where each rank is, and with what it has ended; and raises or hangs where it is told to."""
 
 from __future__ import annotations
 
 import os
+import threading
 
 from trainrun import hookimpl
 
@@ -12,8 +13,11 @@ class Notes:
     def on_step_start(self, run, step):
         with (run.paths.root / f"steps-{run.attempt}-{run.world.rank}").open("a") as file:
             file.write(f"{step}\n")
-        if os.environ.get("RAISE_AT") == f"{run.world.rank}:{step}" and run.attempt == 1:
+        here = f"{run.world.rank}:{step}"
+        if os.environ.get("RAISE_AT") == here and run.attempt == 1:
             raise RuntimeError("as it was told")
+        if os.environ.get("HANG_AT") == here:
+            threading.Event().wait()
 
     @hookimpl
     def on_train_end(self, run):

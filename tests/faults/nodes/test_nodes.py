@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -70,6 +71,19 @@ def test_a_killed_worker_is_named_wherever_it_ran(cluster: Cluster, rank: int) -
     assert time.monotonic() - killed < SOON
     assert f"rank {rank} was killed by SIGKILL" in cluster.outcome["reason"]
     assert f"rank {rank} was killed by SIGKILL" in second.said
+
+
+def test_a_hang_is_explained_with_the_stacks_of_all_nodes(cluster: Cluster) -> None:
+    options = ["-o", "launch.timeout=2", "-o", "launch.max_restarts=0", "-o", "train.steps=1000"]
+    first, second = (cluster.launch(host, *options, HANG_AT="1:4") for host in range(2))
+    ends(first, second, 1)
+    where = "rank 1 sits in on_step_start of plugin notes at step 4"
+    assert f"no rank advanced for 2 s: {where}; rank 0 waits in backward" in cluster.outcome["reason"]
+    assert where in second.said
+    stacks = [RunPaths(cluster.run).stacks(1, rank).read_text() for rank in range(2)]
+    assert "in backward" in stacks[0]
+    assert "in on_step_start" in stacks[1]
+    assert cluster.left() == []
 
 
 def process_of(cluster: Cluster, rank: int) -> process.Recorded:
@@ -174,8 +188,6 @@ def test_a_host_that_does_not_exist(cluster: Cluster, host: int) -> None:
 
 def test_a_taken_port_names_its_holder_before_anything_is_made(cluster: Cluster) -> None:
     code = "import socket, sys; s = socket.create_server(('', 29400)); print(flush=True); sys.stdin.read()"
-    import subprocess
-
     command = cluster.hosts.on(0, [sys.executable, "-c", code])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -291,3 +303,27 @@ def test_ctrl_c_while_waiting_for_the_others_ends_it(cluster: Cluster) -> None:
         node.process.send_signal(signal.SIGINT)
     assert first.end(SOON) == 130, first.said
     assert second.end(SOON) == 130, second.said
+
+
+@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
+def test_the_stop_command_works_from_any_host(cluster: Cluster, host: int) -> None:
+    nodes = cluster.both("-o", "train.steps=1000")
+    cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
+    command = [sys.executable, "-m", "trainrun", "stop", str(cluster.run), "--reason", "seen enough"]
+    subprocess.run(cluster.hosts.on(host, command), check=True, env=cluster.environment)
+    ends(*nodes, 0, SOON)
+    assert "seen enough" in cluster.outcome["reason"]
+    assert cluster.steps(0)[-1] == cluster.steps(1)[-1]
+    assert cluster.weights(0) == cluster.weights(1)
+
+
+@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
+def test_a_checkpoint_is_asked_of_all_ranks_at_one_step(cluster: Cluster, host: int) -> None:
+    nodes = cluster.both("-o", "train.steps=1000")
+    cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
+    nodes[host].process.send_signal(signal.SIGUSR1)
+    cluster.wait_for(lambda: [event for event in cluster.events("decision") if event["decision"] == "checkpoint"])
+    nodes[host].process.send_signal(signal.SIGINT)
+    ends(*nodes, 130, SOON)
+    (asked,) = [event for event in cluster.events("decision") if event["decision"] == "checkpoint"]
+    assert "SIGUSR1" in asked["reason"]
