@@ -19,7 +19,7 @@ steps = 5
 monitor = "eval/accuracy"
 api_key = "hunter2"
 """
-BASE = '[task]\nuse = "trainrun.examples.digits"\n[train]\nsteps = 3\nlog_every = 1\n[checkpoint]\nkeep = 7\n'
+BASE = '[task]\nuse = "trainrun.examples.digits"\n[train]\nsteps = 3\nlog_every = 1\n[control]\nmode = "frozen"\n'
 
 VETO = """\
 from trainrun import hookimpl
@@ -55,7 +55,7 @@ def test_a_right_recipe_is_said_to_be_right(call: Call) -> None:
     code, out, err = call("check", "train.toml")
 
     assert (code, out) == (0, "train.toml: ok · task trainrun.examples.digits · plugins early-stopping\n")
-    assert err == "note: base.toml:7:1: checkpoint.keep: has no effect: checkpoints are not written by this version\n"
+    assert err == "note: base.toml:7:1: control.mode: has no effect: live control is not part of this version\n"
 
 
 def test_all_problems_are_shown(call: Call) -> None:

@@ -174,8 +174,8 @@ def test_thousands_of_problems_are_cut(problems: Problems) -> None:
 
 
 def test_what_has_no_effect_yet_is_noted(document: Callable[..., Document], schema: dict[str, Any]) -> None:
-    text = TASK + "[checkpoint]\nevery = '10m'\nkeep = 2\n"
+    text = TASK + "[control]\nmode = 'frozen'\n"
 
     assert [str(note).partition("\n")[0] for note in planned(document(text), schema)] == [
-        "train.toml:4:1: checkpoint.every: has no effect: checkpoints are not written by this version",
+        "train.toml:4:1: control.mode: has no effect: live control is not part of this version",
     ]

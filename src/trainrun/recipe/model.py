@@ -32,7 +32,6 @@ Duration = Annotated[
 ]
 DurationText = Annotated[str, Field(pattern=duration.PATTERN, json_schema_extra={"x-type": "duration"})]
 
-_CHECKPOINTS: dict[str, Any] = {"x-planned": "checkpoints are not written by this version"}
 _CONTROL: dict[str, Any] = {"x-planned": "live control is not part of this version"}
 
 
@@ -252,14 +251,21 @@ class CheckpointTable(Table):
     """When checkpoints are written, how many are kept, and where a run goes on from."""
 
     every: PositiveInt | DurationText | None = Field(
-        default=None, description="Steps, or time, between two checkpoints.", json_schema_extra=_CHECKPOINTS
+        default=None,
+        description="Steps, or time, between two checkpoints; left out, only those that `at_end` asks for.",
     )
-    keep: PositiveInt = Field(default=2, description="Checkpoints to keep.", json_schema_extra=_CHECKPOINTS)
+    keep: int = Field(
+        default=2, ge=2, le=2**53, description="Good checkpoints to keep: the newest ones; at least 2, the last resort."
+    )
+    at_end: bool = Field(default=True, description="Write one when training ends, and when it is stopped.")
+    background: bool = Field(default=True, description="Write while training goes on; it waits for the copy only.")
+    max_failures: PositiveInt = Field(
+        default=3, description="Failed saves in a row after which training stops, to go on later."
+    )
     resume: str = Field(
         default="auto",
         min_length=1,
-        description="`auto`, `never`, or a checkpoint's path.",
-        json_schema_extra=_CHECKPOINTS,
+        description="`auto`: from the run's newest good checkpoint; `never`: from step 0; or the path of a checkpoint.",
     )
 
 

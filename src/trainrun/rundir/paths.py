@@ -91,6 +91,10 @@ class RunPaths:
         """The folder of one attempt; attempts count from 1."""
         return self.attempts / str(number)
 
+    def start(self, attempt: int) -> Path:
+        """Where the workers of an attempt start: a checkpoint, or step 0. Writer: client, before it starts them."""
+        return self.attempt(attempt) / "start.json"
+
     def worker_record(self, attempt: int, rank: int) -> Path:
         """The `WorkerRecord` of one worker in one attempt. Writer: that worker."""
         return self.attempt(attempt) / f"rank-{rank}.json"
