@@ -5,7 +5,8 @@
     │   └── RecipeError          2   carries every `Problem` found, not only the first
     ├── EnvironmentProblem       4   a plugin does not load, a device or backend is missing, ranks differ
     │   ├── PluginProblem        4   the same, with every `Problem` found in the plugins
-    │   └── LeaseLost            4   another process owns the run by now
+    │   ├── LeaseLost            4   another process owns the run by now
+    │   └── BadCheckpoint        4   a checkpoint is damaged, or none of a run's is good
     └── TrainingError            1   training failed
         └── HookFailed           1   a hookimpl raised and its error policy says "fail"
 
@@ -90,6 +91,10 @@ class PluginProblem(_Problems, EnvironmentProblem):
 
 class LeaseLost(EnvironmentProblem):
     """Another process has taken the run over: this one must not write into its directory any more."""
+
+
+class BadCheckpoint(EnvironmentProblem):
+    """A checkpoint is not what was saved, or is none; the message names its folder and says what is wrong with it."""
 
 
 class TrainingError(TrainrunError):
