@@ -3,9 +3,9 @@
 step-000300/                 published: complete, durable, never changed afterwards
   manifest.json              written last: what the checkpoint holds, with the size and SHA-256 of every file
   state/                     model and optimizer, by torch.distributed.checkpoint
-  training.json              step, epoch, place in the data, and the plain state of optimizer, scheduler and scaler
+  training.pt                step, epoch, place in the data, and the plain state of optimizer, scheduler and scaler
   rank-0.pt …                what each rank has of its own: random numbers, its loader, its metrics
-  plugins/NAME.pt            a plugin's state; NAME-rank-3.pt where that of rank 3 differs
+  plugins/NAME.pt            a plugin's state; NAME@3.pt where that of rank 3 differs
 .tmp-000300-2-1f3a9c0d       being written or being removed: step, attempt, nonce
 bad-step-000200              found damaged; never removed by us
 superseded-step-000250       newer than the one that a person chose to go on from; never removed by us
@@ -17,12 +17,13 @@ import re
 
 MANIFEST = "manifest.json"
 STATE = "state"
-TRAINING = "training.json"
+TRAINING = "training.pt"
 PLUGINS = "plugins"
 BAD = "bad"
 SUPERSEDED = "superseded"
 
 _STEP = re.compile(r"step-([0-9]{6,18})")
+_PLUGIN = re.compile(r"([^@]+)(?:@([0-9]{1,9}))?\.pt")
 _TEMPORARY = re.compile(r"\.tmp-[0-9]{6,18}-[0-9]+-[0-9a-f]+")
 
 
@@ -65,4 +66,10 @@ def rank_file(rank: int) -> str:
 
 def plugin_file(name: str, rank: int | None = None) -> str:
     """The file of a plugin's state, relative to the checkpoint. rank: whose it is, where it differs from rank 0's."""
-    return f"{PLUGINS}/{name}.pt" if rank is None else f"{PLUGINS}/{name}-rank-{rank}.pt"
+    return f"{PLUGINS}/{name}.pt" if rank is None else f"{PLUGINS}/{name}@{rank}.pt"
+
+
+def plugin_of(file: str) -> tuple[str, int | None] | None:
+    """The plugin, and the rank if it is one's own, of a file in the folder of plugins; None for every other name."""
+    found = _PLUGIN.fullmatch(file)
+    return None if found is None else (found[1], None if found[2] is None else int(found[2]))
