@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainrun.rundir.paths import RunPaths
@@ -30,14 +31,35 @@ class Seat(NamedTuple):
 ALONE = Seat()
 
 
+class GoingOn(NamedTuple):
+    """Where the attempts of a launch start, as far as a person has said it.
+
+    `since` is the number of the launch's first attempt. That one starts from `first`, a checkpoint that is known to be
+    good, for the `reason`; where it is None, from the run's newest, as all later ones do. `fallback` is where they
+    start while the run has no checkpoint of its own. `named`: a person has named one, whatever the recipe says.
+    `allow_changes` and `trust` are the options of that name.
+    """
+
+    since: int = 1
+    first: Path | None = None
+    reason: str = ""
+    fallback: Path | None = None
+    named: bool = False
+    allow_changes: bool = False
+    trust: bool = False
+
+
+_NEW = GoingOn()
+
+
 @dataclass(frozen=True)
 class Launch:
     """One run, as the client sees it.
 
     `workers` is the number of workers that are started on each node, `environment` what they get
     beyond the client's own environment, `attempt` the attempt that is being made (0 before the first).
-    `quiet` asks plugins to print nothing. `seat` is this node's place among several; `hub` is the way to the others, on
-    node 0 of more than one.
+    `quiet` asks plugins to print nothing. `switches` are the plugins of `-p`, `going_on` says where attempts start.
+    `seat` is this node's place among several; `hub` is the way to the others, on node 0 of more than one.
     """
 
     recipe: Recipe
@@ -48,6 +70,8 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     attempt: int = 0
     quiet: bool = False
+    switches: tuple[str, ...] = ()
+    going_on: GoingOn = _NEW
     seat: Seat = ALONE
     hub: Hub | None = field(default=None, repr=False, compare=False)
 

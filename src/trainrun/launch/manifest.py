@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from trainrun.launch.differences import plugins
 from trainrun.launch.handle import Launch
 from trainrun.plugin.instance import Instance
 from trainrun.recipe.freeze import freeze, redact
@@ -39,11 +40,13 @@ def manifest(launch: Launch) -> dict[str, Any]:
         "run_id": launch.run_id,
         "created": time.time(),
         "recipe": str(recipe.resolve()),
+        "switches": list(launch.switches),
         "argv": [mask(argument) for argument in launch.argv],
         "directory": os.getcwd(),  # noqa: PTH109 - as the user sees it
         "workers": launch.workers,
         "environment": {name: value for name, value in launch.environment.items() if name == "OMP_NUM_THREADS"},
         "instances": instances,
+        "plugins": plugins(launch.resolved),
         "plugin_set": plugin_set(launch.resolved.instances),
         "versions": versions(),
         "git": git(recipe.resolve().parent),

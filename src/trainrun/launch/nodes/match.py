@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import tomli
 
+from trainrun.launch.differences import source_hash
 from trainrun.launch.manifest import versions
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.resolve import Resolved
@@ -21,7 +21,7 @@ def software(resolved: Resolved, workers: int) -> dict[str, Any]:
     """What one node has: plain values, to be sent and compared."""
     return {
         "recipe": digest(freeze(resolved.data)),
-        "plugins": [[one.name, _shown(one), _source(resolved, one)] for one in resolved.instances],
+        "plugins": [[one.name, _shown(one), source_hash(resolved, one)] for one in resolved.instances],
         "versions": versions(),
         "workers": workers,
     }
@@ -73,14 +73,6 @@ def _shown(instance: Instance) -> str:
     if instance.distribution:
         return f"{instance.distribution} {instance.version} ({instance.target})"
     return f"built-in {instance.target}" if instance.role == "builtin" else instance.target
-
-
-def _source(resolved: Resolved, instance: Instance) -> str:
-    file = resolved.description(instance).file
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    except OSError:
-        return ""
 
 
 def _flat(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

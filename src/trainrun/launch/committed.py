@@ -1,0 +1,49 @@
+"""What a run has to go on from: its newest checkpoint, and where its attempts started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainrun.checkpoint import Found, read_manifest, scan
+from trainrun.errors import BadCheckpoint
+from trainrun.rundir.files import read_json
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.summary import last_attempt
+
+
+def newest(paths: RunPaths) -> Found | None:
+    """The run's newest checkpoint with nothing wrong that can be told without reading its files."""
+    try:
+        return next((found for found in scan(paths.checkpoints) if found.problem is None), None)
+    except BadCheckpoint:  # the folder cannot be listed: whoever chooses a checkpoint says so
+        return None
+
+
+def newest_step(paths: RunPaths) -> int:
+    """The step of the newest checkpoint, 0 for none."""
+    found = newest(paths)
+    return found.step if found is not None else 0
+
+
+def start_of(paths: RunPaths, attempt: int) -> Path | None:
+    """The checkpoint that an attempt started from; None for step 0, or where nothing is known of it."""
+    checkpoint = (read_json(paths.start(attempt)) or {}).get("checkpoint")
+    return Path(checkpoint) if isinstance(checkpoint, str) else None
+
+
+def foreign_start(paths: RunPaths) -> Path | None:
+    """The checkpoint of another run that the run was last started from, if it was."""
+    starts = (start_of(paths, attempt) for attempt in range(last_attempt(paths), 0, -1))
+    return next((start for start in starts if start is not None and start.parent != paths.checkpoints), None)
+
+
+def reached(paths: RunPaths, attempt: int) -> int | None:
+    """The step from which the run can go on without losing more; None where it would start at step 0."""
+    steps = [found.step] if (found := newest(paths)) is not None else []
+    start = start_of(paths, attempt)
+    if start is not None:
+        try:
+            steps.append(read_manifest(start).step)
+        except BadCheckpoint:  # it has gone, or gone bad, since the attempt started from it
+            return max(steps, default=None)
+    return max(steps, default=None)

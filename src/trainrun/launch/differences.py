@@ -1,0 +1,228 @@
+"""What changed between the launch that wrote a checkpoint and the one that goes on from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainrun.checkpoint import Manifest, plugin_file
+from trainrun.errors import UsageError
+from trainrun.plugin.instance import Instance
+from trainrun.plugin.resolve import Resolved
+from trainrun.recipe.freeze import redact
+from trainrun.recipe.model import Recipe
+
+Change = tuple[Any, Any]  # before and now; None where there was or is nothing
+
+_FREE_TABLES = ("launch", "evaluate", "checkpoint", "control")
+_FREE_KEYS = {
+    "run.name",
+    "run.dir",
+    "run.autoload",
+    "data.workers",
+    "data.pin_memory",
+    "train.log_every",
+    "train.device",
+}
+_LENGTH = {"train.steps", "train.epochs"}
+_WITHOUT_LENGTH = {"constant", "step", "exponential"}  # schedules that do not depend on how long training is
+_SAID = ("plugin", "distribution", "version", "hash")
+
+
+class Present(NamedTuple):
+    """What is about to run, in the form in which a checkpoint's manifest says what ran. world: number of workers."""
+
+    recipe: Mapping[str, Any]
+    plugins: Mapping[str, Mapping[str, str]]
+    versions: Mapping[str, str | None]
+    world: int
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What changed. `blocking` names those of the recipe's keys and of the plugins that change the training."""
+
+    recipe: Mapping[str, Change] = field(default_factory=dict)
+    plugins: Mapping[str, Change] = field(default_factory=dict)
+    versions: Mapping[str, Change] = field(default_factory=dict)
+    world: Change | None = None
+    blocking: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `on_resume` and the run's events: what did not change is left out."""
+        found = {
+            "plugins": _pairs(self.plugins),
+            "versions": _pairs(self.versions),
+            "world": list(self.world) if self.world else None,
+            "recipe": _pairs(self.recipe),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def require(self, checkpoint: Path) -> None:
+        """Raise UsageError, with every change that blocks, where there is one."""
+        if not self.blocking:
+            return
+        changes = {**self.recipe, **{_plugin(name): change for name, change in self.plugins.items()}}
+        listed = [f"    {key}: {_arrow(changes[key])}" for key in self.blocking]
+        what = f"{checkpoint}: what was trained there is not what would be trained now; to go on all the same:"
+        raise UsageError("\n".join([f"{what} --allow-changes", *listed]))
+
+    def notes(self) -> Iterator[str]:
+        """A line for each change, as the person at the terminal is told of it."""
+        for key, change in self.recipe.items():
+            yield f"{key} has changed: {_arrow(change)}"
+        for name, change in self.plugins.items():
+            yield f"{_plugin(name)} has changed: {_arrow(change)}"
+        for name, change in self.versions.items():
+            yield f"the version of {name} has changed: {_arrow(change)}"
+        if self.world:
+            yield (
+                f"the number of workers has changed: {_arrow(self.world)}; each sample is still seen exactly once, "
+                "but the results are not the same bit for bit"
+            )
+
+
+def present(resolved: Resolved, versions: Mapping[str, str | None], world: int) -> Present:
+    """What is about to run."""
+    return Present(resolved.data, plugins(resolved), versions, world)
+
+
+def plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
+    """What runs of each instance. `acts` lists the hooks by which it takes part in the training, and does not watch."""
+    return {one.name: _described(resolved, one) for one in resolved.instances}
+
+
+def compare(manifest: Manifest, now: Present) -> Differences:
+    """How `now` differs from what wrote the checkpoint."""
+    had_state = {name for name in {*manifest.plugins, *now.plugins} if plugin_file(name) in manifest.files}
+    acting = {name for name in {*manifest.plugins, *now.plugins} if _acts(name, manifest.plugins, now.plugins)}
+    changed_plugins = dict(_plugins(manifest.plugins, now.plugins))
+    both = manifest.plugins.keys() & now.plugins.keys()
+    before, after = _flat(_normal(manifest.recipe)), _flat(_normal(now.recipe))
+    changed = {
+        key: (before.get(key), after.get(key))
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and (_instance(key) is None or _instance(key) in both)
+    }
+    blocking = [key for key in changed if not _is_free(key, (before, after), acting | had_state)]
+    blocking += [_plugin(name) for name in changed_plugins if name in acting | had_state]
+    return Differences(
+        recipe=changed,
+        plugins=changed_plugins,
+        versions={
+            name: (old, now.versions.get(name))
+            for name, old in manifest.versions.items()
+            if old != (now.versions.get(name) or "")
+        },
+        world=(manifest.world_size, now.world) if manifest.world_size != now.world else None,
+        blocking=tuple(blocking),
+    )
+
+
+def _described(resolved: Resolved, instance: Instance) -> dict[str, str]:
+    own = instance.role == "builtin"  # the version of trainrun says it all
+    return {
+        "plugin": instance.plugin or instance.target,
+        "distribution": instance.distribution or "",
+        "version": instance.version or "",
+        "hash": "" if own else source_hash(resolved, instance),
+        "acts": ", ".join(sorted(_acting_hooks(resolved, instance))),
+    }
+
+
+def source_hash(resolved: Resolved, instance: Instance) -> str:
+    """The SHA-256 of the plugin's own source file; empty where it has none that can be read."""
+    file = resolved.description(instance).file
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except OSError:
+        return ""
+
+
+def _acting_hooks(resolved: Resolved, instance: Instance) -> set[str]:
+    found = set()
+    for impl in resolved.description(instance).impls:
+        spec = resolved.specs.get(impl.hook)
+        if spec is None or spec.locus == "client":
+            continue
+        if spec.kind in {"provider", "vote"} or impl.mutates or impl.wrapper:
+            found.add(impl.hook)
+    return found
+
+
+def _acts(name: str, *sets: Mapping[str, Mapping[str, str]]) -> bool:
+    # Of one that says nothing about it, the worst is assumed.
+    return any(bool(one[name].get("acts", "?")) for one in sets if name in one)
+
+
+def _plugins(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, Change]]:
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or _differ(old, new):
+            yield name, (_shown(old), _shown(new))
+
+
+def _differ(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    if not old.get("distribution") and not new.get("distribution") and old.get("hash") and new.get("hash"):
+        return old["hash"] != new["hash"]  # a file of the user's own, wherever it lies
+    return any(old.get(key, "") != new.get(key, "") for key in _SAID)
+
+
+def _shown(plugin: Mapping[str, str] | None) -> str | None:
+    if plugin is None:
+        return None
+    version = " ".join(part for part in (plugin.get("distribution"), plugin.get("version")) if part)
+    source = f"source {plugin['hash'][:12]}" if plugin.get("hash") else ""
+    detail = ", ".join(part for part in (version, source) if part)
+    name = plugin.get("plugin", "")
+    return f"{name} ({detail})" if detail else name
+
+
+def _normal(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with its defaults, units made one; as it stands where it is of a version that knows other keys."""
+    try:
+        return redact(Recipe.from_data(data).model_dump(mode="json", exclude_none=True))  # type: ignore[no-any-return]
+    except ValueError:
+        return redact(data)  # type: ignore[no-any-return]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        path = f"{prefix}.{key}" if prefix else key
+        found.update(_flat(item, path) if isinstance(item, Mapping) else {path: item})
+    return found
+
+
+def _instance(key: str) -> str | None:
+    """The plugin whose table the key belongs to."""
+    table, _, rest = key.partition(".")
+    return rest.partition(".")[0] if table == "plugins" else None
+
+
+def _is_free(key: str, recipes: tuple[Mapping[str, Any], Mapping[str, Any]], acting: set[str]) -> bool:
+    """Whether a change of the key leaves the training as it is."""
+    instance = _instance(key)
+    if instance is not None:
+        return instance not in acting
+    if key in _LENGTH:
+        return all(recipe.get("scheduler.name") in _WITHOUT_LENGTH for recipe in recipes)
+    return key in _FREE_KEYS or key.partition(".")[0] in _FREE_TABLES
+
+
+def _pairs(changes: Mapping[str, Change]) -> dict[str, list[Any]]:
+    return {key: list(change) for key, change in changes.items()}
+
+
+def _plugin(name: str) -> str:
+    return f"plugin {name}"
+
+
+def _arrow(change: Change) -> str:
+    old, new = ("nothing" if value is None else str(value) for value in change)
+    return f"{old} → {new}"

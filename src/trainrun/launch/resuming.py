@@ -1,0 +1,136 @@
+"""Where an attempt starts: the client chooses the checkpoint, says so, and leaves it to the workers in `start.json`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainrun.checkpoint import choose, clear, distrust, named, read_manifest, set_aside
+from trainrun.errors import BadCheckpoint
+from trainrun.launch.differences import Differences, compare, present
+from trainrun.launch.handle import Launch
+from trainrun.launch.manifest import versions
+from trainrun.launch.terminal import Say
+from trainrun.rundir.files import append_line, write_json
+from trainrun.rundir.paths import RunPaths
+
+
+def prepare_start(launch: Launch, say: Say) -> None:
+    """Choose where the attempt that `launch` makes starts, tell of it, and write it down for the workers.
+
+    Raises BadCheckpoint where there are checkpoints and none is good, and UsageError where what would be trained is
+    not what was trained.
+    """
+    paths, wish = launch.paths, launch.going_on
+    clear(paths.checkpoints)
+    checkpoint, reason = _choose(launch, say)
+    if checkpoint is not None and checkpoint.parent != paths.checkpoints:
+        tell_of_trust(paths, checkpoint, wish.trust, say)
+    found = differences(launch, checkpoint)
+    if not wish.allow_changes and checkpoint is not None:
+        found.require(checkpoint)
+    paths.attempt(launch.attempt).mkdir(mode=0o700, parents=True, exist_ok=True)
+    start = {"checkpoint": None if checkpoint is None else str(checkpoint), "reason": reason}
+    changes = found.to_json()
+    write_json(
+        paths.start(launch.attempt),
+        {**start, "allow_changes": wish.allow_changes, "trust": wish.trust, "differences": changes},
+    )
+    if checkpoint is not None:
+        _tell(launch, checkpoint, changes, say)
+        for note in found.notes():
+            say(f"note: {note}")
+    elif launch.attempt > 1:
+        say(f"starting at step 0: {reason}")
+
+
+def pick(paths: RunPaths, say: Say) -> Path | None:
+    """The run's newest good checkpoint; None where it has none. Bad ones are put aside, and that is told."""
+    choice = choose(paths.checkpoints)
+    for path, reasons in choice.rejected:
+        say(f"warning: a checkpoint is damaged and is left out; it is kept as {short(paths, path)}: {reasons[0]}")
+        _event(paths, "quarantine", checkpoint=str(path), reasons=reasons)
+    return choice.path
+
+
+def put_aside(paths: RunPaths, newer_than: int, say: Say) -> None:
+    """Rename the run's checkpoints of later steps, so that nothing goes on from them, and tell of it."""
+    for path in set_aside(paths.checkpoints, newer_than):
+        say(f"note: a newer checkpoint is put aside as {short(paths, path)}")
+        _event(paths, "set_aside", checkpoint=str(path))
+
+
+def require_trust(checkpoint: Path, trust: bool) -> list[str]:
+    """Why somebody else may have written the checkpoint. Raises BadCheckpoint unless it is to be trusted."""
+    reasons = distrust(checkpoint)
+    if reasons and not trust:
+        raise BadCheckpoint(
+            f"{checkpoint}: somebody else may have written it: {'; '.join(reasons[:5])}; "
+            "if you know who did: --trust-checkpoint"
+        )
+    return reasons
+
+
+def tell_of_trust(paths: RunPaths, checkpoint: Path, trust: bool, say: Say) -> None:
+    """As `require_trust`; what is trusted all the same is told."""
+    reasons = require_trust(checkpoint, trust)
+    if reasons:
+        say(f"warning: {checkpoint} is trusted, though somebody else may have written it: {'; '.join(reasons[:5])}")
+        _event(paths, "trusted", checkpoint=str(checkpoint), reasons=reasons)
+
+
+def differences(launch: Launch, checkpoint: Path | None) -> Differences:
+    """What changed since the checkpoint was written; nothing can have where this very launch wrote it."""
+    if checkpoint is None:
+        return Differences()
+    manifest = read_manifest(checkpoint)
+    if manifest.run == launch.run_id and manifest.attempt >= launch.going_on.since:
+        return Differences()
+    return compare(manifest, present(launch.resolved, versions(), launch.workers * launch.recipe.launch.nodes))
+
+
+def named_start(resume: str) -> Path | None:
+    """The checkpoint that the recipe's `checkpoint.resume` names, if it names one. Raises BadCheckpoint."""
+    return None if resume in {"auto", "never"} else named(Path(resume).expanduser())
+
+
+def short(paths: RunPaths, checkpoint: Path) -> str:
+    """A checkpoint's path as it is shown: from the run's directory on, for one of its own."""
+    relative = os.path.relpath(checkpoint, paths.root)
+    return str(checkpoint) if relative.startswith("..") else relative
+
+
+def _choose(launch: Launch, say: Say) -> tuple[Path | None, str]:
+    paths, wish = launch.paths, launch.going_on
+    first = launch.attempt == wish.since
+    if first and wish.first is not None:
+        return wish.first, wish.reason
+    if launch.recipe.checkpoint.resume == "never" and not wish.named:
+        put_aside(paths, -1, say)
+        return None, 'checkpoint.resume is "never"'
+    newest = pick(paths, say)
+    if newest is not None:
+        return newest, "the newest good checkpoint of this run"
+    if wish.fallback is not None:
+        return named(wish.fallback), "this run has no checkpoint of its own yet"
+    return None, "there is no checkpoint yet"
+
+
+def _tell(launch: Launch, checkpoint: Path, changes: Mapping[str, Any], say: Say) -> None:
+    step = read_manifest(checkpoint).step
+    say(f"going on from step {step} ({short(launch.paths, checkpoint)})")
+    _event(
+        launch.paths,
+        "resume",
+        attempt=launch.attempt,
+        step=step,
+        checkpoint=str(checkpoint),
+        differences=dict(changes),
+    )
+
+
+def _event(paths: RunPaths, event: str, **values: object) -> None:
+    append_line(paths.events, {"event": event, "time": time.time(), **values})
