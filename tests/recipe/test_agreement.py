@@ -29,7 +29,7 @@ RIGHT: dict[str, Any] = {
     "evaluate": {"every": "epoch", "splits": ["eval"], "batch_size": 8},
     "optimizer": {"name": "sgd", "lr": 0.1, "nesterov": True, "groups": [{"match": ["*.bias"], "weight_decay": 0}]},
     "scheduler": {"name": "step", "warmup": 3, "min_lr": 0.0, "step_size": 3, "gamma": 0.5},
-    "parallel": {"strategy": "ddp"},
+    "parallel": {"strategy": "fsdp", "wrap": ["blocks.*", "Block"]},
     "checkpoint": {"every": "1h30m", "keep": 2, "resume": "auto"},
     "control": {"mode": "open"},
     "plugins": {"early-stopping": {"use": "x", "enabled": True, "before": ["a"], "queue": 3, "own": 1.5}},

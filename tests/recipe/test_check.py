@@ -19,12 +19,12 @@ def test_a_minimal_recipe_is_right(problems: Problems) -> None:
 def test_everything_is_reported_at_once_in_the_order_of_the_file(problems: Problems) -> None:
     text = TASK + "[train]\nsteps = -3\ncolour = 1\n[optimizer]\nweight_dcay = 1\nlr = 'fast'\n"
 
-    assert problems(text, "parallel.strategy=fsdp") == [
+    assert problems(text, "train.init_from=x.pt") == [
         "train.toml:4:1: train.steps: expected a positive integer, got -3",
         "train.toml:5:1: train.colour: unknown key",
         "train.toml:7:1: optimizer.weight_dcay: unknown key; did you mean 'weight_decay'?",
         'train.toml:8:1: optimizer.lr: expected a number of at least 0, got "fast"',
-        '-o #1: parallel.strategy: "fsdp": this version knows none and ddp',
+        '-o #1: train.init_from: "x.pt": this version cannot load weights',
     ]
 
 
@@ -69,7 +69,8 @@ def test_the_line_is_shown_with_a_caret(document: Callable[..., Document], schem
         ("providers.build_model = 3", "providers.build_model: expected a string, got 3"),
         ("run.seed = -1", "run.seed: expected an integer of at least 0 and below 4294967296, got -1"),
         ("launch.start = 'hot'", "launch.start: expected 'warm' or 'cold', got \"hot\""),
-        ("parallel.strategy = 'fsdp'", 'parallel.strategy: "fsdp": this version knows none and ddp'),
+        ("parallel.strategy = 'tp'", "parallel.strategy: expected 'none', 'ddp' or 'fsdp', got \"tp\""),
+        ("parallel.wrap = ['Block']", "parallel.wrap: the strategy ddp has no wrap; it belongs to fsdp"),
         ("train.init_from = 'x.pt'", 'train.init_from: "x.pt": this version cannot load weights'),
         ("plugins.a.on_error = 'ignore'", "plugins.a.on_error: expected 'fail', 'disable' or 'warn', got \"ignore\""),
         ("plugins.'a b'.x = 1", "plugins.a b: not a name for a plugin; use letters, digits, - and _"),

@@ -35,8 +35,8 @@ class SmokeCheck:
 
     @hookimpl(mutates=True)  # its collective needs all ranks: an error on one of them must end the run
     def on_train_end(self, run: Run) -> None:
-        alone = run.world.size == 1 or run.recipe.parallel.strategy == "none"
-        if run.model is not None and not alone:
+        replicated = run.world.size > 1 and run.recipe.parallel.strategy == "ddp"
+        if run.model is not None and replicated:
             differing = different_parameters(run.model)
             if differing:
                 raise TrainingError(

@@ -242,8 +242,13 @@ class ParallelTable(Table):
 
     strategy: Literal["none", "ddp", "fsdp"] = Field(
         default="ddp",
-        description="`ddp` keeps a replica on each worker; `none` does not wrap the model at all.",
-        json_schema_extra=_unavailable("this version knows none and ddp", "fsdp"),
+        description="`ddp` keeps a replica on each worker; `fsdp` a part of each parameter, its gradient and its "
+        "optimizer state (FSDP2); `none` does not wrap the model at all.",
+    )
+    wrap: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None,
+        description="`fsdp`: modules whose parameters are gathered together, by name (`blocks.*`) or class (`Block`); "
+        "left out, the children of the model's module lists.",
     )
 
 

@@ -103,6 +103,13 @@ def _scheduler(data: Mapping[str, Any]) -> Iterator[Broken]:
         yield Broken(("scheduler",), "the step scheduler needs step_size", "the steps between two decays")
 
 
+def _parallel(data: Mapping[str, Any]) -> Iterator[Broken]:
+    table = data.get("parallel", {})
+    if "wrap" in table and table.get("strategy") != "fsdp":
+        strategy = table.get("strategy")
+        yield Broken(("parallel", "wrap"), f"the strategy {strategy} has no wrap", "it belongs to fsdp")
+
+
 def _instances(data: Mapping[str, Any]) -> Iterator[Broken]:
     for name in data.get("plugins", {}):
         if not _INSTANCE.fullmatch(name):
@@ -114,5 +121,6 @@ _RULES: tuple[tuple[tuple[Key, ...], Rule], ...] = (
     ((("train", "batch_size"), ("train", "micro_batch_size"), ("launch", "workers"), ("launch", "nodes")), _batches),
     ((("optimizer", "name"),), _optimizer),
     ((("scheduler", "name"),), _scheduler),
+    ((("parallel", "strategy"), ("parallel", "wrap")), _parallel),
     ((("plugins",),), _instances),
 )

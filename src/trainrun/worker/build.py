@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from trainrun.marker import hookimpl
 from trainrun.recipe import Recipe
-from trainrun.worker import optim
+from trainrun.worker import optim, sharding
 from trainrun.worker.data import EvaluationSampler, SampledLoader, TrainSampler
 from trainrun.worker.run import Run
 from trainrun.worker.world import World
@@ -22,11 +22,14 @@ class Defaults:
 
     @hookimpl
     def parallelize_model(self, run: Run, model: torch.nn.Module, world: World) -> torch.nn.Module:
+        table = run.recipe.parallel
+        trains = any(parameter.requires_grad for parameter in model.parameters())
+        spread = table.strategy if world.size > 1 and trains else "none"
+        if spread == "fsdp":
+            model = sharding.shard(model, run.device, world, table.wrap)
         if run.recipe.train.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if world.size == 1 or run.recipe.parallel.strategy == "none":
-            return model
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+        if spread != "ddp":
             return model
         return DistributedDataParallel(model, device_ids=[run.device.index] if run.device.type == "cuda" else None)
 
@@ -68,7 +71,7 @@ class Defaults:
     @hookimpl
     def clip_gradients(self, model: torch.nn.Module, max_norm: float, grad_norm: torch.Tensor | None) -> torch.Tensor:
         if grad_norm is None:
-            return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            return sharding.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
         return grad_norm
 

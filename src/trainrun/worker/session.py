@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Dispatcher
+from trainrun.worker import sharding
 from trainrun.worker.data import ForeignBatches, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
@@ -59,9 +60,10 @@ class Session:
         self._precision = _PRECISIONS.get(table.precision)
         self._ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         several = self.state.world.size > 1
-        self._explicit = several and self._ddp is None
+        self._shards = sharding.shards(self.model)
+        self._explicit = several and self._ddp is None and not self._shards
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
-        self.plain = self._precision is None and self._ddp is None
+        self.plain = self._precision is None and self._ddp is None and not self._shards
         self._loss = self.state.metrics.series("train/loss")
         self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
@@ -105,7 +107,11 @@ class Session:
 
     def reduction(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: only the last one of an update reduces gradients over ranks."""
-        return _UNCHANGED if last or self._ddp is None else self._ddp.no_sync()
+        if last:
+            return _UNCHANGED
+        if self._ddp is not None:
+            return self._ddp.no_sync()
+        return sharding.unreduced(self._shards) if self._shards else _UNCHANGED
 
     def reduced(self) -> None:
         """All ranks have entered this step's gradient reduction: what `Decisions` relies on."""
@@ -131,7 +137,7 @@ class Session:
     def grad_norm(self) -> torch.Tensor:
         """The total 2-norm of the gradients, on the device."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return sharding.whole(torch.nn.utils.get_total_norm(gradients))
 
     def skip_update(self, reasons: Sequence[tuple[str, Any]]) -> str:
         """Leave model, optimizer and scheduler as they are; answer with the reasons as one text."""
