@@ -16,7 +16,7 @@ from trainrun.checkpoint.layout import (
 )
 from trainrun.checkpoint.manifest import FileRecord, Manifest, read_manifest
 from trainrun.checkpoint.retention import prune
-from trainrun.checkpoint.scan import Found, scan
+from trainrun.checkpoint.scan import Found, put_aside, scan
 from trainrun.checkpoint.trust import distrust
 from trainrun.checkpoint.verify import verify
 from trainrun.errors import BadCheckpoint
@@ -42,6 +42,7 @@ __all__ = [
     "plugin_file",
     "prune",
     "publish",
+    "put_aside",
     "rank_file",
     "read_manifest",
     "scan",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from trainrun.checkpoint.commit import sync
-from trainrun.checkpoint.layout import BAD, MANIFEST, SUPERSEDED, aside_name, is_bad, step_of
-from trainrun.checkpoint.scan import scan
+from trainrun.checkpoint.layout import BAD, MANIFEST, SUPERSEDED, aside_name, is_aside, step_of
+from trainrun.checkpoint.scan import put_aside, scan
 from trainrun.checkpoint.verify import verify
 from trainrun.errors import BadCheckpoint
 from trainrun.rundir.create import is_run
@@ -36,7 +36,7 @@ def choose(checkpoints: Path) -> Choice:
     path, rejected = _newest_good(checkpoints)
     if path is not None:
         return Choice(path, [(_put_aside(bad, BAD), reasons) for bad, reasons in rejected])
-    rejected += [(bad, ["it was found damaged earlier"]) for bad in _quarantined(checkpoints)]
+    rejected += [(bad, ["it was found damaged earlier"]) for bad in put_aside(checkpoints) if is_aside(bad.name, BAD)]
     if rejected:
         raise _none_good(checkpoints, rejected)
     return Choice(None, [])
@@ -81,11 +81,6 @@ def _require_good(folder: Path) -> Path:
     if reasons := verify(folder):
         raise BadCheckpoint(f"{folder}: this checkpoint is not good: {'; '.join(reasons)}")
     return folder
-
-
-def _quarantined(checkpoints: Path) -> Iterator[Path]:
-    if checkpoints.is_dir():
-        yield from sorted(path for path in checkpoints.iterdir() if is_bad(path.name) and path.is_dir())
 
 
 def _put_aside(path: Path, kind: str) -> Path:

@@ -54,9 +54,9 @@ def aside_name(kind: str, name: str, number: int = 1) -> str:
     return f"{kind}-{name}" if number == 1 else f"{kind}-{name}-{number}"
 
 
-def is_bad(name: str) -> bool:
-    """Whether this is the name of a checkpoint that was found damaged."""
-    return name.startswith(f"{BAD}-step-")
+def is_aside(name: str, *kinds: str) -> bool:
+    """Whether this is the name of a checkpoint that was put aside. kinds: only as one of these."""
+    return name.startswith(tuple(f"{kind}-step-" for kind in kinds or (BAD, SUPERSEDED)))
 
 
 def rank_file(rank: int) -> str:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainrun.checkpoint.layout import step_of
+from trainrun.checkpoint.layout import is_aside, step_of
 from trainrun.checkpoint.manifest import Manifest, read_manifest
 from trainrun.checkpoint.verify import sizes_and_names
 from trainrun.errors import BadCheckpoint
@@ -29,7 +29,9 @@ def scan(checkpoints: Path) -> list[Found]:
     `BadCheckpoint` where the folder cannot be listed.
     """
     steps = {step: checkpoints / name for name in _folders(checkpoints) if (step := step_of(name)) is not None}
-    return [_look(steps[step], step) for step in sorted(steps, reverse=True)]
+    looks = [_look(steps[step], step) for step in sorted(steps, reverse=True)]
+    # One that retention removed meanwhile is no bad one.
+    return [found for found in looks if found.problem is None or os.path.lexists(found.path)]
 
 
 def _folders(checkpoints: Path) -> list[str]:
@@ -49,3 +51,8 @@ def _look(path: Path, step: int) -> Found:
         return Found(path, step, None, str(error).removeprefix(f"{path}: "))
     reasons = sizes_and_names(path, manifest)
     return Found(path, step, manifest, "; ".join(reasons) or None)
+
+
+def put_aside(checkpoints: Path) -> list[Path]:
+    """The checkpoints that were found damaged or are superseded, by name. Raises `BadCheckpoint` as `scan` does."""
+    return sorted(checkpoints / name for name in _folders(checkpoints) if is_aside(name))

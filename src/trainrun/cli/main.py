@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("trainrun.cli.watch", "Watch a run as it goes."),
     "logs": ("trainrun.cli.logs", "Show what a run has logged and printed."),
     "stop": ("trainrun.cli.stop", "Ask a run to stop."),
+    "checkpoints": ("trainrun.cli.checkpoints", "List a run's checkpoints, verify them, export weights."),
     "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
     "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
 }
