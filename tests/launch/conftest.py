@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from trainrun.checkpoint import Manifest, begin, digest, publish, sync
 from trainrun.launch.handle import Launch
 from trainrun.launch.local import LocalWorkers, start
 from trainrun.recipe import Recipe
@@ -22,9 +23,11 @@ FAKE = [sys.executable, str(HERE / "fake_worker.py")]
 
 Start = Callable[..., tuple[Launch, LocalWorkers]]
 
+RECIPE = {"task": {"use": "x"}, "train": {"steps": 10, "batch_size": 64}}
+
 
 def make_launch(paths: RunPaths, *, workers: int = 2, attempt: int = 1, **tables: Mapping[str, Any]) -> Launch:
-    data = {"task": {"use": "x"}, "train": {"steps": 10, "batch_size": 64}, **tables}
+    data = {**RECIPE, **tables}
     resolved: Any = None
     return Launch(Recipe.from_data(data), paths, (), resolved, workers, attempt=attempt)
 
@@ -103,3 +106,34 @@ steps = 10
 use = "{HERE}/fake_backend.py:Fake"
 """)
     return path
+
+
+@pytest.fixture
+def write_checkpoint() -> Callable[..., Path]:
+    """Publish a made-up checkpoint of a step in a folder of checkpoints."""
+    return published
+
+
+def published(checkpoints: Path, step: int, *, plugins: Mapping[str, str] | None = None, **changes: Any) -> Path:
+    """Publish a checkpoint. plugins: the content of their state files; changes: of the manifest."""
+    checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    temp = begin(checkpoints, step, attempt=1)
+    contents = {"state/part": f"weights of step {step}", "training.pt": "{}"}
+    contents |= {f"plugins/{name}.pt": text for name, text in (plugins or {}).items()}
+    for name, text in contents.items():
+        (temp / name).write_text(text)
+        sync(temp / name)
+    known = {"run": checkpoints.parent.name, "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 2}
+    about = {"created": time.time(), "recipe": RECIPE, "files": {name: digest(temp / name) for name in contents}}
+    return publish(temp, Manifest(step=step, **{**known, **about, **changes}))
+
+
+@pytest.fixture
+def damage() -> Callable[[Path], None]:
+    """Flip the weights of a checkpoint, leaving their size as it was."""
+    return flip
+
+
+def flip(checkpoint: Path) -> None:
+    file = checkpoint / "state" / "part"
+    file.write_bytes(bytes(reversed(file.read_bytes())))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainrun.launch.budget import Budget
+from trainrun.recipe import Recipe
 from trainrun.rundir import Outcome
 from trainrun.rundir.records import Cause, Failure
 
@@ -70,3 +71,25 @@ def test_no_progress_wins_over_a_budget_that_is_used_up() -> None:
     budget = budget_of(3)
     codes = [budget.judge(failed(5)).outcome.exit_code for _ in range(4)]
     assert codes == [1, 1, 1, 93]
+
+
+def test_only_checkpoints_are_progress_where_they_are_written_as_training_goes_on() -> None:
+    budget = Budget({"crash": 10}, by_step=False)
+    ends = [(50, 0), (60, 0), (140, 100), (190, 100)]
+    verdicts = [budget.judge(failed(step), checkpoint) for step, checkpoint in ends]
+    assert [verdict.wait for verdict in verdicts] == [1.0, 2.0, 0.0, 1.0]
+
+
+def test_crashes_before_the_first_checkpoint_end_the_run_however_far_they_come() -> None:
+    budget = Budget({"crash": 10}, by_step=False)
+    last = [budget.judge(failed(step)) for step in (50, 60, 70)][-1]
+    assert last.outcome.exit_code == 93
+    assert "the furthest step was 70, the newest checkpoint is of step 0" in last.outcome.reason
+
+
+def test_what_was_saved_before_this_launch_is_no_progress_of_it() -> None:
+    recipe = Recipe.from_data({"task": {"use": "x"}, "train": {"steps": 10}, "checkpoint": {"every": 5}})
+    budget = Budget.of(recipe, checkpoint=300)
+    assert not budget.by_step
+    assert budget.judge(failed(310), checkpoint=300).wait == 1.0
+    assert budget.judge(failed(310), checkpoint=305).wait == 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,3 +68,21 @@ def test_values_that_are_no_numbers_are_never_best(ended: Outcome, paths: RunPat
     append_line(paths.metrics, {"step": 1, "eval/loss": float("nan")})
     assert closing.bests(paths) == []
     assert closing.bests(RunPaths(Path("nowhere"))) == []
+
+
+def test_run_that_can_go_on_says_from_where_and_how(
+    ended: Outcome, paths: RunPaths, write_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(paths.root.parent.parent)
+    write_checkpoint(paths.checkpoints, 5)
+    assert "checkpoint: checkpoints/step-000005" in list(closing.lines(ended))
+    assert not any(line.startswith("go on") for line in closing.lines(ended))
+    stopped = replace(ended, state="terminated", exit_code=75)
+    assert f"go on: trainrun resume {paths.run_id}" in list(closing.lines(stopped))
+    monkeypatch.chdir("/")
+    assert f"go on: trainrun resume {paths.run_id} --dir {paths.root.parent}" in list(closing.lines(stopped))
+
+
+def test_run_without_a_checkpoint_has_nothing_to_go_on_from(ended: Outcome) -> None:
+    failed = replace(ended, state="failed", exit_code=1)
+    assert not any(line.startswith(("checkpoint", "go on")) for line in closing.lines(failed))

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from trainrun.launch.ends import End, write_ends
 from trainrun.launch.handle import Launch
-from trainrun.launch.verdict import Ending, judge
+from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.launch.watchdog import Hang, Where
 from trainrun.rundir import Outcome, RunPaths, WorkerRecord
 from trainrun.rundir.files import write_json
@@ -250,3 +251,97 @@ def test_a_worker_that_ended_itself_because_it_was_told_to(
     outcome = verdict(launch, 1, signal=number)
     assert (outcome.state, outcome.exit_code, outcome.cause) == (state, code, cause)
     assert outcome.reason == "rank 1 failed at step 4: it was told to stop, and sat in setup"
+
+
+# --- what was saved ---
+
+
+Save = Callable[[int], Path]
+
+
+@pytest.fixture
+def save(launch: Launch, write_checkpoint: Callable[..., Path]) -> Save:
+    return lambda step: write_checkpoint(launch.paths.checkpoints, step)
+
+
+def stopped_at(launch: Launch, step: int, number: signal.Signals = signal.SIGTERM) -> Outcome:
+    for rank in (0, 1):
+        put(launch, rank, stopped=f"{number.name} received", source=number.name, step=step)
+    return verdict(launch, signal=number)
+
+
+def test_stop_whose_step_is_saved_can_be_gone_on_from(launch: Launch, save: Save) -> None:
+    save(7)
+    outcome = stopped_at(launch, 7)
+    assert (outcome.state, outcome.exit_code) == ("terminated", 75)
+
+
+def test_stop_whose_step_is_not_saved(launch: Launch, save: Save) -> None:
+    save(6)
+    assert stopped_at(launch, 7).exit_code == 143
+
+
+def test_ctrl_c_is_130_whether_its_step_is_saved_or_not(launch: Launch, save: Save) -> None:
+    assert stopped_at(launch, 7, signal.SIGINT).exit_code == 130
+    save(7)
+    assert stopped_at(launch, 7, signal.SIGINT).exit_code == 130
+
+
+def test_checkpoint_that_lacks_a_file_saves_nothing(launch: Launch, save: Save) -> None:
+    (save(7) / "training.pt").unlink()
+    assert stopped_at(launch, 7).exit_code == 143
+
+
+def test_stop_before_training_began_loses_nothing_of_a_run_that_went_on(launch: Launch, save: Save) -> None:
+    put(launch, 0, "setup", step=0)
+    put(launch, 1, "setup", step=0)
+    write_ends(launch.paths, 1, {1: End(1, -signal.SIGTERM, seen_ns=1)})
+    assert verdict(launch, 1, signal=signal.SIGTERM).exit_code == 143
+    save(7)
+    outcome = verdict(launch, 1, signal=signal.SIGTERM)
+    assert (outcome.exit_code, outcome.reason) == (75, "stopped before training began")
+
+
+def test_stop_at_the_step_of_another_runs_checkpoint_that_it_started_from(
+    launch: Launch, write_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    start = write_checkpoint(tmp_path / "other" / "checkpoints", 7)
+    write_json(launch.paths.start(1), {"checkpoint": str(start)})
+    assert stopped_at(launch, 7).exit_code == 75
+    assert stopped_at(launch, 8).exit_code == 143
+
+
+def test_end_of_the_grace_with_and_without_the_stop_step_saved(launch: Launch, save: Save) -> None:
+    put(launch, 0, "training", step=7)
+    save(6)
+    assert verdict(launch, None, signal=signal.SIGTERM, forced="grace").exit_code == 143
+    save(7)
+    assert verdict(launch, None, signal=signal.SIGTERM, forced="grace").exit_code == 75
+
+
+def test_preemption_that_was_saved_is_still_one(launch: Launch, save: Save) -> None:
+    save(10)
+    for rank in (0, 1):
+        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+    outcome = verdict(launch)
+    assert (outcome.exit_code, outcome.cause) == (75, "preemption")
+
+
+@pytest.mark.parametrize(
+    ("number", "saved", "state", "code"),
+    [
+        (signal.SIGINT, True, "interrupted", 130),
+        (signal.SIGTERM, True, "terminated", 75),
+        (signal.SIGTERM, False, "terminated", 143),
+        (None, False, "stopped", 0),
+    ],
+)
+def test_stop_between_two_attempts(
+    launch: Launch, save: Save, number: signal.Signals | None, saved: bool, state: str, code: int
+) -> None:
+    if saved:
+        save(2)
+    before = Outcome("failed", 1, "rank 0 raised ValueError at step 3: no", step=3, attempt=2, cause="crash")
+    outcome = stopped_between(launch, before, number)
+    assert (outcome.state, outcome.exit_code, outcome.cause, outcome.step) == (state, code, None, 3)
+    assert outcome.reason.endswith("attempt 3 began; attempt 2 had failed: rank 0 raised ValueError at step 3: no")

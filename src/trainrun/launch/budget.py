@@ -38,12 +38,13 @@ class Verdict:
 class Budget:
     """Counts the attempts of one run. `restarts` is how many may follow the first for each cause.
 
-    Progress of an attempt is a newer committed checkpoint, else a step higher than any before. Three attempts in a row
-    without progress end the run for good: more of the same would only burn the machine's time. So does a GPU that runs
-    out of memory at the same step twice.
+    Progress of an attempt is a newer committed checkpoint; with `by_step`, where none is written while training goes
+    on, also a step higher than any before. Three attempts in a row without progress end the run for good: more of the
+    same would only burn the machine's time. So does a GPU that runs out of memory at the same step twice.
     """
 
     restarts: Mapping[Cause, int]
+    by_step: bool = True
     _used: dict[Cause, int] = field(default_factory=dict)
     _highest: int = 0
     _checkpoint: int = 0
@@ -51,10 +52,16 @@ class Budget:
     _memory_at: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The budgets that the recipe sets."""
+    def of(cls, recipe: Recipe, checkpoint: int = 0) -> Self:
+        """The budgets that the recipe sets. checkpoint: the step of the run's newest one before the first attempt."""
         launch = recipe.launch
-        return cls({"crash": launch.max_restarts, "preemption": launch.max_preemptions, "node": launch.max_node_losses})
+        restarts: dict[Cause, int] = {
+            "crash": launch.max_restarts,
+            "preemption": launch.max_preemptions,
+            "node": launch.max_node_losses,
+        }
+        by_step = recipe.checkpoint.every is None or recipe.checkpoint.resume == "never"
+        return cls(restarts, by_step, _checkpoint=checkpoint)
 
     def judge(self, outcome: Outcome, checkpoint: int = 0) -> Verdict:
         """Decide what follows `outcome`. checkpoint: the step of the newest committed one, 0 for none."""
@@ -74,14 +81,15 @@ class Budget:
         return Verdict(outcome, again=True, wait=wait, why=f"restart {used + 1} of {allowed} after {_SINGULAR[cause]}")
 
     def _count(self, outcome: Outcome, checkpoint: int) -> None:
-        progress = checkpoint > self._checkpoint or outcome.step > self._highest
+        progress = checkpoint > self._checkpoint or (self.by_step and outcome.step > self._highest)
         self._checkpoint = max(self._checkpoint, checkpoint)
         self._highest = max(self._highest, outcome.step)
         self._idle = 0 if progress else self._idle + 1
 
     def _hopeless(self, outcome: Outcome) -> str | None:
         if self._idle >= NO_PROGRESS:
-            return f"no progress in {NO_PROGRESS} attempts in a row, the furthest step was {self._highest}"
+            saved = "" if self.by_step else f", the newest checkpoint is of step {self._checkpoint}"
+            return f"no progress in {NO_PROGRESS} attempts in a row, the furthest step was {self._highest}{saved}"
         failure = outcome.first_failure
         before, self._memory_at = self._memory_at, None
         if failure is None or failure.type != _OUT_OF_MEMORY:

@@ -10,13 +10,15 @@ from dataclasses import replace
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError
 from trainrun.launch.budget import Budget, Verdict
+from trainrun.launch.committed import newest_step
 from trainrun.launch.handle import Launch
 from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
+from trainrun.launch.resuming import prepare_start
 from trainrun.launch.signals import Signals, StopNow
 from trainrun.launch.supervise import StatusWatch, look_for_stop, stopped_how, supervise
 from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
-from trainrun.launch.verdict import Ending, judge
+from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
 from trainrun.plugin.resolve import Resolved
@@ -47,10 +49,13 @@ class Client:
         self._hooks = client_hooks(resolved, self._on_fault)
         return self._hooks
 
-    def run(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
-        """Make the attempt and always end with an outcome in the run directory, whatever happens."""
+    def run(self, prepared: Launch, signals: Signals, ranks: Echo, lease: Lease | None = None) -> Outcome:
+        """Make the attempt and always end with an outcome in the run directory, whatever happens.
+
+        lease: the right to the run, where it has been acquired already. It is given up at the end.
+        """
         self._launch = prepared
-        self._lease = lease = Lease.acquire(prepared.paths)
+        self._lease = lease = lease or Lease.acquire(prepared.paths)
         take_stop(prepared.paths)  # what was asked of an owner before this one
         started = time.time()
         try:
@@ -85,27 +90,30 @@ class Client:
 
     def _attempts(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
         """Attempts until one ends well, or another would be of no use, or somebody asks for a stop."""
-        budget, tails = Budget.of(prepared.recipe), _tails(prepared, ranks, self._write)
-        attempt, verdict = 0, None
-        while verdict is None or (verdict.again and not signals.stopping):
+        budget, tails = Budget.of(prepared.recipe, newest_step(prepared.paths)), _tails(prepared, ranks, self._write)
+        attempt, before = prepared.attempt, None
+        while True:
             attempt += 1
-            if (end := self._assemble(prepared, signals, verdict.outcome if verdict else None)) is not None:
+            if (end := self._assemble(prepared, signals, before)) is not None:
                 return end
             outcome = self._attempt(replace(prepared, attempt=attempt), signals, tails)
-            verdict = budget.judge(outcome)
-            if verdict.again and not signals.stopping:
-                self._tell_of_restart(outcome, verdict)
-                self._back_off(signals, verdict.wait)
-        return verdict.outcome
+            verdict = budget.judge(outcome, newest_step(prepared.paths))
+            if not verdict.again or signals.stopping:
+                return verdict.outcome
+            self._tell_of_restart(outcome, verdict)
+            if not self._back_off(signals, verdict.wait):
+                return stopped_between(prepared, outcome, signals.first)
+            before = verdict.outcome
 
-    def _back_off(self, signals: Signals, seconds: float) -> None:
-        """Wait, but not beyond a request to stop."""
+    def _back_off(self, signals: Signals, seconds: float) -> bool:
+        """Wait, but not beyond a request to stop; whether another attempt is still wanted."""
         assert self._launch is not None
         deadline = time.monotonic() + seconds
         while not signals.stopping and (left := deadline - time.monotonic()) > 0:
             signals.wait(min(left, _LOOK))
             look_for_stop(self._launch, signals)
             self._look()
+        return not signals.stopping
 
     def _assemble(self, prepared: Launch, signals: Signals, before: Outcome | None) -> Outcome | None:
         """Wait for all nodes; answers with the outcome where the run ends here. before: that of the last attempt."""
@@ -122,7 +130,7 @@ class Client:
         if before is None:
             raise EnvironmentProblem(hub.absence(seconds))
         if signals.stopping:
-            return before
+            return stopped_between(prepared, before, signals.first)
         reason = f"{before.reason}; {hub.absence(seconds)}"
         return replace(before, exit_code=int(ExitCode.RESUMABLE), reason=reason, cause=None)
 
@@ -148,6 +156,7 @@ class Client:
         self._event(current, "attempt_start", attempt=current.attempt, workers=current.workers)
         self._call(self._hooks.on_attempt_start, current, current.attempt)
         try:
+            prepare_start(current, self._write)
             handle = self._hooks.start_workers(current) if self._hooks.start_workers else None
             if handle is None:
                 raise EnvironmentProblem(

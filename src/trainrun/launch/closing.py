@@ -9,6 +9,8 @@ from pathlib import Path
 
 import tomli
 
+from trainrun.launch.committed import foreign_start, newest
+from trainrun.launch.resuming import short
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -53,9 +55,26 @@ def lines(outcome: Outcome) -> Iterator[str]:
     best = bests(paths)
     if best:
         yield f"best: {', '.join(map(str, best[:_BESTS]))}"
+    yield from _going_on(outcome, paths)
+    yield f"more: trainrun why {_named(paths)}"
+
+
+def _going_on(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
+    """The last checkpoint, and the command that goes on from it."""
+    found = newest(paths)
+    checkpoint = found.path if found is not None else foreign_start(paths)
+    if checkpoint is None:
+        return
+    yield f"checkpoint: {short(paths, checkpoint)}"
+    if outcome.state != "finished":
+        yield f"go on: trainrun resume {_named(paths)}"
+
+
+def _named(paths: RunPaths) -> str:
+    """The run as commands that are given here find it."""
     base = paths.root.parent
     where = "" if base == Path("runs").resolve() else f" --dir {_short(base)}"
-    yield f"more: trainrun why {paths.run_id}{where}"
+    return f"{paths.run_id}{where}"
 
 
 def faults(paths: RunPaths) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
+from trainrun.launch.committed import reached
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
 from trainrun.launch.watchdog import Hang, told, where
@@ -51,10 +52,12 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     paths, attempt = launch.paths, launch.attempt
     size = launch.workers * launch.recipe.launch.nodes
     records = _read_records(paths, attempt, size)
+    status = _status(paths, attempt)
+    step = max([_known_step(status), *(record.step for record in records.values())])
     failure: Failure | None = None
     cause: Cause | None = None
     if ending.forced:
-        state, code, reason = _forced(launch, ending)
+        state, code, reason = _forced(launch, ending, step)
     elif ending.lost is not None:
         failure = Failure(rank=None, kind="node", message=ending.lost)
         state, code, reason, cause = "failed", ExitCode.RESUMABLE, ending.lost, "node"
@@ -62,19 +65,19 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
         failure = _from_hang(paths, ending.hang)
         state, code, reason, cause = "failed", ExitCode.TRAINING_FAILED, failure.message, "crash"
     elif (failure := first_failure(paths, attempt, size, ending)) is not None and not _was_told(failure, ending):
-        state, code, reason = _failed(failure, records, ending)
-        cause = "crash" if code == ExitCode.TRAINING_FAILED else _preemption(code, ending)
+        state, code, reason = _failed(failure, records, ending, saved=_is_saved(paths, attempt, failure.step))
+        cause = "crash" if code == ExitCode.TRAINING_FAILED else _preemption(state, ending)
     elif failure is not None:
-        failure, (state, code), reason = None, _by_signal(ending.signal), "stopped before training began"
+        failure, reason = None, "stopped before training began"
+        state, code = _by_signal(ending.signal, saved=_is_saved(paths, attempt, 0))
     else:
-        state, code, reason = _ended(records, ending)
-        cause = _preemption(code, ending)
-    status = _status(paths, attempt)
+        state, code, reason = _ended(records, ending, saved=_is_saved(paths, attempt, step))
+        cause = _preemption(state, ending)
     return Outcome(
         state=state,
         exit_code=code,
         reason=reason,
-        step=max([_known_step(status), *(record.step for record in records.values())]),
+        step=step,
         attempt=attempt,
         first_failure=failure,
         started=started,
@@ -83,6 +86,17 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
         run=str(paths.root),
         cause=cause,
     )
+
+
+def stopped_between(launch: Launch, before: Outcome, number: signal.Signals | None) -> Outcome:
+    """The outcome of a run that was told to stop after the attempt that ended as `before`, and before another began."""
+    state: State = "stopped"
+    code: int = ExitCode.OK
+    if number is not None:
+        state, code = _by_signal(number, saved=_is_saved(launch.paths, before.attempt, 0))
+    by, last = number.name if number is not None else "trainrun stop", before.attempt
+    reason = f"stopped by {by} before attempt {last + 1} began; attempt {last} had failed: {before.reason}"
+    return replace(before, state=state, exit_code=int(code), reason=reason, ended=time.time(), cause=None)
 
 
 def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
@@ -121,7 +135,8 @@ def _was_told(failure: Failure, ending: Ending) -> bool:
     return ending.signal is not None and failure.signal == signal.SIGTERM.name and failure.step == 0
 
 
-def _forced(launch: Launch, ending: Ending) -> tuple[State, int, str]:
+def _forced(launch: Launch, ending: Ending, step: int) -> tuple[State, int, str]:
+    saved = ending.signal is not None and _is_saved(launch.paths, launch.attempt, step)
     if ending.forced == "now":
         reason = "stopped at once, because Ctrl-C was pressed again"
     elif ending.forced == "early":
@@ -130,36 +145,44 @@ def _forced(launch: Launch, ending: Ending) -> tuple[State, int, str]:
         reason = f"killed, because the workers had not stopped within launch.grace ({launch.recipe.launch.grace:g} s)"
         if sat := told(where(launch.paths, launch.attempt, launch.ranks)):
             reason += f": {sat}"
-    return (*_by_signal(ending.signal), reason)
+    return (*_by_signal(ending.signal, saved=saved), reason)
 
 
-def _preemption(code: int, ending: Ending) -> Cause | None:
+def _is_saved(paths: RunPaths, attempt: int, step: int) -> bool:
+    """Whether the run can go on from where it stopped. step: that of the end, 0 where it had not begun to train."""
+    at = reached(paths, attempt)
+    return at is not None and at >= step
+
+
+def _preemption(state: State, ending: Ending) -> Cause | None:
     """Whether workers were told to stop by somebody else than this client."""
-    return "preemption" if code == ExitCode.TERMINATED and ending.signal is None else None
+    return "preemption" if state == "terminated" and ending.signal is None else None
 
 
-def _failed(failure: Failure, records: Mapping[int, WorkerRecord], ending: Ending) -> tuple[State, int, str]:
+def _failed(
+    failure: Failure, records: Mapping[int, WorkerRecord], ending: Ending, *, saved: bool
+) -> tuple[State, int, str]:
     if failure.type == _TOLD_TO_STOP:
-        return (*_by_signal(ending.signal), failure.message)
+        return (*_by_signal(ending.signal, saved=saved), failure.message)
     record = None if failure.rank is None else records.get(failure.rank)
     known = record.error["exit_code"] if failure.kind == "error" and record and record.error else None
     return "failed", known or ExitCode.TRAINING_FAILED, failure.message
 
 
-def _ended(records: Mapping[int, WorkerRecord], ending: Ending) -> tuple[State, int, str]:
+def _ended(records: Mapping[int, WorkerRecord], ending: Ending, *, saved: bool) -> tuple[State, int, str]:
     stopped = next((record for record in records.values() if record.stopped), None)
     if stopped is None:
         return "finished", ExitCode.OK, f"all {records[0].step} steps are done"
     source = stopped.source or "a vote"
     if source.startswith("SIG"):
-        return (*_by_signal(ending.signal), f"stopped at step {stopped.step}: {stopped.stopped}")
+        return (*_by_signal(ending.signal, saved=saved), f"stopped at step {stopped.step}: {stopped.stopped}")
     return "stopped", ExitCode.OK, f"stopped at step {stopped.step} by {source}: {stopped.stopped}"
 
 
-def _by_signal(number: signal.Signals | None) -> tuple[State, int]:
+def _by_signal(number: signal.Signals | None, *, saved: bool) -> tuple[State, int]:
     if number == signal.SIGINT:
         return "interrupted", ExitCode.INTERRUPTED
-    return "terminated", ExitCode.TERMINATED
+    return "terminated", ExitCode.RESUMABLE if saved else ExitCode.TERMINATED
 
 
 def _first_error(records: Mapping[int, WorkerRecord], clocks: Mapping[int, int]) -> WorkerRecord | None:
