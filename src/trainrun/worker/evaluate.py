@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from trainrun.errors import TrainingError
+from trainrun.worker import sharding
 from trainrun.worker.data import evaluation_batches
 from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
@@ -23,6 +24,7 @@ def evaluate(session: Session) -> dict[str, float]:
     with torch.no_grad():
         for split, loader in session.evaluation.items():
             found |= _evaluate_split(session, split, loader)
+    sharding.free(session.shards)
     for module, training in modes:  # one by one: a task may keep a part of its model in evaluation mode
         module.training = training
     state.enter(phase)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +60,10 @@ class Session:
         self._precision = _PRECISIONS.get(table.precision)
         self._ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         several = self.state.world.size > 1
-        self._shards = sharding.shards(self.model)
-        self._explicit = several and self._ddp is None and not self._shards
+        self.shards = sharding.shards(self.model)
+        self._explicit = several and self._ddp is None and not self.shards
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
-        self.plain = self._precision is None and self._ddp is None and not self._shards
+        self.plain = self._precision is None and self._ddp is None and not self.shards
         self._loss = self.state.metrics.series("train/loss")
         self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
@@ -102,8 +102,17 @@ class Session:
                 self.state.decisions.post(request.kind, request.source, request.hook, request.reason)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision, for a forward."""
+        """The recipe's precision, for a forward; and that ranks wait for one another in it where it is sharded."""
+        if self.shards:
+            return self._gathering()
         return _UNCHANGED if self._precision is None else torch.autocast(self.device.type, self._precision)
+
+    @contextmanager
+    def _gathering(self) -> Iterator[None]:
+        self.state.pulse.pause()
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
+            yield
+        self.state.pulse.resume()
 
     def reduction(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: only the last one of an update reduces gradients over ranks."""
@@ -111,7 +120,7 @@ class Session:
             return _UNCHANGED
         if self._ddp is not None:
             return self._ddp.no_sync()
-        return sharding.unreduced(self._shards) if self._shards else _UNCHANGED
+        return sharding.unreduced(self.shards) if self.shards else _UNCHANGED
 
     def reduced(self) -> None:
         """All ranks have entered this step's gradient reduction: what `Decisions` relies on."""

@@ -1,7 +1,8 @@
 """`parallel.strategy = "fsdp"`: each rank keeps a part of every parameter, its gradient and its optimizer state.
 
 FSDP2 changes the model in place: its parameters keep their names and become DTensors, cut along their first
-dimension. A group of parameters is gathered when the forward or backward of its module needs it, and freed after.
+dimension. The parameters of a group are gathered when the forward or backward of its module needs them, and freed
+after. Everything computed from a DTensor may be a collective, so all ranks must do it alike.
 
 `torch.distributed.fsdp` takes about as long to import as torch itself, so only a worker that shards imports it.
 """
@@ -11,71 +12,91 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from trainrun.errors import Problem, RecipeError
+from trainrun.errors import Problem, RecipeError, TrainingError
+from trainrun.worker import blocks
 from trainrun.worker.world import World
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
-_LISTS = (nn.ModuleList, nn.Sequential)
-
 
 def shard(model: nn.Module, device: torch.device, world: World, wrap: Sequence[str] | None) -> nn.Module:
-    """Shard `model` over all ranks, in place: each block that `wrap` or `blocks_of` finds as a group, then the rest.
+    """Shard `model` over all ranks, in place: each module that `wrap` names or `blocks.find` finds, then the rest.
 
-    To be called on all ranks alike. Raises RecipeError for a pattern of `wrap` that fits no module, and for modules
-    that cannot be groups of their own.
+    To be called on all ranks alike. Raises RecipeError for `wrap`s that cannot be, TrainingError for such models.
     """
     from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - see above
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
+    _check(model)
+    groups = _found(model) if wrap is None else _named(model, wrap)
     mesh = init_device_mesh(device.type, (world.size,))
-    for block in reversed(blocks_of(model) if wrap is None else _chosen(model, wrap)):  # inner ones before outer ones
-        fully_shard(block, mesh=mesh)
+    for group in reversed(groups):  # inner ones before outer ones
+        fully_shard(group, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    _keep_buffers_alike(model)
     return model
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The children of the model's lists (ModuleList, Sequential) that have parameters.
-
-    Of a list within a list the longer one counts: the layers of a backbone, not the backbone beside the head.
-    """
-    found: list[nn.Module] = []
-    for blocks in _lists(model):
-        for block in blocks:
-            inner = any(len(deeper) > len(blocks) for deeper in _lists(block))
-            found += blocks_of(block) if inner or isinstance(block, nn.ModuleList | nn.ModuleDict) else [block]
-    return found
+def _check(model: nn.Module) -> None:
+    scalars = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
+    if scalars:
+        raise TrainingError(
+            f"the parameters {', '.join(scalars)} have no dimension, and FSDP cuts along the first one; "
+            'give them the shape (1,), or set parallel.strategy = "ddp"'
+        )
 
 
-def _lists(module: nn.Module) -> list[list[nn.Module]]:
-    """The outermost lists in `module`, itself included, as their children that have parameters."""
-    if isinstance(module, _LISTS):
-        return [[child for child in module if any(True for _ in child.parameters())]]
-    return [found for child in module.children() for found in _lists(child)]
+def _found(model: nn.Module) -> list[nn.Module]:
+    found = blocks.find(model)
+    tied = blocks.tied(model, found)
+    return [block for block in found if block not in tied]
 
 
-def _chosen(model: nn.Module, wrap: Sequence[str]) -> list[nn.Module]:
-    """The modules that a pattern fits, outer ones before inner ones."""
+def _named(model: nn.Module, wrap: Sequence[str]) -> list[nn.Module]:
     named = [(name, module) for name, module in model.named_modules() if name]
     for pattern in wrap:
-        if not any(_fits(pattern, name, module) for name, module in named):
+        if not any(blocks.fits(pattern, name, module) for name, module in named):
             names = ", ".join(f"{name} ({type(module).__name__})" for name, module in named[:3])
             raise _error(f"{pattern!r} fits no module by name or class", f"modules are called like {names}")
-    return [module for name, module in named if any(_fits(pattern, name, module) for pattern in wrap)]
+    chosen = {module: name for name, module in named if any(blocks.fits(pattern, name, module) for pattern in wrap)}
+    for module, name in chosen.items():
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            raise _error(
+                f"{name} is a {type(module).__name__}, which has no forward", f"name what it holds: '{name}.*'"
+            )
+    tied = [chosen[module] for module in blocks.tied(model, list(chosen)) if module in chosen]
+    if tied:
+        raise _error(
+            f"{', '.join(sorted(tied))} share parameters with modules outside", "leave them out, or name what holds all"
+        )
+    return list(chosen)
 
 
-def _fits(pattern: str, name: str, module: nn.Module) -> bool:
-    parts, patterns = name.split("."), pattern.split(".")
-    named = len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-    return named or fnmatchcase(type(module).__name__, pattern)
+def _keep_buffers_alike(model: nn.Module) -> None:
+    """Give all ranks rank 0's buffers, such as the running means of BatchNorm, before each forward: as DDP does."""
+    saved = model.state_dict(keep_vars=True)
+    names = [name for name, _ in model.named_buffers() if name in saved]
+
+    def send(*_: Any) -> None:
+        kinds: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in map(model.get_buffer, names):
+            kinds.setdefault(buffer.dtype, []).append(buffer.detach())
+        for buffers in kinds.values():
+            packed = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            dist.broadcast(packed.view(torch.uint8), src=0)  # as bytes: gloo knows no bool
+            pieces = torch.split(packed, [buffer.numel() for buffer in buffers])
+            for buffer, piece in zip(buffers, pieces, strict=True):
+                buffer.copy_(piece.view_as(buffer))
+
+    if names:
+        model.register_forward_pre_hook(send, prepend=True)
 
 
 def shards(model: nn.Module) -> list[FSDPModule]:
@@ -97,6 +118,12 @@ def unreduced(modules: Sequence[FSDPModule]) -> Iterator[None]:
 def _set_reduction(modules: Sequence[FSDPModule], *, on: bool) -> None:
     for module in modules:
         module.set_requires_gradient_sync(on, recurse=False)
+
+
+def free(modules: Sequence[FSDPModule]) -> None:
+    """Make all parameters shards again: after a forward without a backward the outermost module's are still whole."""
+    for module in modules:
+        module.reshard()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
