@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from trainrun.launch.launch import launch
+    from trainrun.launch.resume import resume
     from trainrun.marker import hookimpl, hookspec
     from trainrun.plugin.options import Field, PluginOptions
     from trainrun.recipe.model import Recipe
@@ -53,6 +54,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "launch",
+    "resume",
 ]
 
 _HOMES = {
@@ -74,6 +76,7 @@ _HOMES = {
     "hookimpl": "trainrun.marker",
     "hookspec": "trainrun.marker",
     "launch": "trainrun.launch.launch",
+    "resume": "trainrun.launch.resume",
 }
 
 

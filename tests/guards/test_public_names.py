@@ -30,6 +30,7 @@ PUBLIC = [
     "hookimpl",
     "hookspec",
     "launch",
+    "resume",
 ]
 
 

@@ -79,7 +79,7 @@ def test_run_that_can_go_on_says_from_where_and_how(
     assert not any(line.startswith("go on") for line in closing.lines(ended))
     stopped = replace(ended, state="terminated", exit_code=75)
     assert f"go on: trainrun resume {paths.run_id}" in list(closing.lines(stopped))
-    monkeypatch.chdir("/")
+    monkeypatch.chdir(paths.root)
     assert f"go on: trainrun resume {paths.run_id} --dir {paths.root.parent}" in list(closing.lines(stopped))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,14 +15,6 @@ from trainrun.cli import options
 if TYPE_CHECKING:
     from trainrun.launch.terminal import Echo
     from trainrun.rundir.records import Outcome
-
-
-def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
-    if value in {"zero", "all", "none"}:
-        return cast("Echo", value)
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
-        raise click.BadParameter(f"expected zero, all, none or ranks such as 0,2, got {value!r}")
-    return tuple(map(int, value.split(",")))
 
 
 @click.command("launch")
@@ -36,22 +27,13 @@ def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
     type=click.Path(path_type=Path, file_okay=False),
     help="Make the run's folder in this one, in place of the recipe's run.dir.",
 )
-@click.option(
-    "--ranks",
-    metavar="zero|all|none|N,N…",
-    callback=_ranks,
-    default="zero",
-    show_default=True,
-    help="Whose output to show: that of rank 0, of all, of none, or of these. All of it is in the run's logs folder.",
-)
-@click.option("--nodes", type=click.IntRange(1), help="Number of machines, in place of the recipe's launch.nodes.")
-@click.option("--node-rank", type=click.IntRange(0), help="Which of the machines this is, from 0 on.")
-@click.option(
-    "--rdzv-endpoint",
-    metavar="HOST:PORT",
-    help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
+@options.allow_changes
+@options.trust_checkpoint
+@options.ranks
+@options.nodes
+@options.node_rank
+@options.rdzv_endpoint
+@options.quiet
 @options.as_json
 @options.refresh
 def command(  # noqa: PLR0913 - one for each option
@@ -60,6 +42,8 @@ def command(  # noqa: PLR0913 - one for each option
     overrides: tuple[str, ...],
     plugins: tuple[str, ...],
     base: Path | None,
+    allow_changes: bool,
+    trust_checkpoint: bool,
     ranks: Echo,
     nodes: int | None,
     node_rank: int | None,
@@ -74,8 +58,9 @@ def command(  # noqa: PLR0913 - one for each option
 
     Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
     ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong;
-    4 something is missing, here, in a plugin, or another node; 75 a node was lost, start again; 93 no progress
-    in three attempts, do not; 130 Ctrl-C; 143 SIGTERM.
+    4 something is missing, here, in a plugin, or another node; 75 stopped from outside or a node was lost, go on
+    with `trainrun resume`; 93 no progress in three attempts, do not; 130 Ctrl-C; 143 SIGTERM, and the last step is
+    not saved.
     """
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 
@@ -84,12 +69,19 @@ def command(  # noqa: PLR0913 - one for each option
         (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"])),
         plugins,
         dir=base,
+        allow_changes=allow_changes,
+        trust_checkpoint=trust_checkpoint,
         ranks=ranks,
         quiet=quiet,
         refresh=refresh,
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
     )
+    leave(outcome, as_json=as_json)
+
+
+def leave(outcome: Outcome, *, as_json: bool) -> NoReturn:
+    """Show how the run ended, and end the command with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C of a burst must not cut the last lines off
     with suppress(BrokenPipeError):  # the exit code still has to tell how it ended
         _answer(outcome, as_json=as_json)

@@ -20,6 +20,7 @@ from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunEr
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("trainrun.cli.launch", "Train by a recipe."),
+    "resume": ("trainrun.cli.resume", "Go on with a run from its last checkpoint."),
     "check": ("trainrun.cli.check", "Check a recipe and everything it names."),
     "hooks": ("trainrun.cli.hooks", "Show every hook, and what a recipe runs in it."),
     "plugins": ("trainrun.cli.plugins", "List the installed plugins."),

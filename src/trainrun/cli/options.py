@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+if TYPE_CHECKING:
+    from trainrun.launch.terminal import Echo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 Option = Callable[[F], F]
 
 JSON_VERSION = 1
+
+
+def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
+    if value in {"zero", "all", "none"}:
+        return cast("Echo", value)
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
+        raise click.BadParameter(f"expected zero, all, none or ranks such as 0,2, got {value!r}")
+    return tuple(map(int, value.split(",")))
+
 
 override = click.option(
     "-o",
@@ -35,4 +48,30 @@ base = click.option(
     show_default=True,
     help="The folder that holds the runs.",
 )
+allow_changes = click.option(
+    "--allow-changes", is_flag=True, help="Go on from a checkpoint although recipe or plugins change the training."
+)
+trust_checkpoint = click.option(
+    "--trust-checkpoint",
+    is_flag=True,
+    help="Go on from a checkpoint although somebody else may have written it. This is logged.",
+)
+ranks = click.option(
+    "--ranks",
+    metavar="zero|all|none|N,N…",
+    callback=_ranks,
+    default="zero",
+    show_default=True,
+    help="Whose output to show: that of rank 0, of all, of none, or of these. All of it is in the run's logs folder.",
+)
+nodes = click.option(
+    "--nodes", type=click.IntRange(1), help="Number of machines, in place of the recipe's launch.nodes."
+)
+node_rank = click.option("--node-rank", type=click.IntRange(0), help="Which of the machines this is, from 0 on.")
+rdzv_endpoint = click.option(
+    "--rdzv-endpoint",
+    metavar="HOST:PORT",
+    help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
 run = click.argument("run", metavar="[RUN]", default="latest")

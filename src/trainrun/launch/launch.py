@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainrun.errors import ExitCode
-from trainrun.launch import leftovers, preflight
-from trainrun.launch.client import Client
-from trainrun.launch.handle import Launch, Seat
-from trainrun.launch.hooks import require_no_veto
+from trainrun.launch import leftovers
+from trainrun.launch.handle import GoingOn, Seat
 from trainrun.launch.join import join
-from trainrun.launch.nodes.hub import Hub
 from trainrun.launch.nodes.match import software
-from trainrun.launch.nodes.place import Place, find_place
+from trainrun.launch.nodes.place import find_place
 from trainrun.launch.prepare import prepare
+from trainrun.launch.resuming import named_start, require_same, require_trust
 from trainrun.launch.signals import SLACK, Signals
-from trainrun.launch.terminal import Echo, Say, say, shown_ranks, silent
+from trainrun.launch.staging import Staged, conduct, door, stage
+from trainrun.launch.terminal import Echo, say, silent
 from trainrun.plugin.resolve import Resolved, resolve
-from trainrun.recipe.model import Recipe
 from trainrun.rundir.records import Outcome
 
 
@@ -32,6 +28,8 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     plugins: Sequence[str] = (),
     *,
     dir: str | Path | None = None,  # noqa: A002 - the recipe's own word
+    allow_changes: bool = False,
+    trust_checkpoint: bool = False,
     ranks: Echo = "zero",
     quiet: bool = False,
     refresh: bool = False,
@@ -44,6 +42,8 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     overrides: as `-o`: ``["optimizer.lr=1e-3"]``.
     plugins: as `-p`: ``["learning-rate-monitor", "no:early-stopping"]``.
     dir: the folder in which the run's own folder is made, in place of the recipe's `run.dir`.
+    allow_changes: go on from the checkpoint that `checkpoint.resume` names, though another training wrote it.
+    trust_checkpoint: and though somebody else may have written it.
     ranks: whose output is shown: "zero", "all" or "none", or a list of ranks.
     quiet: show nothing at all.
     refresh: describe all plugins anew.
@@ -58,58 +58,30 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)
-    resolved.require()
-    typed = Recipe.from_data(resolved.data)
-    announce(resolved, write)
-    client = Client(write)
-    hooks = client.load(resolved)
-    require_no_veto(hooks, typed)
-    placement = preflight.place(typed)
-    shown_ranks(ranks, placement.workers * typed.launch.nodes)  # raises where there is no such rank
+    staged = stage(resolved, write, ranks)
+    going_on = _named(resolved, staged, GoingOn(allow_changes=allow_changes, trust=trust_checkpoint))
+    typed = staged.recipe
     base = Path(typed.run.dir if dir is None else dir)
     for run_id in leftovers.clear(base):
         write(f"note: ended processes that {run_id} had left behind")
     users = {signal.SIGUSR1: typed.launch.on_usr1, signal.SIGUSR2: typed.launch.on_usr2}
-    with Signals(typed.launch.grace + SLACK, users) as signals, _hub(place, write) as hub:
-        prepared = prepare(typed, resolved, placement, base, tuple(argv or sys.argv), quiet=quiet)
+    with Signals(typed.launch.grace + SLACK, users) as signals, door(place, write) as hub:
+        about = (tuple(argv or sys.argv), tuple(plugins))
+        prepared = prepare(typed, resolved, staged.placement, base, *about, quiet=quiet)
+        prepared = replace(prepared, going_on=going_on)
         write(f"run: {prepared.paths.root}")
         if place is not None and hub is not None:
             hub.open(prepared.paths, software(resolved, prepared.workers))
             prepared = replace(prepared, seat=Seat(0, place.nodes, place.where.host), hub=hub)
-        return _run(client, prepared, signals, "none" if quiet else ranks)
+        return conduct(staged.client, prepared, signals, "none" if quiet else ranks)
 
 
-@contextmanager
-def _hub(place: Place | None, write: Say) -> Iterator[Hub | None]:
-    """The way to the other nodes, where there are others."""
-    if place is None:
-        yield None
-        return
-    with Hub(place.where, place.nodes, write) as hub:
-        yield hub
-
-
-def _run(client: Client, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
-    """Run, and tell the other nodes how it ended, whatever happens."""
-    outcome = Outcome("failed", int(ExitCode.BUG), "node 0 ended without an outcome", run=str(prepared.paths.root))
-    try:
-        outcome = client.run(prepared, signals, ranks)
-    finally:
-        if prepared.hub is not None:
-            prepared.hub.farewell(outcome.to_json())
-    return outcome
-
-
-def announce(resolved: Resolved, write: Say) -> None:
-    """Say which plugins are active, and in one line which are installed and not."""
-    for note in resolved.notes:
-        write(f"note: {note}")
-    active = [_shown(one.name, one.plugin, one.version) for one in resolved.instances if one.role == "plugin"]
-    write(f"plugins: {', '.join(active) or 'none beside the built-in ones'}")
-    if resolved.installed_not_enabled:
-        write(f"installed, not enabled: {', '.join(resolved.installed_not_enabled)}")
-
-
-def _shown(name: str, plugin: str | None, version: str | None) -> str:
-    detail = " ".join(part for part in (plugin if plugin != name else None, version) if part)
-    return f"{name} ({detail})" if detail else name
+def _named(resolved: Resolved, staged: Staged, wish: GoingOn) -> GoingOn:
+    """The wish with the checkpoint that the recipe names. Raises a TrainrunError where it cannot be gone on from."""
+    start = named_start(staged.recipe.checkpoint.resume)
+    if start is None:
+        return wish
+    require_trust(start, trust=wish.trust)
+    if not wish.allow_changes:
+        require_same(resolved, staged.world, start)
+    return wish._replace(first=start, fallback=start, reason="checkpoint.resume names it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from trainrun.launch import snapshot
@@ -14,17 +15,50 @@ from trainrun.recipe import Recipe
 from trainrun.recipe.freeze import redact
 from trainrun.rundir import secrets
 from trainrun.rundir.create import create
+from trainrun.rundir.files import write_atomic
+from trainrun.rundir.paths import former
 
 
 def prepare(
-    recipe: Recipe, resolved: Resolved, placement: Placement, base: Path, argv: tuple[str, ...], *, quiet: bool
+    recipe: Recipe,
+    resolved: Resolved,
+    placement: Placement,
+    base: Path,
+    argv: tuple[str, ...],
+    switches: tuple[str, ...] = (),
+    *,
+    quiet: bool,
 ) -> Launch:
-    """Create the run directory and write recipe and manifest into it."""
+    """Create the run directory and write recipe and manifest into it. switches: those of `-p`."""
     own = environment(resolved, placement)
     paths = create(base, recipe.run.name)
-    launch = Launch(recipe, paths, argv, resolved, placement.workers, own, quiet=quiet)
+    launch = Launch(recipe, paths, argv, resolved, placement.workers, own, quiet=quiet, switches=switches)
     write_manifest(launch)
     return launch
+
+
+def prepare_again(launch: Launch) -> None:
+    """Write recipe and manifest of a run that goes on in place of the former ones, which are kept.
+
+    The outcome goes last: from then on the run has not ended.
+    """
+    paths = launch.paths
+    for path in (paths.recipe, paths.manifest):
+        kept = former(path, launch.attempt)
+        if not kept.exists():
+            write_atomic(kept, path.read_bytes())
+    write_manifest(launch)
+    for path in (paths.source, paths.outcome):
+        _move_aside(path, launch.attempt)
+
+
+def _move_aside(path: Path, attempt: int) -> None:
+    kept = former(path, attempt)
+    if not path.exists():
+        return
+    if path.is_dir():
+        shutil.rmtree(kept, ignore_errors=True)  # of a launch that ended before it made an attempt
+    path.replace(kept)
 
 
 def environment(resolved: Resolved, placement: Placement) -> dict[str, str]:

@@ -14,6 +14,7 @@ from trainrun.launch.differences import Differences, compare, present
 from trainrun.launch.handle import Launch
 from trainrun.launch.manifest import versions
 from trainrun.launch.terminal import Say
+from trainrun.plugin.resolve import Resolved
 from trainrun.rundir.files import append_line, write_json
 from trainrun.rundir.paths import RunPaths
 
@@ -28,7 +29,7 @@ def prepare_start(launch: Launch, say: Say) -> None:
     clear(paths.checkpoints)
     checkpoint, reason = _choose(launch, say)
     if checkpoint is not None and checkpoint.parent != paths.checkpoints:
-        tell_of_trust(paths, checkpoint, wish.trust, say)
+        tell_of_trust(paths, checkpoint, say, trust=wish.trust)
     found = differences(launch, checkpoint)
     if not wish.allow_changes and checkpoint is not None:
         found.require(checkpoint)
@@ -63,7 +64,7 @@ def put_aside(paths: RunPaths, newer_than: int, say: Say) -> None:
         _event(paths, "set_aside", checkpoint=str(path))
 
 
-def require_trust(checkpoint: Path, trust: bool) -> list[str]:
+def require_trust(checkpoint: Path, *, trust: bool) -> list[str]:
     """Why somebody else may have written the checkpoint. Raises BadCheckpoint unless it is to be trusted."""
     reasons = distrust(checkpoint)
     if reasons and not trust:
@@ -74,9 +75,9 @@ def require_trust(checkpoint: Path, trust: bool) -> list[str]:
     return reasons
 
 
-def tell_of_trust(paths: RunPaths, checkpoint: Path, trust: bool, say: Say) -> None:
+def tell_of_trust(paths: RunPaths, checkpoint: Path, say: Say, *, trust: bool) -> None:
     """As `require_trust`; what is trusted all the same is told."""
-    reasons = require_trust(checkpoint, trust)
+    reasons = require_trust(checkpoint, trust=trust)
     if reasons:
         say(f"warning: {checkpoint} is trusted, though somebody else may have written it: {'; '.join(reasons[:5])}")
         _event(paths, "trusted", checkpoint=str(checkpoint), reasons=reasons)
@@ -90,6 +91,11 @@ def differences(launch: Launch, checkpoint: Path | None) -> Differences:
     if manifest.run == launch.run_id and manifest.attempt >= launch.going_on.since:
         return Differences()
     return compare(manifest, present(launch.resolved, versions(), launch.workers * launch.recipe.launch.nodes))
+
+
+def require_same(resolved: Resolved, world: int, checkpoint: Path) -> None:
+    """Raise UsageError where what would be trained is not what was trained when the checkpoint was written."""
+    compare(read_manifest(checkpoint), present(resolved, versions(), world)).require(checkpoint)
 
 
 def named_start(resume: str) -> Path | None:

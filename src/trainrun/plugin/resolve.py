@@ -88,7 +88,11 @@ def resolve(
     plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
     refresh: describe every plugin again, whatever the cache says.
     """
-    document = recipes.read(path, overrides)
+    return resolve_document(recipes.read(path, overrides), plugins, refresh=refresh)
+
+
+def resolve_document(document: Document, plugins: Sequence[str] = (), *, refresh: bool = False) -> Resolved:
+    """As `resolve`, of a recipe that has been read."""
     installed = discover()
     enabled = enable(document, installed, plugins)
     targets = [request.target for request in enabled.requests]

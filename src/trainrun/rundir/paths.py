@@ -155,6 +155,14 @@ class RunPaths:
         return self.logs / "crash.txt"
 
 
+def former(path: Path, attempt: int) -> Path:
+    """The name under which a file of a run is kept that a resumed run writes anew: `recipe-2.toml` for `recipe.toml`.
+
+    attempt: the last one that `path` belongs to.
+    """
+    return path.with_name(f"{path.stem}-{attempt}{path.suffix}")
+
+
 def rotated(path: Path) -> Path:
     """The name under which a full log is kept, while `path` begins anew: `rank-0.1.out` for `rank-0.out`."""
     return path.with_name(f"{path.stem}.1{path.suffix}")

@@ -1,0 +1,77 @@
+"""`trainrun resume`: go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trainrun.cli import options
+from trainrun.cli.launch import leave
+
+if TYPE_CHECKING:
+    from trainrun.launch.terminal import Echo
+
+
+@click.command("resume")
+@options.run
+@options.base
+@options.override
+@options.plugin
+@click.option(
+    "--from",
+    "start",
+    metavar="STEP|CHECKPOINT",
+    help="Go on from this checkpoint: a step of the run, or a path. Newer ones are put aside, none is removed.",
+)
+@options.allow_changes
+@options.trust_checkpoint
+@options.ranks
+@options.nodes
+@options.node_rank
+@options.rdzv_endpoint
+@options.quiet
+@options.as_json
+@options.refresh
+def command(  # noqa: PLR0913 - one for each option
+    *,
+    run: str,
+    base: Path,
+    overrides: tuple[str, ...],
+    plugins: tuple[str, ...],
+    start: str | None,
+    allow_changes: bool,
+    trust_checkpoint: bool,
+    ranks: Echo,
+    nodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
+    quiet: bool,
+    as_json: bool,
+    refresh: bool,
+) -> None:
+    """Go on with RUN where its newest good checkpoint left it, in the same directory.
+
+    RUN is an id, the beginning of one, a path, or `latest`. It goes on with the recipe that it was made with, and
+    overrides on top; secrets are read from the recipe that it was launched by, or are given again with -o. What
+    changes the training is refused unless --allow-changes says otherwise. A run that has made all its steps is left
+    as it is. The exit codes are those of `trainrun launch`; 4 also says that no checkpoint is good.
+    """
+    from trainrun.launch.resume import resume  # noqa: PLC0415 - help should not pay for it
+
+    outcome = resume(
+        run,
+        (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"])),
+        plugins,
+        dir=base,
+        start=start,
+        allow_changes=allow_changes,
+        trust_checkpoint=trust_checkpoint,
+        ranks=ranks,
+        quiet=quiet,
+        refresh=refresh,
+        node_rank=node_rank,
+        rdzv_endpoint=rdzv_endpoint,
+    )
+    leave(outcome, as_json=as_json)

@@ -1,0 +1,86 @@
+"""The frozen recipe of a run as one to launch by: with overrides on top, and with the secrets that it leaves out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainrun import recipe as recipes
+from trainrun.errors import EnvironmentProblem, Problem, RecipeError
+from trainrun.recipe import Document
+from trainrun.recipe.plain import Key, dotted, lookup
+from trainrun.recipe.secret import REDACTED, is_secret
+from trainrun.rundir.files import read_json
+from trainrun.rundir.paths import RunPaths
+
+_OFF = "no:"
+
+
+def read_run(paths: RunPaths) -> dict[str, Any]:
+    """The run's `manifest.json`. Raises EnvironmentProblem where there is none."""
+    manifest = read_json(paths.manifest)
+    if manifest is None:
+        raise EnvironmentProblem(f"{paths.manifest}: missing or unreadable; launch a new run by its recipe")
+    return manifest
+
+
+def read_frozen(paths: RunPaths, overrides: Sequence[str] = ()) -> Document:
+    """The run's recipe, with overrides on top. Paths in it start at the folder of the recipe that it was made from.
+
+    Secrets come from the overrides, or from the recipe that the run was launched by. Raises RecipeError with all that
+    are still missing.
+    """
+    document = recipes.read(paths.recipe, overrides)
+    original = Path(str(read_run(paths).get("recipe") or paths.recipe))
+    return document._replace(path=original, data=_revealed(document, original))
+
+
+def switches(paths: RunPaths, more: Sequence[str]) -> list[str]:
+    """What `-p` said when the run was launched; `more` wins for the plugins that it names."""
+    before = read_run(paths).get("switches") or []
+    named = {switch.removeprefix(_OFF) for switch in more}
+    return [*(str(switch) for switch in before if str(switch).removeprefix(_OFF) not in named), *more]
+
+
+def _revealed(document: Document, original: Path) -> dict[str, Any]:
+    """The document's data with the secrets that the frozen recipe leaves out."""
+    hidden = list(_hidden(document.data))
+    if not hidden:
+        return document.data
+    data, known = copy.deepcopy(document.data), _original(original)
+    missing = [key for key in hidden if not _fill(data, key, known)]
+    if missing:
+        raise RecipeError([_problem(document, key, original) for key in missing])
+    return data
+
+
+def _hidden(value: Any, key: Key = ()) -> Iterator[Key]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        if item == REDACTED and is_secret(name):
+            yield (*key, name)
+        else:
+            yield from _hidden(item, (*key, name))
+
+
+def _original(path: Path) -> dict[str, Any]:
+    try:
+        return recipes.read(path).data
+    except RecipeError:  # moved, or edited since: what it may hold is asked for
+        return {}
+
+
+def _fill(data: dict[str, Any], key: Key, known: Mapping[str, Any]) -> bool:
+    present, value = lookup(known, key)
+    if not present or value == REDACTED:
+        return False
+    _, holder = lookup(data, key[:-1])
+    holder[key[-1]] = value
+    return True
+
+
+def _problem(document: Document, key: Key, original: Path) -> Problem:
+    what = f"{dotted(key)}: it is a secret, which the run's recipe leaves out"
+    return document.locate(key).problem(what, f"give it again, with -o {dotted(key)}=… or in {original}")

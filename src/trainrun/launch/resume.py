@@ -1,0 +1,181 @@
+"""Going on with a run in its own directory. This is what `trainrun resume` and `trainrun.resume()` do."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from trainrun.checkpoint import folder_name, named, read_manifest, scan
+from trainrun.errors import UsageError
+from trainrun.launch import leftovers
+from trainrun.launch.committed import foreign_start
+from trainrun.launch.frozen import read_frozen, read_run, switches
+from trainrun.launch.handle import GoingOn, Launch, Seat
+from trainrun.launch.join import join
+from trainrun.launch.nodes.match import software
+from trainrun.launch.nodes.place import find_place
+from trainrun.launch.prepare import environment, prepare_again
+from trainrun.launch.resuming import differences, pick, put_aside, require_trust, short
+from trainrun.launch.signals import SLACK, Signals
+from trainrun.launch.staging import Staged, conduct, door, stage
+from trainrun.launch.terminal import Echo, Say, say, silent
+from trainrun.plugin.resolve import Resolved, resolve_document
+from trainrun.rundir.create import find
+from trainrun.rundir.lease import Lease
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+from trainrun.rundir.summary import last_attempt, read_outcome
+
+_WORDS = {"auto", "never"}  # what `checkpoint.resume` may say beside a path
+
+
+class _Asked(NamedTuple):
+    """What the person said about where to go on from. start: a checkpoint's path, or a step of this run."""
+
+    start: str | None
+    sets_mode: bool
+    allow_changes: bool
+    trust: bool
+
+
+def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
+    run: str | Path = "latest",
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    *,
+    dir: str | Path = "runs",  # noqa: A002 - as in launch
+    start: str | Path | int | None = None,
+    allow_changes: bool = False,
+    trust_checkpoint: bool = False,
+    ranks: Echo = "zero",
+    quiet: bool = False,
+    refresh: bool = False,
+    node_rank: int | None = None,
+    rdzv_endpoint: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> Outcome:
+    """Go on with a run where its newest good checkpoint left it, in its own directory; answer with how it ended.
+
+    run: an id, the beginning of one, a path, or "latest".
+    overrides: as `-o`, on top of the recipe that the run was made with, secrets among them.
+    plugins: as `-p`, on top of what the run was launched with.
+    dir: the folder that holds the runs.
+    start: another checkpoint to go on from: a step of this run, or a path. Newer ones are put aside, none is removed.
+    allow_changes: go on although overrides or plugins change the training.
+    trust_checkpoint: go on from the checkpoint `start` although somebody else may have written it.
+    The others are those of `trainrun.launch`.
+
+    A run that has made all its steps is left as it is. Raises a `TrainrunError` for whatever is found before anything
+    is started, among it that the run still goes on.
+    """
+    write = silent if quiet else say
+    paths = find(str(run), Path(dir))
+    document = read_frozen(paths, overrides)
+    resolved = resolve_document(document, switches(paths, plugins), refresh=refresh)
+    place = find_place(resolved.data, node_rank, rdzv_endpoint)
+    if place is not None and place.node > 0:
+        return join(resolved, place, write, "none" if quiet else ranks)
+    staged = stage(resolved, write, ranks)
+    for run_id in leftovers.clear(paths.root.parent):
+        write(f"note: ended processes that {run_id} had left behind")
+    table = staged.recipe.launch
+    users = {signal.SIGUSR1: table.on_usr1, signal.SIGUSR2: table.on_usr2}
+    sets_mode = any("resume" in layer.data.get("checkpoint", {}) for layer in document.layers[1:])
+    asked = _Asked(None if start is None else str(start), sets_mode, allow_changes, trust_checkpoint)
+    with Signals(table.grace + SLACK, users) as signals, door(place, write) as hub:
+        launch = _again(paths, staged, resolved, tuple(argv or sys.argv))
+        launch = replace(launch, quiet=quiet, switches=tuple(switches(paths, plugins)))
+        lease = Lease.acquire(paths)
+        try:
+            launch = replace(launch, going_on=_where(launch, asked, write))
+            done = _finished(launch)
+            if done is None:
+                prepare_again(launch)
+        except BaseException:
+            lease.release()
+            raise
+        if done is not None:
+            lease.release()
+            return done
+        write(f"run: {paths.root}")
+        if place is not None and hub is not None:
+            hub.open(paths, software(resolved, launch.workers))
+            launch = replace(launch, seat=Seat(0, place.nodes, place.where.host), hub=hub)
+        return conduct(staged.client, launch, signals, "none" if quiet else ranks, lease)
+
+
+def _again(paths: RunPaths, staged: Staged, resolved: Resolved, argv: tuple[str, ...]) -> Launch:
+    own = environment(resolved, staged.placement)
+    attempt = last_attempt(paths)
+    return Launch(staged.recipe, paths, argv, resolved, staged.placement.workers, own, attempt=attempt)
+
+
+def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
+    """Where the first attempt goes on from. Raises a TrainrunError where that cannot be, and changes nothing then."""
+    paths, mode = launch.paths, launch.recipe.checkpoint.resume
+    wish = GoingOn(since=launch.attempt + 1, allow_changes=asked.allow_changes, trust=asked.trust)
+    wish = wish._replace(fallback=_fallback(launch))
+    launch = replace(launch, going_on=wish)
+    if asked.start is not None or (asked.sets_mode and mode not in _WORDS):
+        start = _asked_for(paths, asked.start or mode)
+        own = start.parent == paths.checkpoints
+        if not own:
+            require_trust(start, trust=asked.trust)
+        _require_same(launch, start)
+        put_aside(paths, read_manifest(start).step if own else -1, write)
+        return wish._replace(first=start, fallback=wish.fallback if own else start, reason="--from", named=True)
+    if mode == "never":
+        if not asked.sets_mode:
+            raise UsageError(
+                f'{paths.root}: its recipe says checkpoint.resume = "never"; to go on: -o checkpoint.resume=auto; '
+                "to start over at step 0: -o checkpoint.resume=never"
+            )
+        return wish
+    newest = pick(paths, write)
+    if newest is None and wish.fallback is not None:
+        newest = named(wish.fallback)
+        require_trust(newest, trust=asked.trust)
+    if newest is not None:
+        _require_same(launch, newest)
+    return wish._replace(first=newest, reason="the newest good checkpoint")
+
+
+def _fallback(launch: Launch) -> Path | None:
+    """The checkpoint of another run that this one was started from, or was to be."""
+    mode = launch.recipe.checkpoint.resume
+    if (start := foreign_start(launch.paths)) is not None or mode in _WORDS:
+        return start
+    return Path(str(read_run(launch.paths).get("directory") or "."), Path(mode).expanduser())
+
+
+def _asked_for(paths: RunPaths, start: str) -> Path:
+    """The checkpoint that `--from` means. Raises BadCheckpoint where it is not good, UsageError where there is none."""
+    if not start.isdecimal():
+        return named(Path(start).expanduser())
+    path = paths.checkpoints / folder_name(int(start))
+    if not path.exists():
+        there = ", ".join(str(found.step) for found in scan(paths.checkpoints)) or "none"
+        raise UsageError(f"--from {start}: {paths.run_id} has no checkpoint of this step; there are: {there}")
+    return named(path)
+
+
+def _require_same(launch: Launch, start: Path) -> None:
+    if not launch.going_on.allow_changes:
+        differences(launch, start).require(start)
+
+
+def _finished(launch: Launch) -> Outcome | None:
+    """The outcome of a run that has nothing left to do; None where there is something."""
+    before, steps, start = read_outcome(launch.paths), launch.recipe.train.steps, launch.going_on.first
+    if before is None or before.state != "finished" or steps is None or start is None:
+        return None
+    made = read_manifest(start).step
+    if made < steps or launch.going_on.named:
+        return None
+    what = f"all {steps} steps are done ({short(launch.paths, start)}); there is nothing to do"
+    return replace(before, reason=what, step=made, started=time.time(), ended=time.time())
