@@ -1,0 +1,28 @@
+"""The training data: which samples come when, and how a resumed run goes on from its place in them.
+
+`SampledBatches` is for our own loader, `ForeignBatches` for any other; the loop uses both alike:
+
+    load_state_dict(state)      once at most, before `begin`
+    resumed                     whether `begin` will enter its epoch in the middle
+    begin(epoch)                the updates of the epoch, or the rest of them
+    fetch(), use(update)        each micro-batch of an update; then count the update
+    state_dict()                the place after the last update that was counted; plain values and tensors
+
+A state's "epoch" is the one to begin next: at the end of an epoch the one after it, which then is not `resumed`. So
+whoever resumes sets the count of epochs to `state["epoch"] - 1`, because the loop adds one before it calls `begin`.
+Where the end of an epoch cannot be known without another fetch, as for loaders without a length, the epoch counts
+as unfinished: the resumed run may find that it has no updates left, which is no error then.
+"""
+
+from trainrun.worker.data.evaluation import evaluation_batches as evaluation_batches
+from trainrun.worker.data.fingerprint import compare as compare
+from trainrun.worker.data.fingerprint import fingerprint as fingerprint
+from trainrun.worker.data.foreign import ForeignBatches as ForeignBatches
+from trainrun.worker.data.naming import resumable as resumable
+from trainrun.worker.data.processes import leave_signals_alone as leave_signals_alone
+from trainrun.worker.data.sampled import SampledBatches as SampledBatches
+from trainrun.worker.data.sampled import SampledLoader as SampledLoader
+from trainrun.worker.data.samplers import EvaluationSampler as EvaluationSampler
+from trainrun.worker.data.samplers import TrainSampler as TrainSampler
+from trainrun.worker.data.update import Update as Update
+from trainrun.worker.data.update import batch_size as batch_size

@@ -1,0 +1,35 @@
+"""The batches of a split that is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from trainrun.errors import TrainingError
+from trainrun.worker.data.sampled import SampledLoader
+from trainrun.worker.data.samplers import EvaluationSampler
+from trainrun.worker.data.update import NOTHING, batch_size
+
+
+def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]] | None) -> Iterator[tuple[Any, int]]:
+    """This rank's batches of a split, each with the number of its samples that count.
+
+    All ranks get equally many; padding counts 0.
+    """
+    if isinstance(loader, SampledLoader):
+        assert isinstance(loader.sampler, EvaluationSampler)
+        yield from zip(loader, loader.sampler.sizes(), strict=True)
+        return
+    batches, last = iter(loader), NOTHING
+    while True:
+        batch = next(batches, NOTHING)
+        counts = gather(int(batch is not NOTHING)) if gather else [int(batch is not NOTHING)]
+        if not sum(counts):
+            return
+        if batch is not NOTHING:
+            last = batch
+            yield batch, batch_size(batch) or 1
+        elif last is NOTHING:
+            raise TrainingError("an evaluation loader has no batch at all on one rank, but has on another")
+        else:
+            yield last, 0

@@ -1,0 +1,184 @@
+"""The training data where the task or a plugin brought the loader."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from math import ceil
+from typing import Any
+
+import torch
+
+from trainrun.errors import TrainingError
+from trainrun.plugin.state import unfit
+from trainrun.worker.data.fingerprint import length_of
+from trainrun.worker.data.naming import described, processes
+from trainrun.worker.data.reader import Reader, Warn, reader_of
+from trainrun.worker.data.update import NOTHING, Update
+from trainrun.worker.world import World
+
+
+class ForeignBatches:
+    """The training data where a plugin brought the loader: any iterable of this rank's micro-batches.
+
+    Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. Where
+    all know their length the ranks compare them once an epoch; else they tell one another before each update
+    how many batches they have. A full update is taken to hold `batch_size` samples over all ranks.
+
+    The place in the data is each rank's own, and only as many ranks go on from it.
+
+    gather: gathers one integer from each rank; None for a single worker. seed: of the run.
+    warn: told a sentence where a resumed loader does not give what it gave before.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        batch_size: int,
+        micro_batches: int,
+        world: World,
+        gather: Callable[[int], list[int]] | None,
+        *,
+        seed: int = 0,
+        warn: Warn = warnings.warn,
+    ) -> None:
+        self._loader = loader
+        self._batch_size = batch_size
+        self._micro_batches = micro_batches
+        self._world = world
+        self._gather = gather or (lambda value: [value])
+        self._reader: Reader = reader_of(loader, seed, world, warn)
+        self._loaded: Mapping[str, Any] | None = None
+        self._epoch = 1
+        self._done = 0  # micro-batches of the updates counted in this epoch, padding included
+        self._lengths: Sequence[int] = ()
+        self._ended = False
+        self._source: Iterator[Any] = iter(())
+        self._before: dict[str, Any] | None = None  # the reader's place before it looked ahead
+        self._last: Any = NOTHING
+        self._full = self._update([micro_batches] * world.size)
+
+    @property
+    def updates_per_epoch(self) -> int | None:
+        """The number of updates in an epoch where all ranks' loaders know their length, else None."""
+        lengths = self._gather_lengths()
+        return None if min(lengths) < 0 else ceil(max(lengths) / self._micro_batches)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether `begin` will enter its epoch in the middle."""
+        return self._loaded is not None and self._loaded["batches"] > 0
+
+    def begin(self, epoch: int) -> Iterator[Update]:
+        """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
+        loaded, self._loaded = self._loaded, None
+        self._lengths = self._gather_lengths()
+        self._epoch, self._ended, self._before = epoch, False, None
+        self._done = 0 if loaded is None else loaded["batches"]
+        if loaded is None:
+            self._reader.begin(epoch)
+        else:
+            self._last = self._reader.resume(epoch, loaded)
+        self._source = self._reader
+        return self._by_length(self._lengths) if min(self._lengths) >= 0 else self._by_asking()
+
+    def fetch(self) -> Any:
+        """The next micro-batch of the update at hand; the last one again where this rank has run out.
+
+        Raises TrainingError naming rank, epoch and batch where the loader raises, or ends before its length.
+        """
+        batch = next(self._source, NOTHING)
+        if batch is not NOTHING:
+            self._last = batch
+        elif self._last is NOTHING:
+            raise TrainingError(f"the train loader of rank {self._world.rank} gave no batch at all")
+        elif self._reader.taken < self._lengths[self._world.rank]:
+            raise TrainingError(
+                f"the train loader of rank {self._world.rank} said that it has {self._lengths[self._world.rank]}"
+                f" batches and gave {self._reader.taken}; let its __len__ be right, or leave it out"
+            )
+        return self._last
+
+    def use(self, update: Update) -> None:
+        """Count an update that was made."""
+        self._done += len(update.weights)
+        self._before = None
+        self._ended = self._done >= max(self._lengths) >= 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's place after the updates counted so far: plain values and tensors.
+
+        Raises TrainingError where the loader's own state holds anything else.
+        """
+        place = {"kind": self._reader.kind, "world": self._world.size, "processes": processes(self._loader)}
+        if self._loaded is not None:
+            return {**self._loaded}
+        if self._ended:
+            state = {"epoch": self._epoch + 1, "batches": 0, **self._reader.end()}
+        else:
+            place_of_reader = self._reader.place() if self._before is None else self._before
+            state = {"epoch": self._epoch, "batches": self._done, **place_of_reader}
+            if self._done:
+                state |= self._reader.mark(self._last)
+        if wrong := unfit(state.get("loader"), torch.is_tensor):
+            raise TrainingError(
+                f"the state of the train loader, {described(self._loader)}, cannot be kept in a checkpoint: {wrong};"
+                " its state_dict must be plain values and tensors"
+            )
+        return place | state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave on this rank, when its epoch is begun. To be called before `begin`.
+
+        Raises TrainingError where this loader, or this number of ranks or processes, cannot go on from there.
+        """
+        name = described(self._loader)
+        if state.get("kind") != self._reader.kind:
+            raise TrainingError(
+                f"the checkpoint's place in the data is not that of the train loader, {name}; bring back the loader"
+                ' that the checkpoint was made with, or start anew with checkpoint.resume = "never"'
+            )
+        if state["world"] != self._world.size:
+            raise TrainingError(
+                f"the checkpoint was made with {state['world']} workers and this is started with {self._world.size},"
+                f" but the place of the train loader, {name}, is each worker's own; set launch.workers so that there"
+                f" are {state['world']}, or let trainrun make the loader of a dataset that has a length"
+            )
+        here = processes(self._loader)
+        if state["processes"] != here and self._reader.minds_processes:
+            raise TrainingError(
+                f"the train loader, {name}, had {state['processes']} processes when the checkpoint was made and has"
+                f" {here} now, but its place is that of each process; set num_workers (data.workers in the recipe,"
+                f" where the loader is trainrun's) to {state['processes']}"
+            )
+        self._loaded = dict(state)
+
+    def _by_length(self, lengths: Sequence[int]) -> Iterator[Update]:
+        for start in range(self._done, max(lengths), self._micro_batches):
+            if start + self._micro_batches <= min(lengths):
+                yield self._full
+            else:
+                yield self._update([min(self._micro_batches, max(0, length - start)) for length in lengths])
+
+    def _by_asking(self) -> Iterator[Update]:
+        while True:
+            self._before = self._reader.place()
+            ahead = list(islice(self._reader, self._micro_batches))
+            counts = self._gather(len(ahead))
+            if not sum(counts):
+                self._ended = True
+                return
+            self._source = iter(ahead)
+            yield self._update(counts)
+
+    def _gather_lengths(self) -> list[int]:
+        length = length_of(self._loader)
+        return self._gather(-1 if length is None else length)
+
+    def _update(self, counts: Sequence[int]) -> Update:
+        """An update for which rank r has counts[r] micro-batches, which all count alike."""
+        mine, total, longest = counts[self._world.rank], sum(counts), max(counts)
+        padding = (0,) * (longest - mine)
+        samples = self._batch_size * total // (self._micro_batches * self._world.size)
+        return Update((self._world.size / total,) * mine + padding, (1,) * mine + padding, samples)

@@ -1,0 +1,104 @@
+"""The training data where the loader is our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from trainrun.errors import TrainingError
+from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
+from trainrun.worker.data.update import Update
+
+
+class SampledLoader:
+    """The default loader: a `DataLoader` together with the sampler that says which samples come when."""
+
+    def __init__(self, loader: DataLoader[Any], sampler: TrainSampler | EvaluationSampler) -> None:
+        self.loader = loader
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class SampledBatches:
+    """The training data of one run where the loader is our own.
+
+    Its place counts global samples: it is the same on all ranks, and any number of ranks goes on from it.
+    """
+
+    def __init__(self, loader: SampledLoader) -> None:
+        assert isinstance(loader.sampler, TrainSampler)
+        self._loader = loader
+        self._sampler = loader.sampler
+        self._batches: Iterator[Any] = iter(())
+        self._used = 0
+        self._fetched = 0  # micro-batches since the last update that was counted
+
+    @property
+    def updates_per_epoch(self) -> int | None:
+        """The number of updates in an epoch."""
+        return len(self._sampler)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether `begin` enters its epoch in the middle."""
+        return self._sampler.position > 0
+
+    def begin(self, epoch: int) -> Iterator[Update]:
+        """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
+        if epoch != self._sampler.epoch:
+            self._sampler.epoch, self._sampler.position = epoch, 0
+        self._used = self._fetched = 0
+        self._batches = iter(self._loader)
+        return self._sampler.updates()
+
+    def fetch(self) -> Any:
+        """The next micro-batch of the update at hand. Raises TrainingError naming its samples where that fails."""
+        try:
+            batch = next(self._batches)
+        except Exception as error:
+            raise TrainingError(f"{self._where()}: {type(error).__name__}: {error}") from error
+        self._fetched += 1
+        return batch
+
+    def _where(self) -> str:
+        start = self._sampler.position + self._used
+        indices = self._sampler.indices(start, self._fetched)
+        return (
+            f"the train data could not be read: epoch {self._sampler.epoch}, from sample {start} of the epoch on,"
+            f" micro-batch {self._fetched + 1}, samples {_shown(indices)} of the dataset"
+        )
+
+    def use(self, update: Update) -> None:
+        """Count an update that was made: the loader itself may be some batches ahead."""
+        self._used += update.samples
+        self._fetched = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data after the updates made so far; at the end of an epoch, the beginning of the next."""
+        place = self._sampler.state_dict()
+        position = place["position"] + self._used
+        if position < self._sampler.samples:
+            return {**place, "position": position}
+        return {"epoch": place["epoch"] + 1, "position": 0}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place that `state_dict` gave, when its epoch is begun. To be called before `begin`."""
+        if "position" not in state:
+            raise TrainingError(
+                "the checkpoint's place in the data is that of a loader that the task or a plugin made, and now"
+                ' trainrun makes the loader; bring that loader back, or start anew with checkpoint.resume = "never"'
+            )
+        self._sampler.load_state_dict({"epoch": state["epoch"], "position": state["position"]})
+        self._used = 0
+
+
+def _shown(indices: list[int]) -> str:
+    most = 8
+    return ", ".join(map(str, indices[:most])) + (f" and {len(indices) - most} more" if len(indices) > most else "")
