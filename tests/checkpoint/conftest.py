@@ -7,43 +7,71 @@ from typing import Any
 
 import pytest
 
-from trainrun.checkpoint import Manifest, begin, digest, publish
+from trainrun.checkpoint import Manifest, begin, digest, publish, sync
 
 Save = Callable[..., Path]
+Describe = Callable[..., Manifest]
 
 FILES = {
     "state/.metadata": b"\x80\x04metadata",
     "state/__0_0.distcp": bytes(range(256)) * 20,
-    "training.json": b'{"step": 1}\n',
-    "rank-0.pt": b"rank zero",
+    "training.pt": b"place in the data",
+    "rank-0.pt": b"random numbers",
     "plugins/clock.pt": b"tick",
 }
 
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "checkpoints"
+    folder = tmp_path / "run" / "checkpoints"
+    folder.parent.mkdir()
+    return folder
 
 
 @pytest.fixture
-def save(checkpoints: Path) -> Save:
+def write(checkpoints: Path) -> Save:
+    """Write the files of a checkpoint of a step, and do not publish it."""
+
+    def write(step: int) -> Path:
+        temp = begin(checkpoints, step, 1)
+        for name, content in FILES.items():
+            (temp / name).write_bytes(content + str(step).encode())
+            sync(temp / name)
+        return temp
+
+    return write
+
+
+@pytest.fixture
+def describe() -> Describe:
+    """The manifest of what `write` wrote."""
+
+    def describe(temp: Path, step: int, **more: Any) -> Manifest:
+        files = {name: digest(temp / name) for name in FILES}
+        facts: dict[str, Any] = {"run": "digits", "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 1}
+        return Manifest(step=step, created=time.time(), files=files, **{**facts, **more})
+
+    return describe
+
+
+@pytest.fixture
+def save(write: Save, describe: Describe) -> Save:
     """Save and publish a checkpoint of a step, with small files of known contents."""
 
-    def save(step: int, folder: Path = checkpoints, **more: Any) -> Path:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temp = begin(folder, step, 1)
-        fill(temp, step)
-        return publish(temp, manifest(temp, step, **more))
+    def save(step: int, **more: Any) -> Path:
+        temp = write(step)
+        return publish(temp, describe(temp, step, **more))
 
     return save
 
 
-def fill(temp: Path, step: int) -> None:
-    for name, content in FILES.items():
-        (temp / name).write_bytes(content + str(step).encode())
+@pytest.fixture
+def damage() -> Callable[[Path], None]:
+    """Change one bit of a file of a checkpoint, and nothing of its size."""
 
+    def damage(checkpoint: Path, name: str = "rank-0.pt") -> None:
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (checkpoint / name).write_bytes(content)
 
-def manifest(temp: Path, step: int, **more: Any) -> Manifest:
-    files = {name: digest(temp / name) for name in FILES}
-    facts: dict[str, Any] = {"run": "digits", "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 1}
-    return Manifest(step=step, created=time.time(), files=files, **{**facts, **more})
+    return damage

@@ -56,7 +56,7 @@ def named(path: Path) -> Path:
         return newest
     if rejected:
         raise _none_good(checkpoints, rejected)
-    what = "there is no checkpoint here" if checkpoints.is_dir() else "there is no such folder"
+    what = "there is no checkpoint here" if folder.is_dir() else "there is no such folder"
     raise BadCheckpoint(f"{checkpoints}: {what}; name a checkpoint, or a run that has one")
 
 

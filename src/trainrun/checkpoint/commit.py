@@ -35,8 +35,12 @@ def begin(checkpoints: Path, step: int, attempt: int) -> Path:
         checkpoints.mkdir(mode=0o700, exist_ok=True)
         sync(checkpoints.parent)
     temp = reserve(checkpoints, step, attempt)
-    (temp / STATE).mkdir(mode=0o700)
-    (temp / PLUGINS).mkdir(mode=0o700)
+    try:
+        (temp / STATE).mkdir(mode=0o700)
+        (temp / PLUGINS).mkdir(mode=0o700)
+    except BaseException:
+        discard(temp)
+        raise
     return temp
 
 

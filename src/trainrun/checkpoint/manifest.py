@@ -145,35 +145,36 @@ def _parse(data: bytes) -> dict[str, Any]:
 class _Source:
     """A JSON object whose values are taken out by type."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, where: str = "") -> None:
         if not isinstance(data, dict):
-            _bad(f"expected an object, got {_short(data)}")
+            _bad(f"{where}expected an object, got {_short(data)}")
         self._data = data
+        self._where = where
 
     def text(self, key: str) -> str:
-        return _typed(key, self._get(key), str, "text")
+        return self._typed(key, str, "text")
 
     def whole(self, key: str, at_least: int = 0) -> int:
-        value = _typed(key, self._get(key), int, "an integer")
+        value = self._typed(key, int, "an integer")
         if value < at_least:
-            _bad(f"{key}: expected {at_least} or more, got {value}")
+            _bad(f"{self._where}{key}: expected {at_least} or more, got {_short(value)}")
         return value
 
     def number(self, key: str) -> float:
-        value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            _bad(f"{key}: expected a number, got {_short(value)}")
-        return _float(key, value)
+        return _number(f"{self._where}{key}", self._get(key))
 
     def table(self, key: str) -> dict[str, Any]:
-        return _typed(key, self._get(key), dict, "an object")
+        return self._typed(key, dict, "an object")
 
     def names(self, key: str) -> tuple[str, ...]:
-        return tuple(_typed(key, item, str, "names") for item in _typed(key, self._get(key), list, "a list"))
+        return tuple(_typed(key, item, str, "names") for item in self._typed(key, list, "a list"))
+
+    def _typed(self, key: str, kind: type[T], name: str) -> T:
+        return _typed(f"{self._where}{key}", self._get(key), kind, name)
 
     def _get(self, key: str) -> Any:
         if key not in self._data:
-            _bad(f"{key} is missing")
+            _bad(f"{self._where}{key} is missing")
         return self._data[key]
 
 
@@ -183,7 +184,9 @@ def _typed(key: str, value: Any, kind: type[T], name: str) -> T:
     return value
 
 
-def _float(key: str, value: float) -> float:
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _bad(f"{key}: expected a number, got {_short(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -191,9 +194,8 @@ def _float(key: str, value: float) -> float:
 
 
 def _metric(name: str, value: Any) -> float:
-    if isinstance(value, str) and value in _NOT_FINITE:
-        return _NOT_FINITE[value]
-    return _Source({f"metrics.{name}": value}).number(f"metrics.{name}")
+    # JSON has no such numbers: they were written as text.
+    return _NOT_FINITE[value] if isinstance(value, str) and value in _NOT_FINITE else _number(f"metrics.{name}", value)
 
 
 def _texts(key: str, value: Any) -> dict[str, str]:
@@ -204,7 +206,7 @@ def _texts(key: str, value: Any) -> dict[str, str]:
 def _file(name: str, value: Any) -> FileRecord:
     if not is_inside(name):
         _bad(f"files: the name {_short(name)} is not one of a file inside the checkpoint")
-    record = _Source(value)
+    record = _Source(value, f"files: {_short(name)}: ")
     sha256 = record.text("sha256")
     if not _SHA256.fullmatch(sha256):
         _bad(f"files: {_short(name)}: expected a SHA-256, got {_short(sha256)}")
