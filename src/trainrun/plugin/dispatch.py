@@ -93,6 +93,11 @@ class Dispatcher:
         """The live plugins that are not disabled, in plan order."""
         return tuple(member for member in self._members if member.instance.name not in self._disabled)
 
+    @property
+    def disabled(self) -> tuple[str, ...]:
+        """The names of the plugin instances that were disabled, sorted."""
+        return tuple(sorted(self._disabled))
+
     def disable(self, name: str) -> bool:
         """Take the plugin instance out of every hook; answer whether it was in."""
         known = {member.instance.name for member in self.members}

@@ -35,6 +35,20 @@ def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> d
     return states
 
 
+def collect_each(
+    members: Iterable[Member], is_tensor: Callable[[object], bool]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """As `collect`, but one plugin's failure does not keep the others' state: answers with states, and with reasons."""
+    states: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for member in members:
+        try:
+            states |= collect([member], is_tensor)
+        except TrainingError as error:
+            reasons[member.instance.name] = str(error)
+    return states, reasons
+
+
 def restore(members: Iterable[Member], states: dict[str, Any]) -> dict[str, Any]:
     """Give each member its state; answer with the states that nobody asked for.
 

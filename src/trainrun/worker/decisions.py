@@ -25,7 +25,7 @@ from trainrun.worker.parallel import Collectives
 from trainrun.worker.relay import Relay
 from trainrun.worker.shared_log import SharedLog
 
-DecisionKind = Literal["stop", "evaluate", "checkpoint", "disable", "warn", "lost", "skip"]
+DecisionKind = Literal["stop", "evaluate", "checkpoint", "disable", "warn", "lost", "skip", "saved", "unsaved"]
 
 _LAG = 1  # steps until every rank has left the reduction that a rank entered after posting
 _CUDA_LAG = 2

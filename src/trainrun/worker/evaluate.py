@@ -14,28 +14,41 @@ from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
 
 
-def evaluate(session: Session) -> dict[str, float]:
-    """Evaluate every split that has data; answer with all metrics, the same on all ranks, and log them."""
+def evaluate(session: Session) -> bool:
+    """Evaluate every split that has data, and log all metrics, which are the same on all ranks.
+
+    Answers False where a stop broke it off: then nothing is logged, and the evaluation does not count as made.
+    """
     model, state, hooks = session.model, session.state, session.hooks
     phase, modes = state.phase, [(module, module.training) for module in model.modules()]
     state.enter("evaluation")
     model.eval()
+    session.interruption.begin()
     found: dict[str, float] = {}
+    complete = True
     with torch.no_grad():
         for split, loader in session.evaluation.items():
-            found |= _evaluate_split(session, split, loader)
+            metrics = _evaluate_split(session, split, loader)
+            if metrics is None:
+                complete = False
+                break
+            found |= metrics
     sharding.free(session.shards)
     for module, training in modes:  # one by one: a task may keep a part of its model in evaluation mode
         module.training = training
     state.enter(phase)
-    session.evaluated_at = state.step
     session.restart_clock()
+    if not complete:
+        session.logger.info("evaluation broken off, because training stops", step=state.step)
+        return False
+    session.evaluated_at, session.last_metrics = state.step, found
     if found and hooks.on_log:
         hooks.on_log(dict(found), state.step)
-    return found
+    return True
 
 
-def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> dict[str, float]:
+def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> dict[str, float] | None:
+    """The split's metrics; None where a stop broke the evaluation off."""
     hooks, collectives = session.hooks, session.collectives
     if hooks.on_evaluation_start:
         hooks.on_evaluation_start(split)
@@ -55,6 +68,8 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         if hooks.on_evaluation_batch_end:
             hooks.on_evaluation_batch_end(batch, index, split, outputs)
         session.state.pulse.advance()
+        if session.interrupted():
+            return None
     metrics = sums.reduce()
     session.warn_nonfinite(metrics)
     if hooks.on_evaluation_end:

@@ -30,11 +30,16 @@ def train(session: Session) -> None:
     session.restart_clock()
     if hooks.on_train_start:
         hooks.on_train_start()
+    session.ready()
+    if session.owes_step:
+        _end_step(session)
+    if session.owes_epoch:
+        _end_epoch(session)
     while not session.finished:
         _epoch(session)
     if state.stop is None and session.evaluated_at != state.step:
         evaluate(session)
-    session.settle()
+    session.saving.at_end(session)
     state.enter("ending")
     if hooks.on_train_end:
         hooks.on_train_end()
@@ -42,12 +47,13 @@ def train(session: Session) -> None:
 
 
 def _epoch(session: Session) -> None:
-    state, hooks, every = session.state, session.hooks, session.state.recipe.evaluate.every
+    state, hooks = session.state, session.hooks
     state.epoch += 1
-    begun_at = state.step
+    begun_at, resumed = state.step, session.train.resumed
     updates = session.train.begin(state.epoch)
+    session.in_epoch = True
     if hooks.on_epoch_start:
-        hooks.on_epoch_start(state.epoch, False)
+        hooks.on_epoch_start(state.epoch, resumed)
     for update in updates:
         session.begin_step()
         if state.stop is not None:
@@ -56,20 +62,37 @@ def _epoch(session: Session) -> None:
         state.pulse.begin_step(state.step)
         _update(session, update)
         state.pulse.end_step()
-        evaluating = isinstance(every, int) and state.step % every == 0
-        if evaluating:
-            evaluate(session)
-        _vote(session)
-        if evaluating:
-            session.settle()
+        _end_step(session)
         if state.step == state.total_steps:
             break
-    if state.step == begun_at and state.stop is None:
+    if state.step == begun_at and state.stop is None and not resumed:
         raise TrainingError(
             "the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last"
         )
-    if every == "epoch" and state.stop is None:
-        evaluate(session)
+    _end_epoch(session)
+
+
+def _end_step(session: Session) -> None:
+    """What follows a step: evaluation, votes, a checkpoint. Where a stop breaks the evaluation off it is still owed."""
+    state, every = session.state, session.state.recipe.evaluate.every
+    session.owes_step = True
+    evaluating = isinstance(every, int) and state.step % every == 0
+    if evaluating and not evaluate(session):
+        return
+    _vote(session)
+    session.owes_step = False
+    if evaluating:
+        session.settle()
+    if session.saving.is_due(state.step):
+        session.saving.at_step(session)
+
+
+def _end_epoch(session: Session) -> None:
+    state, hooks, evaluating = session.state, session.hooks, session.state.recipe.evaluate.every == "epoch"
+    session.owes_epoch = False
+    complete = state.stop is None and (not evaluating or evaluate(session))
+    session.in_epoch = not complete
+    if complete and evaluating:
         _vote(session)
         session.settle()
     if hooks.on_epoch_end:

@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -125,6 +125,20 @@ class Metrics:
         reduced = {name: values[name] for name, row in mine.items() if row[0] == "zero" and self._rank == 0}
         rows = [(name, mine[name][0], values[name], mine[name][2]) for name in sorted(mine) if mine[name][0] != "zero"]
         return self._over_ranks(rows) | reduced
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added since the last log: for each metric its reduction, values (float64) and weights."""
+        return {
+            name: [series.reduce, _stacked(series.values).cpu(), list(series.weights)]
+            for name, series in self._series.items()
+            if series.values
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        for name, (reduce, values, weights) in state.items():
+            series = self.series(name, reduce)
+            series.values, series.weights = values.tolist(), list(weights)
 
     def _over_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
         if self._gather is None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
 
 import torch
@@ -42,6 +43,7 @@ class Collectives:
 
     def __init__(self, world: World, device: torch.device, timeout: timedelta) -> None:
         self.world = world
+        self._timeout = timeout
         self._group: dist.ProcessGroup | None = None
         if world.size == 1:
             return
@@ -52,6 +54,18 @@ class Collectives:
         if dist.get_backend() == "nccl":
             self._group = dist.new_group(backend="gloo", timeout=timeout)
         self.barrier()  # gloo connects lazily: a peer that is missing shows here, not in the middle of a step
+
+    def apart(self) -> Collectives:
+        """The same ranks on a process group of their own, for another thread. To be called by all ranks alike."""
+        other = copy(self)
+        if self.world.size > 1:
+            other._group = dist.new_group(backend="gloo", timeout=self._timeout)
+            other.barrier()  # connects it while all are here
+        return other
+
+    def share(self, value: object) -> list[object]:
+        """Give a JSON value to all ranks; answers with everybody's, in the order of ranks."""
+        return self._gather_objects(value) if self.world.size > 1 else [value]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -15,11 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Dispatcher
-from trainrun.worker import sharding
+from trainrun.worker import saving, sharding
 from trainrun.worker.data import ForeignBatches, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
+from trainrun.worker.interruption import Interruption
 from trainrun.worker.parallel import Collectives
+from trainrun.worker.saving import Saving
 from trainrun.worker.signals import Inbox
 from trainrun.worker.state import State
 
@@ -30,6 +32,10 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LATE = {"warn", "disable", "lost"}
 _ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off here
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+def _nothing() -> None:
+    """What there is to do where nothing has to be done."""
 
 
 @dataclass
@@ -47,7 +53,15 @@ class Session:
     faults: Faults
     logger: structlog.typing.FilteringBoundLogger
     record_event: Callable[[Mapping[str, Any]], None]
-    evaluate: Callable[[Session], dict[str, float]]
+    evaluate: Callable[[Session], bool]
+    saving: Saving
+    restore_randomness: Callable[[], None] = _nothing
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    carried: dict[str, Any] = field(default_factory=dict)  # the state of plugins that the run has no more
+    last_metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    in_epoch: bool = False  # the epoch is not over, its last evaluation included
+    owes_step: bool = False  # the step is made, what follows it is not: evaluation and votes
+    owes_epoch: bool = False  # the epoch's steps are made, what follows them is not
     needs_norm: bool = field(init=False)
     moves: bool = field(init=False)
     evaluated_at: int = 0
@@ -65,6 +79,7 @@ class Session:
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
         self.plain = self._precision is None and self._ddp is None and not self.shards
         self._loss = self.state.metrics.series("train/loss")
+        self.interruption = Interruption(self.collectives.gather)
         self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
 
@@ -79,13 +94,41 @@ class Session:
         state, epochs = self.state, self.state.recipe.train.epochs
         return state.stop is not None or state.step == state.total_steps or state.epoch == epochs
 
+    def resume_at(self, place: Mapping[str, Any], loader_epoch: int) -> None:
+        """Go on from a checkpoint's place. loader_epoch: the epoch that the loader begins or goes on with."""
+        state, epoch = self.state, place["epoch"]
+        state.step, state.samples_seen, state.epoch = place["step"], place["samples_seen"], loader_epoch - 1
+        self.in_epoch, self.owes_step = place["in_epoch"], place["owes_step"]
+        self.owes_epoch = self.in_epoch and loader_epoch > epoch
+        self.evaluated_at, self.last_metrics = place["evaluated_at"], dict(place["last_metrics"])
+        self.saving.saved_at = state.step
+
+    def place(self) -> dict[str, Any]:
+        """Where training is between two steps, for `resume_at`."""
+        state = self.state
+        return {
+            "step": state.step,
+            "epoch": state.epoch,
+            "samples_seen": state.samples_seen,
+            "in_epoch": self.in_epoch,
+            "owes_step": self.owes_step,
+            "evaluated_at": self.evaluated_at,
+            "last_metrics": dict(self.last_metrics),
+        }
+
+    def ready(self) -> None:
+        """Right before the first step: who asked for a stop meanwhile gets it, and generators are where they belong."""
+        self.look_outside()
+        self.settle()
+        self.restore_randomness()
+
     # --- one step ---
 
     def begin_step(self) -> None:
         """Apply the decisions that are due at the next step."""
         if self.faults.fatal is not None:
             raise self.faults.fatal
-        self._look_outside()
+        self.look_outside()
         if self._events is not None and len(self._events) >= 2:
             self._events.popleft().synchronize()  # the host must not run ahead of the reduction before last
         decisions = self.state.decisions
@@ -93,7 +136,14 @@ class Session:
         if decisions.more or decisions.written != decisions.read:
             self.apply(decisions.due(decisions.step))
 
-    def _look_outside(self) -> None:
+    def interrupted(self) -> bool:
+        """After an evaluation batch, on all ranks alike: whether a stop was agreed, so that nobody needs its result."""
+        if self.interruption.is_asked(here=self.inbox.pending):
+            self.look_outside()
+            self.settle()
+        return self.state.stop is not None
+
+    def look_outside(self) -> None:
         """Post what signals and the client have asked for."""
         for name in self.inbox.put_back():
             self.logger.warning("something had replaced the handler of a signal; it is back", signal=name)
@@ -153,8 +203,8 @@ class Session:
         if self.state.scaler is not None:
             self.state.scaler.update()
         for name, reason in reasons:
-            self._record(
-                [Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)]
+            self.record(
+                Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)
             )
         return "; ".join(f"{name}: {reason}" for name, reason in reasons)
 
@@ -171,10 +221,10 @@ class Session:
         """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
         groups = _by_key([decision for decision in decisions if not self._is_met(decision)])
         self._applied |= {group[0].key: self.state.decisions.step for group in groups}
-        for kind in ("warn", "disable", "checkpoint", "evaluate", "stop"):
+        for kind in ("warn", "disable", "saved", "unsaved", "checkpoint", "evaluate", "stop"):
             matching = [group for group in groups if group[0].kind == kind]
             for group in matching:
-                self._record(group)
+                self.record(*group)
             if matching:
                 self._carry_out(kind, [group[0] for group in matching])
 
@@ -196,7 +246,7 @@ class Session:
         self.raise_fatal()
         late = [decision for decision in self.state.decisions.settle() if decision.kind in _LATE]
         for group in _by_key(late):
-            self._record(group)
+            self.record(*group)
 
     def _carry_out(self, kind: str, decisions: Sequence[Decision]) -> None:
         first = decisions[0]
@@ -204,19 +254,31 @@ class Session:
             for decision in decisions:
                 self.hooks.disable(decision.plugin)
             self.look_at_plan()
+        elif kind in ("saved", "unsaved"):
+            for decision in decisions:
+                step, seconds, problem = saving.read(decision)
+                if kind == "saved":
+                    self.saving.committed(self, self.state.paths.checkpoints / decision.hook, seconds)
+                else:
+                    self.saving.failed(self, step, problem)
         elif kind == "checkpoint":
-            self.logger.warning(
-                "checkpoint asked for; this version writes none", plugin=first.plugin, reason=first.reason
-            )
+            self.saving.wanted = f"{first.plugin}: {first.reason}"
         elif kind == "evaluate" and self.evaluated_at != self.state.step:  # else these weights were evaluated just now
             self.evaluate(self)
             self.settle()
-        elif kind == "stop" and self.state.stop is None:
-            self.state.stop = (first.reason, first.plugin)
-            if self.hooks.on_stop_requested:
-                self.hooks.on_stop_requested(first.reason, first.plugin)
+        elif kind == "stop":
+            self.stop(first.reason, first.plugin)
 
-    def _record(self, group: Sequence[Decision]) -> None:
+    def stop(self, reason: str, source: str) -> None:
+        """Stop before the next step; all ranks have agreed. The first reason counts."""
+        if self.state.stop is not None:
+            return
+        self.state.stop = (reason, source)
+        if self.hooks.on_stop_requested:
+            self.hooks.on_stop_requested(reason, source)
+
+    def record(self, *group: Decision) -> None:
+        """Record a decision, and the ranks that took it, in the run's events."""
         first = group[0]
         self.record_event(
             {
@@ -257,8 +319,12 @@ class Session:
         )
         if self.state.recipe.train.nonfinite == "fail":
             raise TrainingError(message)
+        self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Have a warning in the log and among the run's events. Call it on all ranks alike."""
         self.logger.warning(message)
-        self.record_event({"event": "warning", "step": step, "reason": message})
+        self.record_event({"event": "warning", "step": self.state.step, "reason": message})
 
     # --- rates ---
 

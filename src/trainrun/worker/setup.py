@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
+from trainrun.worker.checkpoint.restore import find, restore
+from trainrun.worker.checkpoint.saver import Saver
+from trainrun.worker.checkpoint.writer import About, Writer
 from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, leave_signals_alone
 from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
@@ -31,6 +35,7 @@ from trainrun.worker.faults import Faults
 from trainrun.worker.metrics import Metrics
 from trainrun.worker.parallel import Collectives, be_deterministic, choose_device, seed_all
 from trainrun.worker.run import Run
+from trainrun.worker.saving import Saving, tell
 from trainrun.worker.session import Session
 from trainrun.worker.state import State
 from trainrun.worker.ties import Ties
@@ -82,7 +87,7 @@ class Worker:
         plugin_state.collect(hooks.members, torch.is_tensor)
         assert state.model is not None
         assert state.optimizer is not None
-        return Session(
+        session = Session(
             state=state,
             hooks=hooks,
             collectives=self.collectives,
@@ -95,7 +100,37 @@ class Worker:
             logger=self.logger,
             record_event=self._event_writer(),
             evaluate=evaluate,
+            saving=self._saving(),
         )
+        self._go_on(session)
+        return session
+
+    def _saving(self) -> Saving:
+        recipe, paths, world = self.recipe, self.state.paths, self.state.world
+        manifest = read_json(paths.manifest) or {}
+        about = About(
+            run=paths.run_id,
+            attempt=self.state.attempt,
+            recipe=tomli.loads(paths.recipe.read_text(encoding="utf-8")),
+            plugins=manifest.get("plugins", {}),
+            versions={name: version for name, version in manifest.get("versions", {}).items() if version},
+            dataset={},
+            strategy=recipe.parallel.strategy,
+        )
+        share = self.collectives.apart().share
+        writer = Writer(paths.checkpoints, about, world, share=share, keep=recipe.checkpoint.keep)
+        told = partial(tell, self.state.decisions) if world.rank == 0 else None
+        return Saving(recipe.checkpoint, Saver(writer, told), recipe.launch.grace)
+
+    def _go_on(self, session: Session) -> None:
+        """Put a checkpoint's state into what was built, if the client chose one for this attempt."""
+        start = find(session.state.paths, session.state.attempt, self.collectives)
+        if start is None:
+            return
+        restore(session, start)
+        self.logger.info("going on", checkpoint=str(start.checkpoint), step=session.state.step)
+        if self.hooks.on_resume:
+            self.hooks.on_resume(str(start.checkpoint), start.differences)
 
     def _state(self, paths: RunPaths, world: World, attempt: int, device: torch.device) -> State:
         log, store = paths.decisions(attempt, world.node_rank), f"trainrun/{paths.run_id}/{attempt}/decisions"

@@ -1,0 +1,209 @@
+"""The state of model, optimizer, scheduler and scaler, by names that do not depend on how the model was wrapped.
+
+torch's own `get_optimizer_state_dict` makes an optimizer without state take a step first, and loads by a template
+that has no moments yet; both lose something. Here a name is looked up for each parameter, and what the optimizer
+holds for it is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from trainrun.errors import TrainingError
+from trainrun.plugin.state import unfit
+from trainrun.worker.state import State
+
+MODEL, OPTIMIZER = "model/", "optimizer/"
+
+_COMPILED = "_orig_mod."  # what torch.compile puts into names
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module that `build_model` made, out of its wrappers."""
+    while True:
+        inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and persistent buffers by name; they share memory with the model."""
+    state = unwrapped(model).state_dict()
+    return {name.replace(_COMPILED, ""): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+    """The name of every parameter that the optimizer updates."""
+    named: dict[torch.Tensor, str] = {
+        parameter: name.replace(_COMPILED, "") for name, parameter in unwrapped(model).named_parameters()
+    }
+    for number, group in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            named.setdefault(parameter, f"group-{number}-{place}")  # not of the model: by its place
+    return named
+
+
+def tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All that is saved by name: the model's tensors, and those that the optimizer keeps for each parameter."""
+    found = {MODEL + name: value for name, value in model_tensors(model).items()}
+    names = parameter_names(model, optimizer)
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor):
+                found[f"{OPTIMIZER}{names[parameter]}/{key}"] = value
+    return found
+
+
+def values(state: State) -> dict[str, Any]:
+    """What else belongs to the training and is equal on all ranks: plain values, and small tensors.
+
+    Raises TrainingError where the model or the scheduler holds what is neither.
+    """
+    assert state.model is not None
+    assert state.optimizer is not None
+    found = {
+        "model": _extra(state.model),
+        "optimizer": _optimizer(state.model, state.optimizer),
+        "scheduler": None if state.scheduler is None else _named(state.scheduler, state.scheduler.state_dict()),
+        "scaler": None if state.scaler is None else state.scaler.state_dict(),
+    }
+    for part in ("model", "optimizer", "scheduler"):
+        if wrong := unfit(found[part], torch.is_tensor, part):
+            raise TrainingError(f"{wrong}; a checkpoint holds plain values and tensors only")
+    return found
+
+
+def _extra(model: torch.nn.Module) -> dict[str, Any]:
+    """What `get_extra_state` of the model's modules answered, where that is no tensor."""
+    state = unwrapped(model).state_dict()
+    return {name.replace(_COMPILED, ""): value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+
+
+def _optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    names = parameter_names(model, optimizer)
+    groups = [
+        {**{key: value for key, value in group.items() if key != "params"}, "names": _of(group, names)}
+        for group in optimizer.param_groups
+    ]
+    plain: dict[str, dict[str, Any]] = {}
+    on_host: set[str] = set()
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                plain.setdefault(names[parameter], {})[key] = value
+            elif value.device.type == "cpu":
+                on_host.add(key)
+    return {"class": _class(optimizer), "groups": groups, "plain": plain, "on_host": sorted(on_host)}
+
+
+def _of(group: Mapping[str, Any], names: Mapping[torch.Tensor, str]) -> list[str]:
+    return [names[parameter] for parameter in group["params"]]
+
+
+def _named(scheduler: object, state: dict[str, Any]) -> dict[str, Any]:
+    return {"class": _class(scheduler), "state": state}
+
+
+def _class(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+# --- putting it back ---
+
+
+def require_same_model(model: torch.nn.Module, stored: Mapping[str, torch.Size]) -> None:
+    """Raise TrainingError, with every name, where a checkpoint's tensors are not those of the model."""
+    mine = {name: value.shape for name, value in model_tensors(model).items()}
+    theirs = {name.removeprefix(MODEL): size for name, size in stored.items() if name.startswith(MODEL)}
+    wrong = [f"{name}: not in the checkpoint" for name in mine if name not in theirs]
+    wrong += [f"{name}: in the checkpoint, not in the model" for name in theirs if name not in mine]
+    wrong += [
+        f"{name}: {tuple(theirs[name])} in the checkpoint, {tuple(size)} in the model"
+        for name, size in mine.items()
+        if name in theirs and theirs[name] != size
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:_SHOWN]) + (f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+        raise TrainingError(f"the checkpoint is of another model: {shown}")
+
+
+def optimizer_places(
+    state: State, saved: Mapping[str, Any], stored: Mapping[str, tuple[torch.Size, torch.dtype]]
+) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
+    """Empty tensors for what a checkpoint holds of the optimizer, and a function that gives them to it, once filled.
+
+    saved: the `values` of the checkpoint. Raises TrainingError where it is of another optimizer.
+    """
+    assert state.model is not None
+    assert state.optimizer is not None
+    optimizer, told = state.optimizer, saved["optimizer"]
+    names = parameter_names(state.model, optimizer)
+    _require_same_optimizer(optimizer, names, told)
+    parameters = {name: parameter for parameter, name in names.items()}
+    found: dict[str, torch.Tensor] = {}
+    slots: list[tuple[torch.Tensor, str, torch.Tensor]] = []
+    for name, (size, dtype) in stored.items():
+        if name.startswith(OPTIMIZER):
+            parameter, key = name.removeprefix(OPTIMIZER).rsplit("/", 1)
+            place = _place(parameters[parameter], size, dtype, on_host=key in told["on_host"])
+            found[name] = place
+            slots.append((parameters[parameter], key, place))
+
+    def give() -> None:
+        optimizer.state.clear()
+        for parameter, key, place in slots:
+            optimizer.state[parameter][key] = place
+        for name, plain in told["plain"].items():
+            optimizer.state[parameters[name]].update(plain)
+        for group, old in zip(optimizer.param_groups, told["groups"], strict=True):
+            group.update({key: value for key, value in old.items() if key != "names"})
+
+    return found, give
+
+
+def give_extra(model: torch.nn.Module, saved: Mapping[str, Any]) -> None:
+    """Give the modules what their `get_extra_state` answered. Raises TrainingError where they are others."""
+    if not saved and not _extra(model):
+        return
+    bare = unwrapped(model)
+    names = {name.replace(_COMPILED, ""): name for name in bare.state_dict()}
+    if unknown := [name for name in saved if name not in names]:
+        raise TrainingError(f"the checkpoint is of another model: {', '.join(unknown)}: in the checkpoint only")
+    bare.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
+
+
+def give_scheduler(scheduler: Any, saved: Mapping[str, Any] | None) -> None:
+    """Put a scheduler back. Raises TrainingError where the checkpoint has another one, or none."""
+    mine, theirs = None if scheduler is None else _class(scheduler), saved and saved["class"]
+    if mine != theirs:
+        raise TrainingError(f"the checkpoint is of another scheduler: {theirs or 'none'} there, {mine or 'none'} here")
+    if scheduler is not None and saved is not None:
+        scheduler.load_state_dict(saved["state"])
+
+
+_SHOWN = 10
+
+
+def _place(parameter: torch.Tensor, size: torch.Size, dtype: torch.dtype, *, on_host: bool) -> torch.Tensor:
+    if isinstance(parameter, DTensor) and size == parameter.shape:
+        return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.empty(size, dtype=dtype, device="cpu" if on_host else parameter.device)
+
+
+def _require_same_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], told: Mapping[str, Any]
+) -> None:
+    if told["class"] != _class(optimizer):
+        raise TrainingError(f"the checkpoint is of another optimizer: {told['class']} there, {_class(optimizer)} here")
+    mine, theirs = [_of(group, names) for group in optimizer.param_groups], [one["names"] for one in told["groups"]]
+    if mine != theirs:
+        raise TrainingError(
+            f"the checkpoint's optimizer has other groups of parameters: {[len(one) for one in theirs]} parameters"
+            f" there, {[len(one) for one in mine]} here, or in another order; see optimizer.groups"
+        )

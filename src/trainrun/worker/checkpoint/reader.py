@@ -1,0 +1,130 @@
+"""Reading the tensors of a checkpoint that may come from a stranger: whatever is in it, nothing of it is executed.
+
+The metadata of torch.distributed.checkpoint is a pickle: the classes that it may name are listed here. Tensors are
+read with `weights_only=True`, by torch itself.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from trainrun.checkpoint import layout
+from trainrun.errors import BadCheckpoint
+
+_DTYPES = {name for name in vars(torch) if isinstance(getattr(torch, name), torch.dtype)}
+_MODULE = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(("torch", name) for name in _DTYPES),
+    *(
+        (_MODULE, name)
+        for name in (
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+        return super().find_class(module, name)
+
+
+class _Reader(FileSystemReader):
+    """Reads metadata by the list above."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        del args, kwargs
+        path = self._folder / ".metadata"
+        try:
+            with path.open("rb") as file:
+                found = _Unpickler(file).load()
+            _check(found)
+        # A pickle that somebody made up can raise anything at all.
+        except Exception as error:
+            raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
+        assert isinstance(found, Metadata)
+        return found
+
+
+class _Planner(DefaultLoadPlanner):
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> NoReturn:
+        """We write tensors only; torch would unpickle whatever this is."""
+        del value
+        raise BadCheckpoint(f"{read_item.storage_index.fqn}: a pickled object among the tensors; it is not read")
+
+
+def _check(found: object) -> None:
+    if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
+        raise TypeError(f"it holds a {type(found).__name__}")
+    if not isinstance(found.storage_data, dict):
+        raise TypeError("it does not say where the tensors are")
+    for place in found.storage_data.values():
+        if not isinstance(place, _StorageInfo) or place.transform_descriptors:
+            raise TypeError("it says where the tensors are in a way that is not known")
+        if Path(place.relative_path).name != place.relative_path:
+            raise ValueError(f"it names the file {place.relative_path!r}, which is not in its folder")
+    for name, stored in found.state_dict_metadata.items():
+        if not isinstance(name, str) or not isinstance(stored, TensorStorageMetadata):
+            raise TypeError(f"{name!r} is not a tensor")
+
+
+def stored(checkpoint: Path) -> dict[str, TensorStorageMetadata]:
+    """The names, sizes and types of the tensors in a checkpoint. Raises BadCheckpoint."""
+    return dict(_Reader(checkpoint / layout.STATE).read_metadata().state_dict_metadata)  # type: ignore[arg-type]
+
+
+def read(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill `tensors` in place, by name; of a sharded one the part that is here. Raises BadCheckpoint.
+
+    All names must be in the checkpoint, with equal sizes; how it was sharded when it was written does not matter.
+    """
+    reader, planner = _Reader(checkpoint / layout.STATE), _Planner(flatten_state_dict=False)
+    metadata = reader.read_metadata()
+    try:
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        planner.set_up_planner(dict(tensors), metadata, is_coordinator=True)
+        plan = reader.prepare_local_plan(planner.create_local_plan())
+        reader.read_data(planner.finish_plan(plan), planner).wait()
+    # torch raises assertions, pickle and runtime errors for contents that do not fit.
+    except Exception as error:
+        raise BadCheckpoint(f"{checkpoint / layout.STATE}: cannot be read: {error}") from error
+
+
+def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """All tensors whose names begin with `prefix`, whole, in host memory, by the rest of the name."""
+    found = {name: one for name, one in stored(checkpoint).items() if name.startswith(prefix)}
+    tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in found.items()}
+    read(checkpoint, tensors)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def read_values(path: Path) -> Any:
+    """A file of plain values and tensors. Raises BadCheckpoint."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # made-up files raise anything here as well
+        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,129 @@
+"""Going on from a checkpoint: everything back where it was, on as many ranks as there are now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainrun.checkpoint import layout
+from trainrun.checkpoint.manifest import Manifest, read_manifest
+from trainrun.errors import EnvironmentProblem
+from trainrun.plugin import state as plugin_state
+from trainrun.rundir.files import read_json
+from trainrun.worker.checkpoint import capture, reader, rng
+from trainrun.worker.parallel import seed_all
+
+if TYPE_CHECKING:
+    from trainrun.rundir import RunPaths
+    from trainrun.worker.parallel import Collectives
+    from trainrun.worker.session import Session
+
+_SEEDS = 1_000_003  # a prime, so that the seeds of two steps are apart by more than any number of ranks
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the client decided an attempt goes on from. differences: what changed since, by kind."""
+
+    checkpoint: Path
+    differences: Mapping[str, Any]
+
+
+def find(paths: RunPaths, attempt: int, collectives: Collectives) -> Start | None:
+    """Where the attempt starts; None for the beginning. Raises EnvironmentProblem where ranks see different things."""
+    told = read_json(paths.start(attempt)) or {}
+    name = told.get("checkpoint")
+    found = None if name is None else Start(Path(name), told.get("differences") or {})
+    if collectives.gather_objects is not None:
+        everybody = collectives.gather_objects(_identity(found))
+        strangers = [rank for rank, identity in enumerate(everybody) if identity != everybody[0]]
+        if strangers:
+            raise EnvironmentProblem(
+                f"rank {strangers[0]} sees another checkpoint than rank 0 ({everybody[strangers[0]]}, {everybody[0]});"
+                " is the run directory on a file system that all nodes share?"
+            )
+    return found
+
+
+def _identity(start: Start | None) -> list[str]:
+    if start is None:
+        return []
+    try:
+        content = (start.checkpoint / layout.MANIFEST).read_bytes()
+    except OSError as error:
+        return [start.checkpoint.name, str(error.strerror)]
+    return [start.checkpoint.name, hashlib.sha256(content).hexdigest()[:12]]
+
+
+def restore(session: Session, start: Start) -> None:
+    """Put everything back; the random generators only at `Session.ready`, as the last thing before the first step.
+
+    Raises BadCheckpoint for contents that cannot be read, and TrainingError for those of another training.
+    """
+    manifest = read_manifest(start.checkpoint)
+    saved = reader.read_values(start.checkpoint / layout.TRAINING)
+    own = reader.read_values(start.checkpoint / layout.rank_file(_rank(session, manifest)))
+    _tensors(session, start.checkpoint, saved)
+    state = session.state
+    if state.scaler is not None and saved["scaler"] is not None:
+        state.scaler.load_state_dict(saved["scaler"])
+    session.train.load_state_dict(own["loader"])
+    session.resume_at(saved["place"], own["loader"]["epoch"])
+    if manifest.world_size == state.world.size:
+        state.metrics.load_state_dict(own["metrics"])
+    for name in saved["disabled"]:
+        session.hooks.disable(name)
+    session.look_at_plan()
+    session.carried = plugin_state.restore(
+        session.hooks.members, _plugins(start.checkpoint, manifest, state.world.rank)
+    )
+    session.restore_randomness = partial(_randomness, session, own["rng"], same=manifest.world_size == state.world.size)
+
+
+def _randomness(session: Session, saved: dict[str, Any], *, same: bool) -> None:
+    """Where the number of ranks changed no rank's old state is right for any: each gets a seed of its own.
+
+    It is made of the recipe's seed, the step and the rank.
+    """
+    state = session.state
+    if same:
+        rng.restore(saved, state.device)
+    else:
+        seed_all((state.recipe.run.seed + 1 + state.world.rank + state.step * _SEEDS) % 2**63)
+
+
+def _rank(session: Session, manifest: Manifest) -> int:
+    rank = session.state.world.rank
+    return rank if rank < manifest.world_size else 0
+
+
+def _tensors(session: Session, checkpoint: Path, saved: Mapping[str, Any]) -> None:
+    found = reader.stored(checkpoint)
+    capture.require_same_model(session.model, {name: one.size for name, one in found.items()})
+    places, give = capture.optimizer_places(
+        session.state, saved, {name: (one.size, one.properties.dtype) for name, one in found.items()}
+    )
+    model = {capture.MODEL + name: tensor.detach() for name, tensor in capture.model_tensors(session.model).items()}
+    with torch.no_grad():
+        reader.read(checkpoint, {**model, **places})
+    capture.give_extra(session.model, saved["model"])
+    capture.give_scheduler(session.state.scheduler, saved["scheduler"])
+    give()  # after the scheduler, which may set rates when it is given its state
+
+
+def _plugins(checkpoint: Path, manifest: Manifest, rank: int) -> dict[str, Any]:
+    """The state of each plugin: this rank's, where it has one of its own; else rank 0's."""
+    found = {}
+    for file in manifest.files:
+        folder, _, name = file.rpartition("/")
+        if folder == layout.PLUGINS and (owner := layout.plugin_of(name)) is not None:
+            instance, of = owner
+            if of == rank or (of is None and instance not in found):
+                found[instance] = reader.read_values(checkpoint / file)
+    return found

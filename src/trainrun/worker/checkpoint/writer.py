@@ -1,0 +1,188 @@
+"""From the snapshots of all ranks to a published checkpoint, or to none.
+
+Every stage is done by all ranks and ends with an exchange: where one rank fails all know it, and none goes on. The
+exchange has a process group of its own, because it happens on a thread while training uses the other one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainrun.checkpoint import commit, layout, retention
+from trainrun.checkpoint.manifest import FileRecord, Manifest
+from trainrun.errors import TrainrunError
+from trainrun.worker.checkpoint import shards
+from trainrun.worker.checkpoint.snapshot import Snapshot, hashed, pack
+from trainrun.worker.world import World
+
+Share = Callable[[object], list[object]]
+
+
+class SaveFailed(TrainrunError):
+    """A checkpoint was not made; the message says on which rank and why. The same on all ranks."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a manifest says of the run, beside what a snapshot knows."""
+
+    run: str
+    attempt: int
+    recipe: Mapping[str, Any]
+    plugins: Mapping[str, Mapping[str, str]]
+    versions: Mapping[str, str]
+    dataset: Mapping[str, Any]
+    strategy: str
+
+
+class Writer:
+    """Writes the checkpoints of one rank together with the other ranks.
+
+    share: gives a JSON value to all ranks and answers with everybody's, in the order of ranks.
+    """
+
+    def __init__(self, folder: Path, about: About, world: World, *, share: Share, keep: int) -> None:
+        self._folder = folder
+        self._about = about
+        self._rank = world.rank
+        self._size = world.size
+        self._share = share
+        self._keep = keep
+        self.protected: set[Path] = set()
+
+    def write(self, snapshot: Snapshot) -> Path:
+        """Write and publish; answers with the checkpoint's path. To be called by all ranks alike. Raises SaveFailed."""
+        began = time.time()
+        temp: Path | None = None
+        try:
+            temp = Path(self._agree(lambda: self._begin(snapshot))[0])
+            return self._fill(temp, snapshot, began)
+        except SaveFailed:
+            if temp is not None and self._rank == 0:
+                commit.discard(temp)
+            raise
+
+    def _begin(self, snapshot: Snapshot) -> str:
+        if self._rank > 0:
+            return ""
+        return str(commit.begin(self._folder, snapshot.step, self._about.attempt))
+
+    def _fill(self, temp: Path, snapshot: Snapshot, began: float) -> Path:
+        plugins: dict[str, bytes] = {}
+
+        def prepare() -> dict[str, Any]:
+            plugins.update({name: pack(state) for name, state in snapshot.plugins.items()})
+            return {
+                "rows": shards.rows(snapshot.shards),
+                "plugins": {name: hashed(data) for name, data in plugins.items()},
+                "missing": dict(snapshot.missing),
+            }
+
+        told = self._agree(prepare)
+        metadata: list[Any] = []
+
+        def plan() -> list[list[shards.Row]] | None:
+            if self._rank > 0:
+                return None
+            made, wanted = shards.plan([one["rows"] for one in told])
+            metadata.append(made)
+            return wanted
+
+        wanted = self._agree(plan)[0][self._rank]
+        written = self._agree(lambda: self._write_files(temp, snapshot, plugins, told[0]["plugins"], wanted))
+
+        def finish() -> str:
+            if self._rank > 0:
+                return ""
+            shards.finish(temp / layout.STATE, metadata[0], [one["rows"] for one in written])
+            files = {name: FileRecord(*record) for one in written for name, record in one["files"].items()}
+            hidden = f"{layout.STATE}/.metadata"
+            files[hidden] = commit.digest(temp / hidden)
+            missing = {name: why for one in told for name, why in one["missing"].items()}
+            return str(commit.publish(temp, self._manifest(snapshot, files, missing, began)))
+
+        path = Path(self._agree(finish)[0])
+        self._prune(path)
+        return path
+
+    def _write_files(
+        self,
+        temp: Path,
+        snapshot: Snapshot,
+        plugins: Mapping[str, bytes],
+        of_rank_0: Mapping[str, str],
+        wanted: Sequence[shards.Row],
+    ) -> dict[str, Any]:
+        rank, files = self._rank, {}
+        rows = shards.write(temp / layout.STATE, rank, snapshot.shards, wanted)
+        for name in {row[4] for row in rows}:
+            files[f"{layout.STATE}/{name}"] = commit.digest(temp / layout.STATE / name)
+        if rank == 0:
+            files[layout.TRAINING] = _write(temp / layout.TRAINING, pack(snapshot.training))
+        files[layout.rank_file(rank)] = _write(temp / layout.rank_file(rank), pack(snapshot.own))
+        for name, data in plugins.items():
+            if rank == 0 or hashed(data) != of_rank_0.get(name):
+                file = layout.plugin_file(name, rank or None)
+                files[file] = _write(temp / file, data)
+        return {"rows": rows, "files": {name: [one.size, one.sha256] for name, one in files.items()}}
+
+    def _manifest(
+        self, snapshot: Snapshot, files: Mapping[str, FileRecord], missing: Mapping[str, str], began: float
+    ) -> Manifest:
+        about = self._about
+        return Manifest(
+            run=about.run,
+            attempt=about.attempt,
+            step=snapshot.step,
+            epoch=snapshot.epoch,
+            samples_seen=snapshot.samples_seen,
+            world_size=self._size,
+            created=began,
+            seconds=round(time.time() - began, 3),
+            reason=snapshot.reason,
+            strategy=about.strategy,
+            metrics=snapshot.metrics,
+            recipe=about.recipe,
+            plugins=about.plugins,
+            versions=about.versions,
+            disabled=snapshot.disabled,
+            missing=missing,
+            dataset=about.dataset,
+            files=files,
+        )
+
+    def _prune(self, newest: Path) -> None:
+        if self._rank > 0:
+            return
+        # The new one is good, whatever becomes of the old ones; they are tried again after the next.
+        with suppress(OSError):
+            retention.prune(newest.parent, self._keep, protect=self.protected)
+        self.protected.clear()
+
+    def _agree(self, work: Callable[[], Any]) -> list[Any]:
+        """Do a stage on all ranks; answers with everybody's result. Raises SaveFailed on all where one failed."""
+        mine: dict[str, Any] = {}
+        try:
+            mine["result"] = work()
+        except Exception as error:  # whatever it is, the peers wait for an answer
+            mine["error"] = f"rank {self._rank}: {type(error).__name__}: {error}"
+        told: Any = self._share(mine)
+        errors = [one["error"] for one in told if "error" in one]
+        if errors:
+            raise SaveFailed("; ".join(errors))
+        return [one["result"] for one in told]
+
+
+def _write(path: Path, data: bytes) -> FileRecord:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileRecord(len(data), hashed(data))

@@ -1,0 +1,139 @@
+"""When a training saves a checkpoint, and what it does when a save has failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainrun.errors import TrainingError
+from trainrun.recipe import duration
+from trainrun.recipe.model import CheckpointTable
+from trainrun.worker.checkpoint.saver import SOURCE, Saved, Saver, folder
+from trainrun.worker.decisions import Decision, DecisionKind, Decisions
+
+if TYPE_CHECKING:
+    from trainrun.worker.session import Session
+
+_NEVER = 0
+_EVERY = "checkpoint.every"
+
+
+class Saving:
+    """The policy of the recipe's [checkpoint] table for one worker; equal on all ranks.
+
+    saved_at is the step of the newest checkpoint, made or being made; `wanted` why somebody asked for one.
+    """
+
+    def __init__(self, table: CheckpointTable, saver: Saver, grace: float) -> None:
+        self.saved_at = -1
+        self.wanted: str | None = None
+        self._saver = saver
+        self._every = table.every if isinstance(table.every, int) else _NEVER
+        self._at_end = table.at_end
+        self._background = table.background
+        self._failures = 0
+        self._allowed = table.max_failures
+        self._grace = grace
+        self._slow = False
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save at the end of `step`."""
+        return self.wanted is not None or (self._every != _NEVER and step % self._every == 0)
+
+    def at_step(self, session: Session) -> None:
+        """Save the step just made. All decisions that were posted so far are applied before, so that none is lost."""
+        state = session.state
+        reason, self.wanted = self.wanted or f"{_EVERY} = {self._every}", None
+        if self._at_end and state.step == state.total_steps:
+            return  # the last one comes after the last evaluation
+        session.settle()
+        self.wanted = None
+        if self.saved_at == state.step:
+            return
+        self._announce(session)
+        if self._background:
+            self.saved_at = state.step
+            waited = self._saver.save(session, reason)
+            session.logger.info("checkpoint copied", step=state.step, training_waited=round(waited, 4))
+        else:
+            self._ended(session, self._saver.save_now(session, reason))
+
+    def at_end(self, session: Session) -> None:
+        """Training has ended or was stopped: see a running save through, and save this step if it is not.
+
+        Raises TrainingError where all steps were made and the last of them could not be saved.
+        """
+        state = session.state
+        self._saver.wait(session)
+        session.settle()
+        if not (self._at_end or self.wanted) or self.saved_at == state.step:
+            return
+        reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop[0]}"
+        self._announce(session)
+        saved = self._saver.save_now(session, self.wanted or reason)
+        self._ended(session, saved)
+        if saved.problem is not None and (state.stop is None or state.stop[1] == SOURCE):
+            raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
+
+    def committed(self, session: Session, path: Path, seconds: float | None = None) -> None:
+        """A checkpoint was published; the same on all ranks."""
+        self._failures = 0
+        if session.hooks.on_checkpoint_saved:
+            session.hooks.on_checkpoint_saved(str(path))
+        if seconds is not None and seconds > self._grace and not self._slow:
+            self._slow = True
+            session.warn(
+                f"a save took {seconds:.3g} s, longer than launch.grace ({self._grace:g} s): a run that is told to stop"
+                " may be killed before its last checkpoint is saved; raise launch.grace"
+            )
+
+    def failed(self, session: Session, step: int, reason: str) -> None:
+        """A save has failed; the same on all ranks. After too many in a row training stops."""
+        self._failures += 1
+        self.saved_at = min(self.saved_at, step - 1)
+        session.warn(f"the checkpoint of step {step} was not saved: {reason}")
+        if self._failures >= self._allowed:
+            times = f"{self._failures} saves in a row" if self._failures > 1 else "a save"
+            session.stop(f"{times} failed (checkpoint.max_failures): {reason}", SOURCE)
+
+    def _announce(self, session: Session) -> None:
+        if session.hooks.on_checkpoint_start:
+            session.hooks.on_checkpoint_start(str(session.state.paths.checkpoints / folder(session.state.step)))
+
+    def _ended(self, session: Session, saved: Saved) -> None:
+        """The end of a save that training has waited for: all ranks learn of it here, without a decision."""
+        if saved.path is not None:
+            self.saved_at = saved.step
+            session.record(decision(saved, session.state.step))
+            self.committed(session, saved.path, saved.seconds)
+        else:
+            session.record(decision(saved, session.state.step))
+            self.failed(session, saved.step, saved.problem or "")
+
+
+def decision(saved: Saved, step: int) -> Decision:
+    """The end of a save, as the ranks hear of it and the events tell it."""
+    kind: DecisionKind = "unsaved" if saved.path is None else "saved"
+    return Decision(kind, SOURCE, folder(saved.step), _told(saved), step=step)
+
+
+def tell(decisions: Decisions, saved: Saved) -> None:
+    """Post the end of a save in the background, for all ranks to hear of it at the same step. Rank 0 calls it."""
+    one = decision(saved, 0)
+    decisions.post(one.kind, one.plugin, one.hook, one.reason)
+
+
+def _told(saved: Saved) -> str:
+    how_long = f"after {saved.seconds:.3f} s"
+    return how_long if saved.problem is None else f"{how_long}: {saved.problem}"
+
+
+def read(told: Decision) -> tuple[int, float, str]:
+    """The step of a save, its seconds, and why there is no checkpoint, if so, out of what `tell` posted."""
+    seconds, _, problem = told.reason.removeprefix("after ").partition(" s")
+    return int(told.hook.rpartition("-")[2]), float(seconds), problem.removeprefix(": ")
+
+
+def interval(table: CheckpointTable) -> float | None:
+    """Seconds between two checkpoints where the recipe gives a time, else None."""
+    return duration.seconds(table.every) if isinstance(table.every, str) else None
