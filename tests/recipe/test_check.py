@@ -71,6 +71,10 @@ def test_the_line_is_shown_with_a_caret(document: Callable[..., Document], schem
         ("launch.start = 'hot'", "launch.start: expected 'warm' or 'cold', got \"hot\""),
         ("parallel.strategy = 'tp'", "parallel.strategy: expected 'none', 'ddp' or 'fsdp', got \"tp\""),
         ("parallel.wrap = ['Block']", "parallel.wrap: the strategy ddp has no wrap; it belongs to fsdp"),
+        (
+            "parallel.strategy = 'fsdp'\noptimizer.name = 'Rprop'",
+            "parallel.strategy: torch's rprop cannot update shards; take ddp or another optimizer",
+        ),
         ("train.init_from = 'x.pt'", 'train.init_from: "x.pt": this version cannot load weights'),
         ("plugins.a.on_error = 'ignore'", "plugins.a.on_error: expected 'fail', 'disable' or 'warn', got \"ignore\""),
         ("plugins.'a b'.x = 1", "plugins.a b: not a name for a plugin; use letters, digits, - and _"),

@@ -30,3 +30,4 @@ KEYWORDS: dict[str, frozenset[str]] = {
 }
 
 NEEDS_CLOSURE = frozenset({"lbfgs"})
+NOT_SHARDED = frozenset({"adafactor", "rprop", "sparseadam"})  # some of their operations know no DTensor

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from trainrun.recipe.optimizers import KEYWORDS, NEEDS_CLOSURE
+from trainrun.recipe.optimizers import KEYWORDS, NEEDS_CLOSURE, NOT_SHARDED
 from trainrun.recipe.plain import Key
 from trainrun.recipe.suggest import did_you_mean
 
@@ -62,8 +62,7 @@ def _batches(data: Mapping[str, Any]) -> Iterator[Broken]:
 
 
 def _optimizer(data: Mapping[str, Any]) -> Iterator[Broken]:
-    table = data.get("optimizer", {})
-    name = str(table.get("name", "")).lower().replace("_", "").replace("-", "")
+    table, name = data.get("optimizer", {}), _optimizer_name(data)
     if name in NEEDS_CLOSURE:
         yield Broken(
             ("optimizer", "name"), f"{name} evaluates the loss several times an update", "take another optimizer"
@@ -79,6 +78,10 @@ def _optimizer(data: Mapping[str, Any]) -> Iterator[Broken]:
     for index, group in enumerate(groups if isinstance(groups, list) else ()):
         if isinstance(group, Mapping):
             yield from _keywords(name, ("optimizer", "groups", index), group, {"match"})
+
+
+def _optimizer_name(data: Mapping[str, Any]) -> str:
+    return str(data.get("optimizer", {}).get("name", "")).lower().replace("_", "").replace("-", "")
 
 
 def _keywords(name: str, table: Key, values: Mapping[str, Any], own: set[str]) -> Iterator[Broken]:
@@ -105,9 +108,14 @@ def _scheduler(data: Mapping[str, Any]) -> Iterator[Broken]:
 
 def _parallel(data: Mapping[str, Any]) -> Iterator[Broken]:
     table = data.get("parallel", {})
-    if "wrap" in table and table.get("strategy") != "fsdp":
-        strategy = table.get("strategy")
-        yield Broken(("parallel", "wrap"), f"the strategy {strategy} has no wrap", "it belongs to fsdp")
+    strategy = table.get("strategy")
+    if strategy != "fsdp":
+        if "wrap" in table:
+            yield Broken(("parallel", "wrap"), f"the strategy {strategy} has no wrap", "it belongs to fsdp")
+        return
+    name = _optimizer_name(data)
+    if name in NOT_SHARDED:
+        yield Broken(("parallel", "strategy"), f"torch's {name} cannot update shards", "take ddp or another optimizer")
 
 
 def _instances(data: Mapping[str, Any]) -> Iterator[Broken]:
@@ -121,6 +129,6 @@ _RULES: tuple[tuple[tuple[Key, ...], Rule], ...] = (
     ((("train", "batch_size"), ("train", "micro_batch_size"), ("launch", "workers"), ("launch", "nodes")), _batches),
     ((("optimizer", "name"),), _optimizer),
     ((("scheduler", "name"),), _scheduler),
-    ((("parallel", "strategy"), ("parallel", "wrap")), _parallel),
+    ((("parallel", "strategy"), ("parallel", "wrap"), ("optimizer", "name")), _parallel),
     ((("plugins",),), _instances),
 )

@@ -4,7 +4,8 @@ FSDP2 changes the model in place: its parameters keep their names and become DTe
 dimension. The parameters of a group are gathered when the forward or backward of its module needs them, and freed
 after. Everything computed from a DTensor may be a collective, so all ranks must do it alike.
 
-`torch.distributed.fsdp` takes about as long to import as torch itself, so only a worker that shards imports it.
+`torch.distributed.fsdp` takes a second to import, so only a worker that shards does. Forked workers have it already:
+it comes with torch's compiler.
 """
 
 from __future__ import annotations
