@@ -102,11 +102,12 @@ def resolve_document(document: Document, plugins: Sequence[str] = (), *, refresh
 
 def recipe_schema() -> Schema:
     """The JSON Schema of a recipe without plugins, remembered because pydantic's models are slow to import."""
-    store = Store(cache_folder())
-    schema: Schema | None = store.get("recipe-schema")
+    store, folder = Store(cache_folder()), Path(recipes.__file__).parent
+    key = ("recipe-schema", str(folder))  # two checkouts of one version need not have the same
+    schema: Schema | None = store.get(*key)
     if schema is None:
         schema = recipes.base_schema()
-        store.put(schema, map(str, Path(recipes.__file__).parent.glob("*.py")), "recipe-schema")
+        store.put(schema, map(str, folder.glob("*.py")), *key)
     return schema
 
 
