@@ -345,3 +345,10 @@ def test_stop_between_two_attempts(
     outcome = stopped_between(launch, before, number)
     assert (outcome.state, outcome.exit_code, outcome.cause, outcome.step) == (state, code, None, 3)
     assert outcome.reason.endswith("attempt 3 began; attempt 2 had failed: rank 0 raised ValueError at step 3: no")
+
+
+def test_stop_after_failed_saves_can_be_gone_on_from_and_is_not_restarted(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stopped="3 saves in a row failed", source="checkpoint", step=7)
+    outcome = verdict(launch)
+    assert (outcome.state, outcome.exit_code, outcome.cause) == ("stopped", 75, None)

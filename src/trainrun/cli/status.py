@@ -12,6 +12,7 @@ import click
 from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, moment, number
+from trainrun.launch.committed import newest, short
 from trainrun.launch.terminal import clean
 from trainrun.rundir.create import find
 from trainrun.rundir.view import View, Viewer, Worker
@@ -28,21 +29,26 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
 
     RUN is an id, the beginning of one, a path, or `latest`.
     """
-    view = Viewer(find(run, base)).look()
+    paths = find(run, base)
+    view, found = Viewer(paths).look(), newest(paths)
+    checkpoint = None if found is None else short(paths, found.path)
     if as_json:
-        click.echo(json.dumps({"version": options.JSON_VERSION, **view.to_json()}, indent=2))
+        answer = {"version": options.JSON_VERSION, **view.to_json(), "checkpoint": checkpoint}
+        click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo("\n".join(lines(view)))
+        click.echo("\n".join(lines(view, checkpoint)))
 
 
-def lines(view: View) -> Iterator[str]:
-    """The view as plain text."""
+def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
+    """The view as plain text. checkpoint: the newest one."""
     summary, status = view.summary, view.status
     yield f"{summary.run}: {summary.state}" + (f", {clean(summary.reason)}" if summary.reason else "")
     step = f"step {summary.step}" + (f" of {summary.steps}" if summary.steps else "")
     rate = status.get("samples_per_second")
     yield step + (f", epoch {status['epoch']}" if status.get("epoch") else "") + (f", {rate} samples/s" if rate else "")
     yield from _attempts(view)
+    if checkpoint is not None:
+        yield f"newest checkpoint: {checkpoint}"
     if status.get("updated"):
         yield f"last heard of {moment(status['updated'])}"
     metrics = status.get("metrics") or {}

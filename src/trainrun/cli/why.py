@@ -13,13 +13,15 @@ import click
 from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, moment
+from trainrun.launch.committed import newest, short
 from trainrun.rundir.create import find
 from trainrun.rundir.files import read_lines
+from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 from trainrun.rundir.summary import Attempt, Summary, attempts, read_outcome, summarize
 from trainrun.rundir.view import tell
 
-_ODD = {"lease_takeover", "request_refused", "straggler"}
+_ODD = {"lease_takeover", "request_refused", "straggler", "quarantine", "set_aside", "trusted"}
 
 
 @click.command("why")
@@ -37,7 +39,14 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
         answer = {"run": paths.run_id, "state": summary.state, "outcome": outcome and outcome.to_json()}
         click.echo(json.dumps({"version": options.JSON_VERSION, **answer, "events": events}, indent=2))
     else:
-        parts = (_ending(summary, outcome), _attempts(events), _decisions(events), _faults(events), _trace(outcome))
+        parts = (
+            _ending(summary, outcome),
+            _checkpoint(paths),
+            _attempts(events),
+            _decisions(events),
+            _faults(events),
+            _trace(outcome),
+        )
         click.echo("\n".join(chain.from_iterable(parts)))
 
 
@@ -52,13 +61,29 @@ def _ending(summary: Summary, outcome: Outcome | None) -> Iterator[str]:
         yield f"log: {outcome.first_failure.log}"
 
 
+def _checkpoint(paths: RunPaths) -> Iterator[str]:
+    if (found := newest(paths)) is not None:
+        yield f"newest checkpoint: {short(paths, found.path)}"
+
+
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
     """Each attempt and why another followed, where there was more than one."""
     told = attempts(events)
-    rows = [(str(one.number), _took(one), one.state or "", _first(one.restart), _first(one.reason)) for one in told]
+    starts = {event.get("attempt"): str(event.get("step")) for event in events if event.get("event") == "resume"}
+    rows = [
+        (
+            str(one.number),
+            starts.get(one.number, "0"),
+            _took(one),
+            one.state or "",
+            _first(one.restart),
+            _first(one.reason),
+        )
+        for one in told
+    ]
     if len(rows) > 1:
         yield ""
-        yield from columns([("attempt", "took", "state", "then", "reason"), *rows])
+        yield from columns([("attempt", "from step", "took", "state", "then", "reason"), *rows])
 
 
 def _took(attempt: Attempt) -> str:

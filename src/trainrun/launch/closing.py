@@ -9,8 +9,7 @@ from pathlib import Path
 
 import tomli
 
-from trainrun.launch.committed import foreign_start, newest
-from trainrun.launch.resuming import short
+from trainrun.launch.committed import foreign_start, newest, short
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome

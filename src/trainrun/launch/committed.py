@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from trainrun.checkpoint import Found, read_manifest, scan
@@ -47,3 +48,9 @@ def reached(paths: RunPaths, attempt: int) -> int | None:
         except BadCheckpoint:  # it has gone, or gone bad, since the attempt started from it
             return max(steps, default=None)
     return max(steps, default=None)
+
+
+def short(paths: RunPaths, checkpoint: Path) -> str:
+    """A checkpoint's path as it is shown: from the run's directory on, for one of its own."""
+    relative = os.path.relpath(checkpoint, paths.root)
+    return str(checkpoint) if relative.startswith("..") else relative

@@ -13,14 +13,14 @@ from typing import NamedTuple
 from trainrun.checkpoint import folder_name, named, read_manifest, scan
 from trainrun.errors import UsageError
 from trainrun.launch import leftovers
-from trainrun.launch.committed import foreign_start
+from trainrun.launch.committed import foreign_start, short
 from trainrun.launch.frozen import read_frozen, read_run, switches
 from trainrun.launch.handle import GoingOn, Launch, Seat
 from trainrun.launch.join import join
 from trainrun.launch.nodes.match import software
 from trainrun.launch.nodes.place import find_place
 from trainrun.launch.prepare import environment, prepare_again
-from trainrun.launch.resuming import differences, pick, put_aside, require_trust, short
+from trainrun.launch.resuming import differences, pick, put_aside, require_trust
 from trainrun.launch.signals import SLACK, Signals
 from trainrun.launch.staging import Staged, conduct, door, stage
 from trainrun.launch.terminal import Echo, Say, say, silent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from trainrun.checkpoint import choose, clear, distrust, named, read_manifest, set_aside
 from trainrun.errors import BadCheckpoint
+from trainrun.launch.committed import short
 from trainrun.launch.differences import Differences, compare, present
 from trainrun.launch.handle import Launch
 from trainrun.launch.manifest import versions
@@ -101,12 +101,6 @@ def require_same(resolved: Resolved, world: int, checkpoint: Path) -> None:
 def named_start(resume: str) -> Path | None:
     """The checkpoint that the recipe's `checkpoint.resume` names, if it names one. Raises BadCheckpoint."""
     return None if resume in {"auto", "never"} else named(Path(resume).expanduser())
-
-
-def short(paths: RunPaths, checkpoint: Path) -> str:
-    """A checkpoint's path as it is shown: from the run's directory on, for one of its own."""
-    relative = os.path.relpath(checkpoint, paths.root)
-    return str(checkpoint) if relative.startswith("..") else relative
 
 
 def _choose(launch: Launch, say: Say) -> tuple[Path | None, str]:

@@ -24,6 +24,7 @@ Forced = Literal["now", "grace", "early"]
 _TOLD_TO_STOP = "Terminated"  # the worker's error where it was told to stop, and sat somewhere until its time was over
 # Errors of our own, whose messages name plugin, hook and what was raised.
 _SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__, _TOLD_TO_STOP}
+_SAVES = "checkpoint"  # the source of a stop that failed saves lead to
 _LINES = 30  # of the agent's log, where no worker could say what happened
 
 
@@ -176,7 +177,9 @@ def _ended(records: Mapping[int, WorkerRecord], ending: Ending, *, saved: bool) 
     source = stopped.source or "a vote"
     if source.startswith("SIG"):
         return (*_by_signal(ending.signal, saved=saved), f"stopped at step {stopped.step}: {stopped.stopped}")
-    return "stopped", ExitCode.OK, f"stopped at step {stopped.step} by {source}: {stopped.stopped}"
+    # Too many saves have failed: no wish of anybody, and worth going on with when there is room on the disk again.
+    code = ExitCode.RESUMABLE if source == _SAVES else ExitCode.OK
+    return "stopped", code, f"stopped at step {stopped.step} by {source}: {stopped.stopped}"
 
 
 def _by_signal(number: signal.Signals | None, *, saved: bool) -> tuple[State, int]:

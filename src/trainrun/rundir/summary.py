@@ -135,7 +135,8 @@ def _running(paths: RunPaths, status: Mapping[str, Any], attempt: int) -> str:
     if _whole(status.get("attempt", attempt)) < attempt:  # rank 0 has not written since
         return "starting"
     if state in _ENDED:
-        return "restarting" if _last_event(paths).get("event") == "restart" else "ending"
+        # After the outcome of an earlier launch: the run was taken up again.
+        return {"restart": "restarting", "outcome": "starting"}.get(str(_last_event(paths).get("event")), "ending")
     return state
 
 

@@ -141,6 +141,8 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
             yield f"starting again: {event.get('why') or reason}"
         case "straggler":
             yield reason
+        case "resume" | "quarantine" | "set_aside" | "trusted":
+            yield _of_checkpoint(kind, event)
         case "lease_takeover":
             yield f"taken over from {event.get('former')}: {reason}"
         case "request_refused":
@@ -153,3 +155,16 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
             yield f"rank {rank}" if rank is not None else ""
             yield f"step {event.get('step')}" if event.get("step") is not None else ""
             yield f"- {reason}" if reason else ""
+
+
+def _of_checkpoint(kind: str, event: Mapping[str, Any]) -> str:
+    """What became of a checkpoint, or of an attempt through it."""
+    path = str(event.get("checkpoint"))
+    name, reasons = path.rpartition("/")[2], event.get("reasons")
+    reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "nobody knows why"
+    return {
+        "resume": f"attempt {event.get('attempt')} goes on from step {event.get('step')} ({name})",
+        "quarantine": f"{name} is damaged and was left out: {reason}",
+        "set_aside": f"{name} was put aside",
+        "trusted": f"{path} was trusted, though {reason}",
+    }[kind]
