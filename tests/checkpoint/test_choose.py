@@ -109,9 +109,7 @@ def test_named_checkpoint(save: Save, damage: Damage) -> None:
     assert named(path) == path
     assert named(Path(os.path.relpath(path))) == path
     damage(path)
-    with pytest.raises(
-        BadCheckpoint, match=r"this checkpoint is not good: 'rank-0.pt' has other contents"
-    ):
+    with pytest.raises(BadCheckpoint, match=r"this checkpoint is not good: 'rank-0.pt' has other contents"):
         named(path)
     assert path.is_dir(), "nothing is renamed"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.checkpoint import begin, clear, prune, scan, verify
+from trainrun.checkpoint import BadCheckpoint, begin, clear, prune, scan, verify
 
 Save = Callable[..., Path]
 
@@ -90,3 +90,9 @@ def test_the_new_name_is_durable_before_anything_is_removed(
 
 def test_nothing_there(checkpoints: Path) -> None:
     assert prune(checkpoints, 2) == []
+
+
+def test_a_folder_that_cannot_be_listed(checkpoints: Path) -> None:
+    checkpoints.touch()
+    with pytest.raises(BadCheckpoint, match="cannot be listed"):
+        prune(checkpoints, 2)

@@ -16,7 +16,7 @@ from typing import Any
 
 from trainrun.checkpoint import commit, layout, retention
 from trainrun.checkpoint.manifest import FileRecord, Manifest
-from trainrun.errors import TrainrunError
+from trainrun.errors import BadCheckpoint, TrainrunError
 from trainrun.worker.checkpoint import shards
 from trainrun.worker.checkpoint.snapshot import Snapshot, hashed, pack
 from trainrun.worker.world import World
@@ -161,7 +161,7 @@ class Writer:
         if self._rank > 0:
             return
         # The new one is good, whatever becomes of the old ones; they are tried again after the next.
-        with suppress(OSError):
+        with suppress(OSError, BadCheckpoint):
             retention.prune(newest.parent, self._keep, protect=self.protected)
         self.protected.clear()
 
