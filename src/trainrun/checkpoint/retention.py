@@ -15,7 +15,7 @@ LEAST = 2  # good checkpoints that always stay: the newest may turn out to be da
 def prune(checkpoints: Path, keep: int, *, protect: Collection[Path] = ()) -> list[Path]:
     """Remove all but the newest `keep` good checkpoints, at least two, and answer with what was removed.
 
-    Those in `protect` and those that are not good stay, and do not count. Raises OSError, and `BadCheckpoint` where
+    Those in `protect` stay too; bad ones stay and do not count. Raises OSError, and `BadCheckpoint` where
     the folder cannot be listed.
     """
     protected = {path.resolve() for path in protect}
