@@ -53,9 +53,9 @@ class ForeignBatches:
         self._epoch = 1
         self._done = 0  # micro-batches of the updates counted in this epoch, padding included
         self._lengths: Sequence[int] = ()
-        self._ended = False
         self._source: Iterator[Any] = iter(())
-        self._before: dict[str, Any] | None = None  # the reader's place before it looked ahead
+        self._counts: list[int] | None = None  # batches for the next update, of each rank, once that is known
+        self._before: dict[str, Any] = {}  # the reader's place before those were fetched
         self._last: Any = NOTHING
         self._full = self._update([micro_batches] * world.size)
 
@@ -74,7 +74,7 @@ class ForeignBatches:
         """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
         loaded, self._loaded = self._loaded, None
         self._lengths = self._gather_lengths()
-        self._epoch, self._ended, self._before = epoch, False, None
+        self._epoch, self._counts = epoch, None
         self._done = 0 if loaded is None else loaded["batches"]
         if loaded is None:
             self._reader.begin(epoch)
@@ -103,22 +103,22 @@ class ForeignBatches:
     def use(self, update: Update) -> None:
         """Count an update that was made."""
         self._done += len(update.weights)
-        self._before = None
-        self._ended = self._done >= max(self._lengths) >= 0
+        self._counts = None
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's place after the updates counted so far: plain values and tensors.
 
+        To be called on all ranks at once: where lengths are not known this is how to learn whether the epoch is over.
         Raises TrainingError where the loader's own state holds anything else.
         """
-        place = {"kind": self._reader.kind, "world": self._world.size, "processes": processes(self._loader)}
         if self._loaded is not None:
-            return {**self._loaded}
-        if self._ended:
+            return dict(self._loaded)
+        by_length = min(self._lengths, default=-1) >= 0
+        if self._done and (self._done >= max(self._lengths) if by_length else not sum(self._asked())):
             state = {"epoch": self._epoch + 1, "batches": 0, **self._reader.end()}
         else:
-            place_of_reader = self._reader.place() if self._before is None else self._before
-            state = {"epoch": self._epoch, "batches": self._done, **place_of_reader}
+            place = self._reader.place() if by_length or self._counts is None else self._before
+            state = {"epoch": self._epoch, "batches": self._done, **place}
             if self._done:
                 state |= self._reader.mark(self._last)
         if wrong := unfit(state.get("loader"), torch.is_tensor):
@@ -126,7 +126,8 @@ class ForeignBatches:
                 f"the state of the train loader, {described(self._loader)}, cannot be kept in a checkpoint: {wrong};"
                 " its state_dict must be plain values and tensors"
             )
-        return place | state
+        here = {"kind": self._reader.kind, "world": self._world.size, "processes": processes(self._loader)}
+        return here | state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave on this rank, when its epoch is begun. To be called before `begin`.
@@ -162,15 +163,21 @@ class ForeignBatches:
                 yield self._update([min(self._micro_batches, max(0, length - start)) for length in lengths])
 
     def _by_asking(self) -> Iterator[Update]:
-        while True:
+        while sum(counts := self._asked()):
+            yield self._update(counts)
+            if self._counts is counts:  # else `state_dict` has asked for those of the next update
+                self._counts = None
+
+    def _asked(self) -> list[int]:
+        """How many batches each rank has for the next update. Fetches them, the first time it is called before that."""
+        if self._counts is None:
             self._before = self._reader.place()
             ahead = list(islice(self._reader, self._micro_batches))
-            counts = self._gather(len(ahead))
-            if not sum(counts):
-                self._ended = True
-                return
+            if not ahead:
+                self._before = self._reader.place()
             self._source = iter(ahead)
-            yield self._update(counts)
+            self._counts = self._gather(len(ahead))
+        return self._counts
 
     def _gather_lengths(self) -> list[int]:
         length = length_of(self._loader)
