@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trainrun.checkpoint import Manifest, begin, publish
 from trainrun.cli.main import run
 from trainrun.rundir import RunPaths, WorkerRecord, create
 from trainrun.rundir.files import write_json
@@ -61,3 +62,15 @@ def test_a_run_of_which_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFi
 def test_unknown_run(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "nothing", "--dir", str(paths.root.parent)]) == 2
     assert "no run 'nothing'" in capsys.readouterr().err
+
+
+def test_newest_checkpoint(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", str(paths.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] is None
+    for step in (3, 5):
+        about = {"run": paths.run_id, "attempt": 1, "epoch": 1, "samples_seen": 1, "world_size": 1, "created": 1.0}
+        publish(begin(paths.checkpoints, step, attempt=1), Manifest(step=step, **about))
+    assert run(["status", str(paths.root)]) == 0
+    assert "newest checkpoint: checkpoints/step-000005" in capsys.readouterr().out
+    assert run(["status", str(paths.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == "checkpoints/step-000005"

@@ -56,3 +56,21 @@ def test_run_without_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[st
     create(tmp_path, "digits")
     assert run(["why", "--dir", str(tmp_path)]) == 0
     assert ": died" in capsys.readouterr().out
+
+
+def test_attempts_tell_where_they_started_and_what_became_of_checkpoints(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for attempt, step in ((2, 5), (3, 7)):
+        checkpoint = f"{paths.checkpoints}/step-{step:06}"
+        append_line(paths.events, {"event": "attempt_start", "attempt": attempt})
+        append_line(paths.events, {"event": "resume", "attempt": attempt, "step": step, "checkpoint": checkpoint})
+        append_line(paths.events, {"event": "attempt_end", "attempt": attempt, "state": "failed", "reason": "no"})
+    bad = {"event": "quarantine", "checkpoint": f"{paths.checkpoints}/bad-step-000009", "reasons": ["a is missing"]}
+    append_line(paths.events, bad)
+    assert run(["why", str(paths.root)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in shown]
+    assert ["attempt", "from", "step", "took", "state", "then", "reason"] in rows
+    assert [row[:2] for row in rows if row[-2:] == ["failed", "no"]] == [["2", "5"], ["3", "7"]]
+    assert "warning: bad-step-000009 is damaged and was left out: a is missing" in shown

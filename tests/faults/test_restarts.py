@@ -54,15 +54,21 @@ def test_restarts_are_used_up(project: Any) -> None:
     assert "rank 1 was killed by SIGKILL at step 3" in ended.outcome["reason"]
 
 
-def test_stop_while_waiting_for_the_next_attempt(project: Any, wait_for: Wait) -> None:
+@pytest.mark.parametrize(
+    ("number", "state", "code"), [(signal.SIGTERM, "terminated", 143), (signal.SIGINT, "interrupted", 130)]
+)
+def test_stop_while_waiting_for_the_next_attempt(
+    project: Any, wait_for: Wait, number: signal.Signals, state: str, code: int
+) -> None:
     table = {"plugins__inject__use": "trainrun.builtin.inject:Inject", "launch__max_restarts": 10}
     client = project.start_launch(**table, plugins__inject__faults=json.dumps(["raise:all@setup!"]))
     events = project.folder / "runs" / "latest" / "events.jsonl"
     wait_for(lambda: client.poll() is not None or _waits(events) == [1.0, 2.0])
-    client.send_signal(signal.SIGTERM)
+    client.send_signal(number)
     ended = project.finish(client)
-    assert ended.code == 1
+    assert (ended.code, ended.outcome["state"]) == (code, state)
     assert len(ended.attempts) == 2
+    assert f"stopped by {number.name} before attempt 3 began; attempt 2 had failed: " in ended.outcome["reason"]
     assert "InjectedFault" in ended.outcome["reason"]
 
 

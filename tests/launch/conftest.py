@@ -114,12 +114,12 @@ def write_checkpoint() -> Callable[..., Path]:
     return published
 
 
-def published(checkpoints: Path, step: int, *, plugins: Mapping[str, str] | None = None, **changes: Any) -> Path:
-    """Publish a checkpoint. plugins: the content of their state files; changes: of the manifest."""
+def published(checkpoints: Path, step: int, *, states: Mapping[str, str] | None = None, **changes: Any) -> Path:
+    """Publish a checkpoint. states: of plugins, the content of their files; changes: of the manifest."""
     checkpoints.parent.mkdir(parents=True, exist_ok=True)
     temp = begin(checkpoints, step, attempt=1)
     contents = {"state/part": f"weights of step {step}", "training.pt": "{}"}
-    contents |= {f"plugins/{name}.pt": text for name, text in (plugins or {}).items()}
+    contents |= {f"plugins/{name}.pt": text for name, text in (states or {}).items()}
     for name, text in contents.items():
         (temp / name).write_text(text)
         sync(temp / name)

@@ -131,6 +131,13 @@ def linger(worker: Worker, detail: str, stopped: list[int]) -> None:
     hang(worker, detail, stopped)
 
 
+def begun(worker: Worker, detail: str, stopped: list[int]) -> None:
+    """Finish, having noted where the attempt was to start."""
+    start = json.loads(worker.paths.start(worker.attempt).read_text())
+    append_line(worker.paths.metrics, {"step": 0, "started from": start["checkpoint"]})
+    finish(worker, detail, stopped)
+
+
 def stop(worker: Worker, detail: str, stopped: list[int]) -> None:
     while not stopped:
         time.sleep(0.002)
@@ -139,6 +146,7 @@ def stop(worker: Worker, detail: str, stopped: list[int]) -> None:
 
 DEEDS = {
     "finish": finish,
+    "begun": begun,
     "vote": vote,
     "raise": fail,
     "late": late,

@@ -59,6 +59,16 @@ def test_between_two_attempts(tmp_path: Path) -> None:
     lease.release()
 
 
+def test_run_that_is_taken_up_again(tmp_path: Path) -> None:
+    paths = create(tmp_path, "x")
+    lease = Lease.acquire(paths)
+    paths.attempt(1).mkdir()
+    write_json(paths.status, {"state": "finished", "attempt": 1, "step": 7})
+    append_line(paths.events, {"event": "outcome", "state": "finished"})
+    assert summarize(paths).state == "starting"
+    lease.release()
+
+
 def test_attempts_as_events_tell_them() -> None:
     events: list[dict[str, Any]] = [
         {"event": "attempt_start", "time": 1.0, "attempt": 1},

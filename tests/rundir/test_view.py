@@ -98,6 +98,23 @@ EVENTS = [
     ({"event": "warning", "step": 3, "reason": "loss is nan"}, "warning step 3 - loss is nan"),
     ({"event": "straggler", "rank": 3, "reason": "rank 3 is slow"}, "rank 3 is slow"),
     ({"event": "some_thing", "rank": 0}, "some thing rank 0"),
+    (
+        {"event": "resume", "attempt": 2, "step": 5, "checkpoint": "/r/checkpoints/step-000005"},
+        "attempt 2 goes on from step 5 (step-000005)",
+    ),
+    (
+        {"event": "quarantine", "checkpoint": "/r/checkpoints/bad-step-000005", "reasons": ["'a' is missing", "b"]},
+        "bad-step-000005 is damaged and was left out: 'a' is missing",
+    ),
+    (
+        {"event": "set_aside", "checkpoint": "/r/checkpoints/superseded-step-000005"},
+        "superseded-step-000005 was put aside",
+    ),
+    (
+        {"event": "trusted", "checkpoint": "/c", "reasons": ["it belongs to user 7"]},
+        "/c was trusted, though it belongs to user 7",
+    ),
+    ({"event": "trusted", "checkpoint": "/c"}, "/c was trusted, though nobody knows why"),
     ({}, "None"),
 ]
 
