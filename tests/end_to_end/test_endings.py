@@ -64,7 +64,7 @@ def test_sigterm_and_sighup(start_long: Start, nothing_left: Check, number: sign
     client = start_long()
     client.send(number)
     client.send(number)  # schedulers repeat themselves; this is no wish for a quicker end
-    assert client.wait() == 143, client.text
+    assert client.wait() == 75, client.text
     nothing_left(client.paths)
     assert outcome(client.paths)["state"] == "terminated"
     assert client.worker(0)["phase"] == "finished"
@@ -97,7 +97,7 @@ def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> Non
 def test_worker_that_gets_sigterm_from_outside(start_long: Start, nothing_left: Check) -> None:
     client = start_long("-o", "launch.max_preemptions=0")
     os.kill(client.worker(1)["pid"], signal.SIGTERM)
-    assert client.wait() == 143, client.text
+    assert client.wait() == 75, client.text
     nothing_left(client.paths)
     assert client.worker(0)["step"] == client.worker(1)["step"]
 

@@ -191,3 +191,10 @@ def test_what_this_launch_wrote_itself_cannot_differ(launch: Launch, save: Write
     save(5, attempt=2, recipe={"train": {"batch_size": 32}})
     start, _ = prepared(launch, attempt=3, since=2)
     assert start["differences"] == {}
+
+
+def test_own_checkpoint_that_others_can_write_to_is_refused_too(launch: Launch, save: Write) -> None:
+    save(5).chmod(0o777)
+    with pytest.raises(BadCheckpoint, match="--trust-checkpoint"):
+        prepared(launch, attempt=2, since=2)
+    assert prepared(launch, attempt=2, since=2, trust=True)[0]["checkpoint"].endswith("step-000005")

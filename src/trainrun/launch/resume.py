@@ -124,8 +124,7 @@ def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
     if asked.start is not None or (asked.sets_mode and mode not in _WORDS):
         start = _asked_for(paths, asked.start or mode)
         own = start.parent == paths.checkpoints
-        if not own:
-            require_trust(start, trust=asked.trust)
+        require_trust(start, trust=asked.trust)
         _require_same(launch, start)
         put_aside(paths, read_manifest(start).step if own else -1, write)
         return wish._replace(first=start, fallback=wish.fallback if own else start, reason="--from", named=True)
@@ -139,8 +138,8 @@ def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
     newest = pick(paths, write)
     if newest is None and wish.fallback is not None:
         newest = named(wish.fallback)
-        require_trust(newest, trust=asked.trust)
     if newest is not None:
+        require_trust(newest, trust=asked.trust)
         _require_same(launch, newest)
     return wish._replace(first=newest, reason="the newest good checkpoint")
 

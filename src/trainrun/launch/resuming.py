@@ -28,7 +28,7 @@ def prepare_start(launch: Launch, say: Say) -> None:
     paths, wish = launch.paths, launch.going_on
     clear(paths.checkpoints)
     checkpoint, reason = _choose(launch, say)
-    if checkpoint is not None and checkpoint.parent != paths.checkpoints:
+    if checkpoint is not None and not _is_of(launch, checkpoint):
         tell_of_trust(paths, checkpoint, say, trust=wish.trust)
     found = differences(launch, checkpoint)
     if not wish.allow_changes and checkpoint is not None:
@@ -85,12 +85,11 @@ def tell_of_trust(paths: RunPaths, checkpoint: Path, say: Say, *, trust: bool) -
 
 def differences(launch: Launch, checkpoint: Path | None) -> Differences:
     """What changed since the checkpoint was written; nothing can have where this very launch wrote it."""
-    if checkpoint is None:
+    if checkpoint is None or _is_of(launch, checkpoint):
         return Differences()
-    manifest = read_manifest(checkpoint)
-    if manifest.run == launch.run_id and manifest.attempt >= launch.going_on.since:
-        return Differences()
-    return compare(manifest, present(launch.resolved, versions(), launch.workers * launch.recipe.launch.nodes))
+    return compare(
+        read_manifest(checkpoint), present(launch.resolved, versions(), launch.workers * launch.recipe.launch.nodes)
+    )
 
 
 def require_same(resolved: Resolved, world: int, checkpoint: Path) -> None:
@@ -101,6 +100,13 @@ def require_same(resolved: Resolved, world: int, checkpoint: Path) -> None:
 def named_start(resume: str) -> Path | None:
     """The checkpoint that the recipe's `checkpoint.resume` names, if it names one. Raises BadCheckpoint."""
     return None if resume in {"auto", "never"} else named(Path(resume).expanduser())
+
+
+def _is_of(launch: Launch, checkpoint: Path) -> bool:
+    """Whether an attempt of this launch has written the checkpoint."""
+    manifest = read_manifest(checkpoint)
+    own = checkpoint.parent == launch.paths.checkpoints and manifest.run == launch.run_id
+    return own and manifest.attempt >= launch.going_on.since
 
 
 def _choose(launch: Launch, say: Say) -> tuple[Path | None, str]:

@@ -268,8 +268,8 @@ def test_a_run_directory_that_is_not_shared_ends_both_with_advice(cluster: Clust
     [
         (1, signal.SIGINT, 130),
         pytest.param(0, signal.SIGINT, 130, marks=pytest.mark.long),
-        pytest.param(0, signal.SIGTERM, 143, marks=pytest.mark.long),
-        pytest.param(1, signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param(0, signal.SIGTERM, 75, marks=pytest.mark.long),
+        pytest.param(1, signal.SIGTERM, 75, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_to_any_node_stops_all_at_one_step(
