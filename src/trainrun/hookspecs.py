@@ -26,6 +26,8 @@ call these hooks in this order; indented lines repeat::
                 on_checkpoint_start · on_checkpoint_saved               when due or voted
                 should_evaluate · should_checkpoint · should_stop
             on_epoch_end
+        on_evaluation_start …         unless the last step was evaluated
+        on_checkpoint_start · on_checkpoint_saved   unless the last step was saved
         on_train_end · on_completed (rank 0)
         on_exception                  when anything raised
         on_worker_end                 always
@@ -222,8 +224,8 @@ def on_resume(run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None
     """A checkpoint was loaded, before training goes on.
 
     `checkpoint` is its path; `differences` maps `plugins`, `versions`, `world` and `recipe` to
-    what changed since it was written, and is empty where nothing did. This version writes no
-    checkpoints yet, so it does not fire this.
+    what changed since it was written, and is empty where nothing did. Model, optimizer and plugins have their
+    state; random generators get theirs after `on_train_start`.
     """
 
 
@@ -453,7 +455,7 @@ def on_checkpoint_start(run: Run, checkpoint: str) -> None:
 def on_checkpoint_saved(run: Run, checkpoint: str) -> None:
     """The checkpoint at path `checkpoint` is committed; fires on all ranks at one agreed step.
 
-    This version writes no checkpoints yet, so it fires neither this nor `on_checkpoint_start`.
+    That is some steps after the one that was saved, where it was written in the background.
     """
 
 

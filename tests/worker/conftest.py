@@ -155,6 +155,16 @@ class Trained:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
+        """Those of plugins and signals."""
+        return [event for event in self._decisions if event["plugin"] != "checkpoint"]
+
+    @property
+    def saves(self) -> list[dict[str, Any]]:
+        """The ends of saves."""
+        return [event for event in self._decisions if event["decision"] in ("saved", "unsaved")]
+
+    @property
+    def _decisions(self) -> list[dict[str, Any]]:
         return [event for event in read_lines(self.paths.events)[0] if event["event"] == "decision"]
 
     @property
@@ -207,7 +217,8 @@ class Trainer:
     ) -> RunPaths:
         paths = create(self._folder, "test")
         train_table = {"batch_size": 8, "log_every": 1, "device": "cpu", **recipe.get("train", {})}
-        data: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "launch": {"workers": ranks}, **recipe}
+        data: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "launch": {"workers": ranks}}
+        data |= {"checkpoint": {"at_end": False}, **recipe}
         data |= {"train": train_table, "task": {"use": "live"}}
         write_atomic(paths.recipe, freeze(data))
         instances = [Instance(name, "builtin", target) for name, target in BUILTINS if name in ("providers", "metrics")]

@@ -61,6 +61,7 @@ def test_hooks_are_called_in_the_order_of_the_manual(training: Any, regression: 
         train={"steps": 3, "batch_size": 4, "micro_batch_size": 2, "clip_grad_norm": 1.0},
         evaluate={"every": 2, "batch_size": 4},
         scheduler={"name": "linear"},
+        checkpoint={"at_end": True},
     )
     found = shown(read_calls(run.paths))
     step = [*STEP_BEGINS, *STEP_ENDS, "on_log", "on_step_end"]
@@ -69,7 +70,7 @@ def test_hooks_are_called_in_the_order_of_the_manual(training: Any, regression: 
         *["on_epoch_start", *step, *VOTES, *step, *EVALUATION, *VOTES, "on_epoch_end"],
         *["on_epoch_start", *step, *VOTES, "on_epoch_end"],
         *EVALUATION,
-        "on_train_end",
+        *["on_checkpoint_start", "on_checkpoint_saved", "on_train_end"],
     ]
     assert found[: len(start)] == start
     assert [hook for hook in found[len(start) :] if hook != "on_log"] == ["on_completed", "on_worker_end"]

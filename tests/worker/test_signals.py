@@ -238,7 +238,7 @@ class SignalledInEvaluation:
             send(signal.SIGINT)
 
 
-@pytest.mark.parametrize(("plugin", "step"), [(SignalledEarly, 1), (SignalledInEvaluation, 5)])
+@pytest.mark.parametrize(("plugin", "step"), [(SignalledEarly, 0), (SignalledInEvaluation, 4)])
 def test_signals_outside_of_steps(training: Any, regression: Any, ties: Any, plugin: type, step: int) -> None:
     trained = training(regression, plugin, ties=ties, train={"steps": 50}, evaluate={"every": 4})
     assert (trained.outcome.state, trained.outcome.step) == ("stopped", step)

@@ -101,6 +101,7 @@ class LaunchRecipe:
         names, settings = enabling(plugins, task, importable_target)
         path = write_recipe(self._folder, recipe)
         fixed = [f"launch.workers={workers}", "train.device=cpu", "launch.max_restarts=0"]
+        fixed.append("checkpoint.at_end=false")
         settings = [*settings, *fixed, *overrides]
         outcome = launch(path, settings, names, dir=self._folder / "runs", quiet=True)
         return Result(outcome, RunPaths(Path(outcome.run)))
