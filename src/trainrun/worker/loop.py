@@ -223,6 +223,7 @@ def log(session: Session) -> None:
 
 def _vote(session: Session) -> None:
     hooks, post = session.hooks, session.state.decisions.post
+    session.saving.post_overdue(session.state.decisions)
     if hooks.should_evaluate:
         for name, reason in hooks.should_evaluate():
             post("evaluate", name, "should_evaluate", str(reason))

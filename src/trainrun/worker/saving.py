@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from trainrun.errors import TrainingError
@@ -24,11 +26,15 @@ class Saving:
     saved_at is the step of the newest checkpoint, made or being made; `wanted` why somebody asked for one.
     """
 
-    def __init__(self, table: CheckpointTable, saver: Saver, grace: float) -> None:
+    def __init__(self, table: CheckpointTable, saver: Saver, grace: float, rank: int) -> None:
         self.saved_at = -1
         self.wanted: str | None = None
         self._saver = saver
         self._every = table.every if isinstance(table.every, int) else _NEVER
+        # One rank looks at its clock and tells the others by a decision: clocks differ, and asking all costs a step.
+        timed = isinstance(table.every, str) and rank == 0
+        self._interval = duration.seconds(table.every) if timed and isinstance(table.every, str) else math.inf
+        self._next = monotonic() + self._interval
         self._at_end = table.at_end
         self._background = table.background
         self._failures = 0
@@ -40,10 +46,17 @@ class Saving:
         """Whether to save at the end of `step`."""
         return self.wanted is not None or (self._every != _NEVER and step % self._every == 0)
 
+    def post_overdue(self, decisions: Decisions) -> None:
+        """Ask for a checkpoint where the recipe's time between two is over."""
+        if monotonic() >= self._next:
+            self._next = monotonic() + self._interval
+            decisions.post("checkpoint", SOURCE, "every", f"{_EVERY} = {self._interval:g} s")
+
     def at_step(self, session: Session) -> None:
         """Save the step just made. All decisions that were posted so far are applied before, so that none is lost."""
         state = session.state
         reason, self.wanted = self.wanted or f"{_EVERY} = {self._every}", None
+        self._next = monotonic() + self._interval
         if self._at_end and state.step == state.total_steps:
             return  # the last one comes after the last evaluation
         session.settle()
@@ -132,8 +145,3 @@ def read(told: Decision) -> tuple[int, float, str]:
     """The step of a save, its seconds, and why there is no checkpoint, if so, out of what `tell` posted."""
     seconds, _, problem = told.reason.removeprefix("after ").partition(" s")
     return int(told.hook.rpartition("-")[2]), float(seconds), problem.removeprefix(": ")
-
-
-def interval(table: CheckpointTable) -> float | None:
-    """Seconds between two checkpoints where the recipe gives a time, else None."""
-    return duration.seconds(table.every) if isinstance(table.every, str) else None

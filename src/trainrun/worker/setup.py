@@ -28,7 +28,7 @@ from trainrun.worker.build import micro_batch_size
 from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
 from trainrun.worker.checkpoint.writer import About, Writer
-from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, leave_signals_alone
+from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, fingerprint, leave_signals_alone
 from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.faults import Faults
@@ -100,12 +100,12 @@ class Worker:
             logger=self.logger,
             record_event=self._event_writer(),
             evaluate=evaluate,
-            saving=self._saving(),
+            saving=self._saving(train.dataset),
         )
         self._go_on(session)
         return session
 
-    def _saving(self) -> Saving:
+    def _saving(self, dataset: Any) -> Saving:
         recipe, paths, world = self.recipe, self.state.paths, self.state.world
         manifest = read_json(paths.manifest) or {}
         about = About(
@@ -114,13 +114,13 @@ class Worker:
             recipe=tomli.loads(paths.recipe.read_text(encoding="utf-8")),
             plugins=manifest.get("plugins", {}),
             versions={name: version for name, version in manifest.get("versions", {}).items() if version},
-            dataset={},
+            dataset=fingerprint(dataset),
             strategy=recipe.parallel.strategy,
         )
         share = self.collectives.apart().share
         writer = Writer(paths.checkpoints, about, world, share=share, keep=recipe.checkpoint.keep)
         told = partial(tell, self.state.decisions) if world.rank == 0 else None
-        return Saving(recipe.checkpoint, Saver(writer, told), recipe.launch.grace)
+        return Saving(recipe.checkpoint, Saver(writer, told), recipe.launch.grace, world.rank)
 
     def _go_on(self, session: Session) -> None:
         """Put a checkpoint's state into what was built, if the client chose one for this attempt."""
@@ -181,7 +181,15 @@ class Worker:
             return SampledBatches(loader)
         world, table = self.state.world, self.recipe.train
         micro_batches = table.batch_size // (world.size * micro_batch_size(self.recipe, world)) or 1
-        return ForeignBatches(loader, table.batch_size, micro_batches, world, self.collectives.gather_integer)
+        return ForeignBatches(
+            loader,
+            table.batch_size,
+            micro_batches,
+            world,
+            self.collectives.gather_integer,
+            seed=self.recipe.run.seed,
+            warn=self.logger.warning,
+        )
 
     def _evaluation_loaders(self) -> dict[str, Iterable[Any]]:
         loaders = {split: self._loader(split) for split in self.recipe.evaluate.splits}
