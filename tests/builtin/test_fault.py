@@ -20,6 +20,7 @@ from trainrun.builtin.fault import KINDS, PHASES, Fault, parse, parse_all, usage
         ("hang:rank0@setup", {"kind": "hang", "rank": 0, "phase": "setup"}),
         ("raise:watch-dog.on_step_end@2", {"kind": "raise", "plugin": "watch-dog", "hook": "on_step_end", "step": 2}),
         ("raise:rank1:a.b.on_log", {"kind": "raise", "rank": 1, "plugin": "a.b", "hook": "on_log"}),
+        ("kill:agent@6:committed", {"kind": "kill", "rank": 0, "process": "agent", "step": 6, "phase": "committed"}),
         (" stop:rank0@2:evaluation ", {"kind": "stop", "rank": 0, "step": 2, "phase": "evaluation"}),
     ],
 )
@@ -43,6 +44,7 @@ def test_what_can_be_written(text: str, expected: dict[str, object]) -> None:
         ("kill:rank1@", "'@' is neither a step nor setup"),
         ("kill:rank1@5:foward", "there is no phase 'foward'; did you mean 'forward'?"),
         ("kill:rank1@5:x", f"there is no phase 'x'; the phases are {', '.join(PHASES)}"),
+        ("raise:rank1@5:write", "raise cannot happen within a save (write)"),
         ("raise:watchdog@3", "raise takes rankN|all|[rankN|all:]PLUGIN.HOOK, got 'watchdog'"),
         ("raise:rank1:x:a.on_log", "'rank1:x' is no rank"),
         ("raise:first:a.on_log", "raise takes rankN|all|[rankN|all:]PLUGIN.HOOK, got 'first'"),

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from trainrun import HookFailed, hookimpl
 from trainrun.builtin import inject
-from trainrun.builtin.fault import KINDS, parse
+from trainrun.builtin.fault import KINDS, SAVING, parse
 from trainrun.builtin.inject import Inject, InjectedFault, claim
 from trainrun.rundir import RunPaths, create
 from trainrun.rundir.lease import Lease
@@ -52,8 +52,8 @@ class Watcher:
 def run_with(run_recipe: RunRecipe) -> Inject1:
     """Train in this process with these faults."""
 
-    def run(*faults: str, fails: bool = False) -> Result:
-        overrides = [f"plugins.inject.faults={json.dumps(faults)}"]
+    def run(*faults: str, fails: bool = False, settings: Sequence[str] = ()) -> Result:
+        overrides = [f"plugins.inject.faults={json.dumps(faults)}", *settings]
         return run_recipe(RECIPE, Inject, Watcher, overrides=overrides, fails=fails)
 
     return run
@@ -90,7 +90,7 @@ def test_errors_of_other_kinds(run_with: Inject1, fault: str, kind: type[BaseExc
 def test_hook_of_a_plugin_that_is_survived(run_with: Inject1, hook: str) -> None:
     result = run_with(f"raise:watcher.{hook}@3")
     assert result.outcome.ok
-    [event] = result.events
+    [event] = [event for event in result.events if event["plugin"] != "checkpoint"]
     assert (event["decision"], event["plugin"], event["hook"]) == ("disable", "watcher", hook)
     assert event["reason"] == f"InjectedFault: raise:watcher.{hook}@3"
     if hook == "on_step_end":
@@ -110,6 +110,16 @@ def test_hook_that_is_fatal(run_with: Inject1, instance: str, hook: str) -> None
 def test_wrong_faults_are_wrong_options(run_with: Inject1) -> None:
     with pytest.raises(Exception, match="there is no kind 'kil'; did you mean 'kill'"):
         run_with("kil:rank0@2")
+
+
+@pytest.mark.parametrize("phase", SAVING)
+def test_each_phase_of_a_save(run_with: Inject1, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    struck: list[tuple[str, int]] = []
+    monkeypatch.setitem(inject._FIRE, "kill", lambda fault, run: struck.append((fault.text, run.step)))
+    fault = f"kill:rank0@3:{phase}"
+    result = run_with(fault, settings=["checkpoint.every=2", "checkpoint.background=false"])
+    assert result.outcome.ok
+    assert struck == [(fault, 4)], "it comes in the first save that is due"
 
 
 # --- without a run ---

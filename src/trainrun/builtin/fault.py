@@ -18,8 +18,9 @@ from trainrun.recipe.suggest import did_you_mean
 
 Target = Literal["client", "worker", "process", "hook"]
 
-# In the order of a step, but for the first and the last.
-PHASES = ("setup", "step-start", "batch", "forward", "backward", "update", "evaluation")
+# In the order of a step, but for the first and those at the end: an evaluation, and how far a save is.
+SAVING = ("copy", "write", "commit", "committed", "retention")
+PHASES = ("setup", "step-start", "batch", "forward", "backward", "update", "evaluation", *SAVING)
 
 _RANK = re.compile(r"rank(\d{1,4})")
 _WHEN = re.compile(r"(?:(?P<step>\d{1,9})(?::(?P<phase>[a-z-]+))?|(?P<setup>setup))")
@@ -52,6 +53,8 @@ KINDS = {
     "raise": Kind("RANK|[RANK:]PLUGIN.HOOK", "hook", "an error, in a hook of that plugin"),
 }
 _PROCESSES = ("agent", "server", "client")
+# A save has a thread of its own, on which an error would be the save's and not the worker's.
+_RAISING = ("hang", "exit", "oom", "raise")
 
 
 class Fault(NamedTuple):
@@ -75,6 +78,11 @@ class Fault(NamedTuple):
     def strikes_hook(self) -> bool:
         """Whether it is another plugin's hook that must raise."""
         return self.hook is not None
+
+    @property
+    def strikes_save(self) -> bool:
+        """Whether it comes while a checkpoint is saved."""
+        return self.phase in SAVING
 
     @property
     def struck(self) -> str:
@@ -136,6 +144,8 @@ def _timed(fault: Fault, when: str) -> Fault:
     if phase not in PHASES:
         hint = did_you_mean(phase, PHASES)
         raise _wrong(fault.text, f"there is no phase {phase!r}; {hint or 'the phases are ' + ', '.join(PHASES)}")
+    if phase in SAVING and fault.kind in _RAISING:
+        raise _wrong(fault.text, f"{fault.kind} cannot happen within a save ({phase}); kill and leave can, and signals")
     return fault._replace(step=int(found["step"]), phase=phase)
 
 

@@ -120,14 +120,19 @@ class Inject:
 
     def _is_turn(self, fault: Fault, run: Run | None) -> bool:
         if run is not None:
-            return _due(fault, run) and claim(fault, run)
+            return _due(fault, run, run.step) and claim(fault, run)
         first = fault not in self._fired
         self._fired.add(fault)
         return first or fault.always
 
-    def _reach(self, run: Run, phase: str) -> None:
+    def reach_stage(self, stage: str, step: int, run: Run) -> None:
+        """A save of `step` has come to one of the phases in `fault.SAVING`. On the save's thread, but for "copy"."""
+        self._reach(run, stage, step)
+
+    def _reach(self, run: Run, phase: str, step: int | None = None) -> None:
+        at = run.step if step is None else step
         for fault in self._faults:
-            if fault.phase == phase and not fault.strikes_hook and _due(fault, run) and claim(fault, run):
+            if fault.phase == phase and not fault.strikes_hook and _due(fault, run, at) and claim(fault, run):
                 _FIRE[fault.kind](fault, run)
 
 
@@ -159,8 +164,8 @@ def _parsed(text: str) -> Fault:
         raise ValueError(str(error)) from None  # pydantic's way to say it
 
 
-def _due(fault: Fault, run: Run) -> bool:
-    return fault.rank in (None, run.world.rank) and run.step >= fault.step
+def _due(fault: Fault, run: Run, step: int) -> bool:
+    return fault.rank in (None, run.world.rank) and step >= fault.step
 
 
 # --- what the kinds do ---

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,11 +55,12 @@ def reserve(checkpoints: Path, step: int, attempt: int) -> Path:
     raise FileExistsError(errno.EEXIST, f"no free temporary name in {_TRIES} tries", str(checkpoints))
 
 
-def publish(temp: Path, manifest: Manifest) -> Path:
+def publish(temp: Path, manifest: Manifest, ready: Callable[[], None] | None = None) -> Path:
     """Make the checkpoint in `temp` good under its own name, and answer with that.
 
     Its files, those that `manifest.files` lists and no other, must have been synced. Raises `BadCheckpoint` where
     files and manifest differ or the name is taken, and OSError where the disk does; then nothing was published.
+    ready: called when nothing but the rename is left to do.
     """
     target = temp.with_name(folder_name(manifest.step))
     _require_free(target)
@@ -68,6 +70,8 @@ def publish(temp: Path, manifest: Manifest) -> Path:
         if stat.S_ISDIR(found.st_mode):
             sync(temp / name)
     sync(temp)
+    if ready is not None:
+        ready()
     temp.rename(target)
     try:
         sync(target.parent)

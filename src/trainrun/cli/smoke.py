@@ -67,6 +67,7 @@ def command(
     faults = _faults(inject)
     steps = max([steps, *(fault.step + _SETTLE for fault in faults)])
     settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}"]
+    settings += ["checkpoint.every=1"] if any(fault.strikes_save for fault in faults) else []
     resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh)
     settings += [_limit(resolved, steps), *overrides]
     folder = Path(tempfile.mkdtemp(prefix="trainrun-smoke-"))

@@ -27,7 +27,7 @@ from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
 from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
-from trainrun.worker.checkpoint.writer import About, Writer
+from trainrun.worker.checkpoint.writer import About, Stages, Writer
 from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, fingerprint, leave_signals_alone
 from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
@@ -118,9 +118,20 @@ class Worker:
             strategy=recipe.parallel.strategy,
         )
         share = self.collectives.apart().share
-        writer = Writer(paths.checkpoints, about, world, share=share, keep=recipe.checkpoint.keep)
+        keep, stages = recipe.checkpoint.keep, self._stages()
+        writer = Writer(paths.checkpoints, about, world, share=share, keep=keep, stages=stages)
         told = partial(tell, self.state.decisions) if world.rank == 0 else None
         return Saving(recipe.checkpoint, Saver(writer, told), recipe.launch.grace, world.rank)
+
+    def _stages(self) -> Stages:
+        """How faults are injected into saves: a plugin may be told how far each is."""
+        told = [(one.plugin, one.run) for one in self.hooks.members if hasattr(type(one.plugin), "reach_stage")]
+
+        def reach(stage: str, step: int) -> None:
+            for plugin, run in told:
+                plugin.reach_stage(stage, step, run)
+
+        return reach
 
     def _go_on(self, session: Session) -> None:
         """Put a checkpoint's state into what was built, if the client chose one for this attempt."""

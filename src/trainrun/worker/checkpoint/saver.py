@@ -51,15 +51,13 @@ class Saver:
         """Copy the state now and write it in the background; answers with the seconds that training has waited."""
         began = perf_counter()
         self.wait(session)
-        taken = snapshot.take(session, self._staging, reason)
-        self._running = self._pool.submit(self._run, taken, self._told)
+        self._running = self._pool.submit(self._run, self._copy(session, reason), self._told)
         return perf_counter() - began
 
     def save_now(self, session: Session, reason: str) -> Saved:
         """Copy, write, and wait until it is published, or not."""
         self.wait(session)
-        taken = snapshot.take(session, self._staging, reason)
-        self._running = self._pool.submit(self._run, taken, None)
+        self._running = self._pool.submit(self._run, self._copy(session, reason), None)
         ended = self.wait(session)
         assert ended is not None
         return ended
@@ -77,6 +75,10 @@ class Saver:
                     pulse.advance()
         self._running = None
         return running.result()
+
+    def _copy(self, session: Session, reason: str) -> snapshot.Snapshot:
+        self._writer.stages("copy", session.state.step)
+        return snapshot.take(session, self._staging, reason)
 
     def _run(self, taken: snapshot.Snapshot, told: Callable[[Saved], None] | None) -> Saved:
         began = perf_counter()

@@ -22,6 +22,7 @@ from trainrun.worker.checkpoint.snapshot import Snapshot, hashed, pack
 from trainrun.worker.world import World
 
 Share = Callable[[object], list[object]]
+Stages = Callable[[str, int], None]
 
 
 class SaveFailed(TrainrunError):
@@ -41,19 +42,29 @@ class About:
     strategy: str
 
 
+def _nobody(_: str, __: int) -> None:
+    """Nobody wants to know how far a save is."""
+
+
 class Writer:
     """Writes the checkpoints of one rank together with the other ranks.
 
     share: gives a JSON value to all ranks and answers with everybody's, in the order of ranks.
+    stages: called with how far a save is and its step, to inject faults: "copy" on the training thread, before the
+        state is copied; then "write" (this rank's tensors are written), "commit" (nothing but the rename is left to
+        do), "committed" (it is done) and "retention" (before old checkpoints are removed).
     """
 
-    def __init__(self, folder: Path, about: About, world: World, *, share: Share, keep: int) -> None:
+    def __init__(
+        self, folder: Path, about: About, world: World, *, share: Share, keep: int, stages: Stages = _nobody
+    ) -> None:
         self._folder = folder
         self._about = about
         self._rank = world.rank
         self._size = world.size
         self._share = share
         self._keep = keep
+        self.stages = stages
         self.protected: set[Path] = set()
 
     def write(self, snapshot: Snapshot) -> Path:
@@ -96,18 +107,26 @@ class Writer:
 
         wanted = self._agree(plan)[0][self._rank]
         written = self._agree(lambda: self._write_files(temp, snapshot, plugins, told[0]["plugins"], wanted))
+        stages, step = self.stages, snapshot.step
 
         def finish() -> str:
             if self._rank > 0:
+                stages("commit", step)
                 return ""
             shards.finish(temp / layout.STATE, metadata[0], [one["rows"] for one in written])
             files = {name: FileRecord(*record) for one in written for name, record in one["files"].items()}
             hidden = f"{layout.STATE}/.metadata"
             files[hidden] = commit.digest(temp / hidden)
             missing = {name: why for one in told for name, why in one["missing"].items()}
-            return str(commit.publish(temp, self._manifest(snapshot, files, missing, began)))
+            manifest = self._manifest(snapshot, files, missing, began)
+            path = commit.publish(temp, manifest, lambda: stages("commit", step))
+            stages("committed", step)
+            return str(path)
 
         path = Path(self._agree(finish)[0])
+        if self._rank > 0:
+            stages("committed", step)
+        stages("retention", step)
         self._prune(path)
         return path
 
@@ -121,6 +140,7 @@ class Writer:
     ) -> dict[str, Any]:
         rank, files = self._rank, {}
         rows = shards.write(temp / layout.STATE, rank, snapshot.shards, wanted)
+        self.stages("write", snapshot.step)
         for name in {row[4] for row in rows}:
             files[f"{layout.STATE}/{name}"] = commit.digest(temp / layout.STATE / name)
         if rank == 0:
