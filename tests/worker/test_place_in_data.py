@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from trainrun.worker.data import SampledBatches, SampledLoader, TrainSampler
+from trainrun.errors import TrainingError
+from trainrun.worker.data import SampledBatches, SampledLoader, TrainSampler, compare, fingerprint
 from trainrun.worker.world import World
 
 SAMPLES, BATCH = 23, 4
@@ -52,3 +57,104 @@ def test_a_loader_that_runs_ahead_does_not_count() -> None:
     data = batches(workers=1)
     take(data, 1, 2)
     assert data.state_dict() == {"epoch": 1, "position": 2 * BATCH}
+
+
+# --- any number of ranks, any number of resumes ---
+
+
+def ranks_of(size: int, shape: dict[str, int]) -> list[SampledBatches]:
+    found = []
+    for rank in range(size):
+        sampler = TrainSampler(shape["length"], shape["batch"], shape["micro"], World(rank=rank, size=size), seed=5)
+        loader: DataLoader[Any] = DataLoader(range(shape["length"]), batch_sampler=sampler)  # type: ignore[arg-type]
+        found.append(SampledBatches(SampledLoader(loader, sampler)))
+    return found
+
+
+def leg(size: int, shape: dict[str, int], place: dict[str, Any], updates: int) -> tuple[list[list[int]], Any]:
+    """Resume with `size` ranks at a place, make some updates; the samples of each over all ranks, and the new place."""
+    ranks = ranks_of(size, shape)
+    made: list[list[int]] = []
+    for data in ranks:
+        data.load_state_dict(place)
+        assert data.resumed == (place["position"] > 0)
+        for number, update in zip(range(updates), data.begin(place["epoch"]), strict=False):
+            rows = [data.fetch().tolist()[:size] for size in update.sizes]
+            made += [[]] if number == len(made) else []
+            made[number] += [sample for row in rows for sample in row]
+            data.use(update)
+    places = [data.state_dict() for data in ranks]
+    assert all(found == places[0] for found in places), "the place is the same on all ranks"
+    return [sorted(samples) for samples in made], places[0]
+
+
+shapes = st.fixed_dictionaries({"length": st.integers(4, 60), "batch": st.integers(1, 16), "micro": st.integers(1, 5)})
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5))
+def test_resumes_with_other_numbers_of_ranks_see_each_sample_once(
+    shape: dict[str, int], legs: list[tuple[int, int]]
+) -> None:
+    whole, _ = leg(1, shape, {"epoch": 2, "position": 0}, 1000)
+    seen: list[list[int]] = []
+    place: dict[str, Any] = {"epoch": 2, "position": 0}
+    for size, updates in [*legs, (2, 1000)]:
+        if place["epoch"] == 2:
+            made, place = leg(size, shape, place, updates)
+            seen += made
+    assert seen == whole
+    assert sorted(sample for samples in seen for sample in samples) == list(range(shape["length"]))
+    assert place == {"epoch": 3, "position": 0}
+
+
+def test_a_place_in_another_loader_s_data_is_refused() -> None:
+    with pytest.raises(TrainingError, match="that of a loader that the task or a plugin made"):
+        batches().load_state_dict({"kind": "own", "epoch": 1})
+
+
+def test_a_dataset_that_changed_is_told() -> None:
+    old = fingerprint(list(range(10)))
+    assert old == {"type": "builtins.list", "length": 10}
+    assert fingerprint(iter(())) == {"type": "builtins.tuple_iterator", "length": None}
+    assert compare(old, old) is compare({}, old) is None
+    sentence = compare(old, fingerprint(range(11)))
+    assert sentence is not None
+    assert "its class was builtins.list and is builtins.range" in sentence
+    assert "its number of samples was 10 and is 11" in sentence
+
+
+# --- data that cannot be read ---
+
+
+class Broken(Dataset[int]):
+    """Sample 13 raises, or kills the process that loads it."""
+
+    def __init__(self, kills: bool) -> None:
+        self.kills = kills
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> int:
+        if index == 13 and not self.kills:
+            raise KeyError("no such row")
+        if index == 13 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(0, False), (2, False), (2, True)])
+def test_samples_that_cannot_be_read_are_named(workers: int, kills: bool) -> None:
+    sampler = TrainSampler(SAMPLES, BATCH, 2, World(), shuffle=False)
+    data = SampledBatches(SampledLoader(DataLoader(Broken(kills), batch_sampler=sampler, num_workers=workers), sampler))
+    with pytest.raises(TrainingError) as raised:
+        take(data, 1, 99)
+    message = str(raised.value)
+    assert raised.value.__cause__ is not None
+    if kills:
+        assert "one of the processes that load ahead" in message
+        assert "samples 8, 9" in message or "samples 10, 11" in message or "samples 12, 13" in message
+    else:
+        assert "epoch 1, from sample 12 of the epoch on, micro-batch 1, samples 12, 13 of the dataset" in message
+        assert "no such row" in message

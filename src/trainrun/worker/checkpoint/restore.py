@@ -17,6 +17,7 @@ from trainrun.errors import EnvironmentProblem
 from trainrun.plugin import state as plugin_state
 from trainrun.rundir.files import read_json
 from trainrun.worker.checkpoint import capture, reader, rng
+from trainrun.worker.data import compare, fingerprint
 from trainrun.worker.parallel import seed_all
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def restore(session: Session, start: Start) -> None:
     if state.scaler is not None and saved["scaler"] is not None:
         state.scaler.load_state_dict(saved["scaler"])
     session.train.load_state_dict(own["loader"])
+    if changed := compare(manifest.dataset, fingerprint(session.train.dataset)):
+        session.warn(changed)
     session.resume_at(saved["place"], own["loader"]["epoch"])
     if manifest.world_size == state.world.size:
         state.metrics.load_state_dict(own["metrics"])

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainrun.errors import TrainingError
+from trainrun.worker.data.deaths import fetched
+from trainrun.worker.data.naming import processes
 from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler
 from trainrun.worker.data.update import NOTHING, batch_size
@@ -18,9 +20,9 @@ def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]]
     """
     if isinstance(loader, SampledLoader):
         assert isinstance(loader.sampler, EvaluationSampler)
-        yield from zip(loader, loader.sampler.sizes(), strict=True)
+        yield from zip(_read(loader.loader), loader.sampler.sizes(), strict=True)
         return
-    batches, last = iter(loader), NOTHING
+    batches, last = _read(loader), NOTHING
     while True:
         batch = next(batches, NOTHING)
         counts = gather(int(batch is not NOTHING)) if gather else [int(batch is not NOTHING)]
@@ -33,3 +35,13 @@ def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]]
             raise TrainingError("an evaluation loader has no batch at all on one rank, but has on another")
         else:
             yield last, 0
+
+
+def _read(loader: Iterable[Any]) -> Iterator[Any]:
+    batches = iter(loader)
+    while True:
+        try:
+            batch = fetched(batches, processes(loader))
+        except StopIteration:
+            return
+        yield batch

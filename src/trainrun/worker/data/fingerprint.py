@@ -15,9 +15,9 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """A sentence on how the data differs from that of the checkpoint, or None. Takes two fingerprints."""
     changes = [
-        f"{what} was {old.get(key)} and is {new.get(key)}"
+        f"{what} was {old[key]} and is {new.get(key)}"
         for key, what in (("type", "its class"), ("length", "its number of samples"))
-        if old.get(key) != new.get(key)
+        if key in old and old[key] != new.get(key)
     ]
     if not changes:
         return None

@@ -60,6 +60,11 @@ class ForeignBatches:
         self._full = self._update([micro_batches] * world.size)
 
     @property
+    def dataset(self) -> Any:
+        """The dataset under the loader, or else the loader, as `fingerprint` takes it."""
+        return getattr(self._loader, "dataset", self._loader)
+
+    @property
     def updates_per_epoch(self) -> int | None:
         """The number of updates in an epoch where all ranks' loaders know their length, else None."""
         lengths = self._gather_lengths()

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.state import unfit
+from trainrun.worker.data.deaths import fetched, is_death
 from trainrun.worker.data.digest import differ, digest
 from trainrun.worker.data.naming import described, keeper, processes
 from trainrun.worker.data.stream import Stream, generator_state, set_generator_state
@@ -48,6 +49,7 @@ class Reader:
         self._stream = Stream() if not isinstance(loader, list | tuple) else None
         self._batches: Iterator[Any] = iter(())
         self._exhausted = False
+        self._epoch = 0
         self._begun: list[Any] = []  # Python's generator as this epoch began
 
     def __iter__(self) -> Reader:
@@ -56,14 +58,15 @@ class Reader:
     def __next__(self) -> Any:
         try:
             with self._drawing():
-                batch = next(self._batches)
+                batch = fetched(self._batches, processes(self._loader))
         except StopIteration:
             self._exhausted = True
             raise
         except Exception as error:
+            died = "one of its processes died: " if processes(self._loader) and is_death(error) else ""
             raise TrainingError(
-                f"the train loader, {described(self._loader)}, failed at batch {self.taken + 1} of the epoch:"
-                f" {type(error).__name__}: {error}"
+                f"the train loader, {described(self._loader)}, failed at batch {self.taken + 1} of epoch {self._epoch}:"
+                f" {died}{type(error).__name__}: {error}"
             ) from error
         self.taken += 1
         return batch
@@ -95,6 +98,7 @@ class Reader:
 
     def _start(self, epoch: int) -> None:
         """Tell everything that an epoch depends on which one it is, before an iterator is made."""
+        self._epoch = epoch
         self.taken, self._exhausted, self._begun = 0, False, generator_state()
         self._reseed(epoch)
         for part in _parts(self._loader):

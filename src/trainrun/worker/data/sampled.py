@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from trainrun.errors import TrainingError
+from trainrun.worker.data.deaths import died_ahead, fetched, is_death
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
 from trainrun.worker.data.update import Update
 
@@ -41,6 +42,11 @@ class SampledBatches:
         self._fetched = 0  # micro-batches since the last update that was counted
 
     @property
+    def dataset(self) -> Any:
+        """The dataset, as `fingerprint` takes it."""
+        return self._loader.loader.dataset
+
+    @property
     def updates_per_epoch(self) -> int | None:
         """The number of updates in an epoch."""
         return len(self._sampler)
@@ -61,19 +67,20 @@ class SampledBatches:
     def fetch(self) -> Any:
         """The next micro-batch of the update at hand. Raises TrainingError naming its samples where that fails."""
         try:
-            batch = next(self._batches)
+            batch = fetched(self._batches, self._loader.loader.num_workers)
         except Exception as error:
-            raise TrainingError(f"{self._where()}: {type(error).__name__}: {error}") from error
+            raise TrainingError(f"{self._where(error)}: {type(error).__name__}: {error}") from error
         self._fetched += 1
         return batch
 
-    def _where(self) -> str:
+    def _where(self, error: Exception) -> str:
         start = self._sampler.position + self._used
         indices = self._sampler.indices(start, self._fetched)
-        return (
+        found = (
             f"the train data could not be read: epoch {self._sampler.epoch}, from sample {start} of the epoch on,"
             f" micro-batch {self._fetched + 1}, samples {_shown(indices)} of the dataset"
         )
+        return found + died_ahead(self._loader.loader) if self._loader.loader.num_workers and is_death(error) else found
 
     def use(self, update: Update) -> None:
         """Count an update that was made: the loader itself may be some batches ahead."""
