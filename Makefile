@@ -61,6 +61,7 @@ bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restart
 	$(BIN)/python tests/benchmarks/command_line.py
 	$(BIN)/python tests/benchmarks/start.py
 	$(BIN)/python tests/benchmarks/decision_cost.py
+	$(BIN)/python tests/benchmarks/checkpoint_stall.py
 	$(BIN)/python tests/benchmarks/throughput.py
 
 soak: $(VENV)/.test  ## the long tests, then hundreds of launches, kills and races; SOAK=20 make soak for fewer
