@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from trainrun.errors import TrainingError
 from trainrun.worker.data import ForeignBatches, SampledLoader, TrainSampler, resumable
@@ -175,11 +176,7 @@ def with_generator() -> DataLoader[float]:
 
 
 def stateful(dataset: Any, **options: Any) -> Build:
-    def build() -> Any:
-        module = pytest.importorskip("torchdata.stateful_dataloader")
-        return module.StatefulDataLoader(dataset(), **options)
-
-    return build
+    return lambda: StatefulDataLoader(dataset(), **options)
 
 
 LOADERS: dict[str, Build] = {
