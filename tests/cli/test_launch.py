@@ -41,9 +41,10 @@ def answer(monkeypatch: pytest.MonkeyPatch, outcome: Outcome | Exception) -> lis
 
 def test_arguments_are_passed_on(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = answer(monkeypatch, Outcome("finished", 0, "done", run=str(paths.root)))
-    line = "launch train.toml -o a=1 -o b=2 -p x -p no:y --dir elsewhere --ranks all --refresh"
+    line = "launch train.toml -o a=1 -o b=2 -p x -p no:y --dir elsewhere --ranks all --refresh --allow-changes"
     assert run(line.split()) == 0
     options = {"dir": Path("elsewhere"), "ranks": "all", "quiet": False, "refresh": True}
+    options |= {"allow_changes": True, "trust_checkpoint": False}
     options |= {"node_rank": None, "rdzv_endpoint": None}
     assert calls == [("train.toml", ("a=1", "b=2"), ("x", "no:y"), options)]
 

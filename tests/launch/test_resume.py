@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ class Runs:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in read_lines(self.paths.events)[0] if event["event"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def restore_sigint() -> Iterator[None]:
+    """The command line ignores it while it leaves."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
