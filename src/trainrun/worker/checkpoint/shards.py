@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
+from trainrun.checkpoint.commit import sync
 from trainrun.worker.checkpoint.staging import Staging
 
 Row = list[Any]  # of plain values, for the other ranks
@@ -75,6 +76,7 @@ def finish(folder: Path, metadata: Metadata, of_ranks: Sequence[Sequence[Row]]) 
         for rank in of_ranks
     ]
     _writer(folder).finish(metadata, results)
+    sync(folder / ".metadata")  # torch does it too, but before its buffer is written
 
 
 class _Writer(FileSystemWriter):
