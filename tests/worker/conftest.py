@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from trainrun.builtin import BUILTINS
+from trainrun.checkpoint import choose
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance
 from trainrun.recipe.freeze import freeze
@@ -181,6 +182,8 @@ class Trainer:
     It writes recipe and manifest itself: what a client does before it starts workers is tested elsewhere.
     """
 
+    paths: RunPaths  # of the last training, also where it raised
+
     def __init__(self, folder: Path, module: ModuleType, fork_ranks: Ranks) -> None:
         self._folder = folder
         self._module = module
@@ -195,27 +198,36 @@ class Trainer:
         tables: Mapping[str, Mapping[str, Any]] | None = None,
         ties: Callable[[], Ties] = Ties,
         nodes: int = 1,
+        after: RunPaths | None = None,
         **recipe: Mapping[str, Any],
     ) -> Trained:
         """recipe: tables by name. tables: tables of plugins by name. report: called on each rank after training.
 
-        ties: makes those of a rank, on that rank. nodes: as many the ranks are told to be on.
+        ties: makes those of a rank, on that rank. nodes: as many the ranks are told to be on. after: the run to go on
+        with, from its newest good checkpoint, in another attempt.
         """
-        paths = self._prepare(task, plugins, ranks, recipe, tables or {})
+        paths = self.paths = after or create(self._folder, "test")
+        attempt = 1 if after is None else _next_attempt(paths)
+        self._prepare(paths, task, plugins, ranks, recipe, tables or {})
         if ranks == 1:
-            return Trained(paths, [(train(paths, ties=ties()), report())])
+            return Trained(paths, [(train(paths, attempt=attempt, ties=ties()), report())])
 
         def job(rank: int) -> Any:
             local = ranks // nodes
             world = World(rank, rank % local, rank // local, ranks, local, nodes)
-            return train(paths, world=world, ties=ties()), report()
+            return train(paths, world=world, attempt=attempt, ties=ties()), report()
 
         return Trained(paths, self._fork(job, ranks))
 
     def _prepare(
-        self, task: object, plugins: Sequence[object], ranks: int, recipe: Mapping[str, Any], tables: Mapping[str, Any]
-    ) -> RunPaths:
-        paths = create(self._folder, "test")
+        self,
+        paths: RunPaths,
+        task: object,
+        plugins: Sequence[object],
+        ranks: int,
+        recipe: Mapping[str, Any],
+        tables: Mapping[str, Any],
+    ) -> None:
         train_table = {"batch_size": 8, "log_every": 1, "device": "cpu", **recipe.get("train", {})}
         data: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "launch": {"workers": ranks}}
         data |= {"checkpoint": {"at_end": False}, **recipe}
@@ -227,13 +239,21 @@ class Trainer:
             name = plugin_name(plugin)
             instances.append(self._instance(name, "plugin", plugin, tables.get(name, {})))
         write_json(paths.manifest, {"instances": [instance.to_json() for instance in instances]})
-        return paths
 
     def _instance(self, name: str, role: Any, plugin: object, table: Mapping[str, Any]) -> Instance:
         attribute = f"plugin_{len(vars(self._module))}"
         setattr(self._module, attribute, plugin)
         settings = {"on_error": getattr(plugin, "on_error", "fail"), **table}
         return Instance(name, role, f"{self._module.__name__}:{attribute}", **settings)
+
+
+def _next_attempt(paths: RunPaths) -> int:
+    """What a client does before an attempt that goes on: decide from where."""
+    attempt = next(number for number in itertools.count(2) if not paths.attempt(number).exists())
+    paths.attempt(attempt).mkdir(parents=True)
+    path = choose(paths.checkpoints).path
+    write_json(paths.start(attempt), {"checkpoint": None if path is None else str(path)})
+    return attempt
 
 
 @pytest.fixture
