@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("trainrun.cli.schema", "Print the JSON Schema of recipes, for editors."),
     "new-plugin": ("trainrun.cli.new_plugin", "Write a plugin's distribution to start from."),
     "smoke": ("trainrun.cli.smoke", "Run a few steps with everything on, for CI."),
+    "verify-resume": ("trainrun.cli.verify_resume", "Prove that a recipe resumes bit for bit."),
     "ps": ("trainrun.cli.ps", "List runs."),
     "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
     "watch": ("trainrun.cli.watch", "Watch a run as it goes."),
