@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NEVER = 0
 _EVERY = "checkpoint.every"
+_LONG = 5.0  # seconds of waiting for an earlier save, from which on training is told to be held up
 
 
 class Saving:
@@ -32,8 +33,8 @@ class Saving:
         self._saver = saver
         self._every = table.every if isinstance(table.every, int) else _NEVER
         # One rank looks at its clock and tells the others by a decision: clocks differ, and asking all costs a step.
-        timed = isinstance(table.every, str) and rank == 0
-        self._interval = duration.seconds(table.every) if timed and isinstance(table.every, str) else math.inf
+        self._timed = isinstance(table.every, str)
+        self._interval = duration.seconds(table.every) if isinstance(table.every, str) and rank == 0 else math.inf
         self._next = monotonic() + self._interval
         self._at_end = table.at_end
         self._background = table.background
@@ -41,6 +42,12 @@ class Saving:
         self._allowed = table.max_failures
         self._grace = grace
         self._slow = False
+        self._slow_storage = False
+
+    @property
+    def saves(self) -> bool:
+        """Whether the recipe asks for checkpoints; votes and requests may, in any case."""
+        return self._at_end or self._every != _NEVER or self._timed
 
     def is_due(self, step: int) -> bool:
         """Whether to save at the end of `step`."""
@@ -68,6 +75,12 @@ class Saving:
             self.saved_at = state.step
             waited = self._saver.save(session, reason)
             session.logger.info("checkpoint copied", step=state.step, training_waited=round(waited, 4))
+            if waited > _LONG and not self._slow_storage:
+                self._slow_storage = True
+                session.warn(
+                    f"training waited {waited:.3g} s at step {state.step} for the save before to end: saves take longer"
+                    " than the time between them; raise checkpoint.every, or use faster storage"
+                )
         else:
             self._ended(session, self._saver.save_now(session, reason))
 

@@ -28,7 +28,14 @@ from trainrun.worker.build import micro_batch_size
 from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
 from trainrun.worker.checkpoint.writer import About, Stages, Writer
-from trainrun.worker.data import ForeignBatches, SampledBatches, SampledLoader, fingerprint, leave_signals_alone
+from trainrun.worker.data import (
+    ForeignBatches,
+    SampledBatches,
+    SampledLoader,
+    fingerprint,
+    leave_signals_alone,
+    resumable,
+)
 from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.faults import Faults
@@ -61,6 +68,7 @@ class Worker:
         _compare_plugins(loaded, self.collectives)
         self.hooks = self._hooks(loaded)
         self.state.hooks = self.hooks
+        self._unplaced: str | None = None  # why the place in the training data cannot be saved
 
     def session(self) -> Session:
         """Build everything, in the order of design: model, optimizer, data. Calls the provider hooks."""
@@ -102,6 +110,8 @@ class Worker:
             evaluate=evaluate,
             saving=self._saving(train.dataset),
         )
+        if session.saving.saves and self._unplaced is not None:
+            session.warn(self._unplaced)
         self._go_on(session)
         return session
 
@@ -188,6 +198,7 @@ class Worker:
             raise TrainingError(
                 'nobody answered build_dataset or build_dataloader for the split "train"; the task must'
             )
+        self._unplaced = resumable(loader)
         if isinstance(loader, SampledLoader):
             return SampledBatches(loader)
         world, table = self.state.world, self.recipe.train
