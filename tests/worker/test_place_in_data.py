@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from trainrun.errors import TrainingError
-from trainrun.worker.data import SampledBatches, SampledLoader, TrainSampler, compare, fingerprint
+from trainrun.worker.data import Reseeded, SampledBatches, SampledLoader, TrainSampler, compare, fingerprint
 from trainrun.worker.world import World
 
 SAMPLES, BATCH = 23, 4
@@ -158,3 +160,49 @@ def test_samples_that_cannot_be_read_are_named(workers: int, kills: bool) -> Non
     else:
         assert "epoch 1, from sample 12 of the epoch on, micro-batch 1, samples 12, 13 of the dataset" in message
         assert "no such row" in message
+
+
+class Augmented:
+    """Samples with noise from each of the generators that a dataset may draw from."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([float(index), random.random(), torch.rand(()).item()])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_draw_the_same_after_a_resume(processes: int) -> None:
+    def batches(count: int) -> SampledBatches:
+        sampler = TrainSampler(24, 4, 4, World(), seed=3)
+        generator = torch.Generator().manual_seed(3)
+        data: Any = Reseeded(Augmented())
+        return SampledBatches(
+            SampledLoader(DataLoader(data, batch_sampler=sampler, num_workers=count, generator=generator), sampler)
+        )
+
+    def train(source: SampledBatches, epoch: int, most: int) -> list[Any]:
+        found = []
+        for update in source.begin(epoch):
+            if len(found) == most:
+                break
+            found.append(source.fetch().tolist())
+            source.use(update)
+        return found
+
+    straight, resumed = batches(2), batches(processes)
+    first = train(straight, 1, 6)
+    second = train(straight, 2, 3)
+    place = straight.state_dict()
+    rest = train(batches_at(batches(2), place), 2, 6)
+    assert train(batches_at(resumed, place), 2, 6) == rest
+    whole = batches(2)
+    train(whole, 1, 6)
+    assert train(whole, 2, 6) == second + rest
+    assert first != second
+
+
+def batches_at(source: SampledBatches, place: Any) -> SampledBatches:
+    source.load_state_dict(place)
+    return source

@@ -94,11 +94,12 @@ class Saving:
         session.settle()
         if not (self._at_end or self.wanted) or self.saved_at == state.step:
             return
+        complete = state.stop is None
         reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop[0]}"
         self._announce(session)
         saved = self._saver.save_now(session, self.wanted or reason)
         self._ended(session, saved)
-        if saved.problem is not None and (state.stop is None or state.stop[1] == SOURCE):
+        if saved.problem is not None and complete:
             raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
 
     def committed(self, session: Session, path: Path, seconds: float | None = None) -> None:

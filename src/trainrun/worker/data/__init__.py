@@ -14,6 +14,7 @@ Where the end of an epoch cannot be known without another fetch, as for loaders 
 as unfinished: the resumed run may find that it has no updates left, which is no error then.
 """
 
+from trainrun.worker.data.draws import Reseeded as Reseeded
 from trainrun.worker.data.evaluation import evaluation_batches as evaluation_batches
 from trainrun.worker.data.fingerprint import compare as compare
 from trainrun.worker.data.fingerprint import fingerprint as fingerprint

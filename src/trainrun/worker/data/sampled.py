@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from trainrun.errors import TrainingError
 from trainrun.worker.data.deaths import died_ahead, fetched, is_death
+from trainrun.worker.data.draws import bare
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
 from trainrun.worker.data.update import Update
 
@@ -19,8 +20,11 @@ class SampledLoader:
     def __init__(self, loader: DataLoader[Any], sampler: TrainSampler | EvaluationSampler) -> None:
         self.loader = loader
         self.sampler = sampler
+        self._seed = 0 if loader.generator is None else loader.generator.initial_seed()
 
     def __iter__(self) -> Iterator[Any]:
+        if self.loader.generator is not None:  # the loader's processes get their seeds from it: one for each epoch
+            self.loader.generator.manual_seed((self._seed << 20) + getattr(self.sampler, "epoch", 0))
         return iter(self.loader)
 
     def __len__(self) -> int:
@@ -44,7 +48,7 @@ class SampledBatches:
     @property
     def dataset(self) -> Any:
         """The dataset, as `fingerprint` takes it."""
-        return self._loader.loader.dataset
+        return bare(self._loader.loader.dataset)
 
     @property
     def updates_per_epoch(self) -> int | None:
