@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
 
 
 def test_named_tests_exist() -> None:
-    named = set(re.findall(r"`(\w+/test_\w+\.py)`", PAGE))
+    named = set(re.findall(r"`([\w/]+/test_\w+\.py)`", PAGE))
     assert len(named) > 10
     assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
 

@@ -1,10 +1,10 @@
-"""What the tests do a few times, hundreds of times: launches, kills at random places, deaths of the client, races.
+"""What the tests do a few times, hundreds of times: launches, kills at random places, resumes, deaths, races.
 
     SOAK=100 make soak
     python tests/soak/soak.py kills --count 50 --seed 7
 
-SOAK is how many launches and how many kills there are. Prints what was done and each failure, which the seed repeats;
-ends with 1 if there was one.
+SOAK is how many launches and how many kills there are; of those that a run is resumed after there are three times as
+many. Prints what was done and each failure, which the seed repeats; ends with 1 if there was one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = ROOT / "tests" / "faults" / "installed" / "faulty_tasks.py"
 LONGEST = 180.0  # seconds for one launch without faults
 CHAIN = 10  # faults in one run, each at a higher step than the one before
+CHAIN_OF_KILLS = 30  # kills in one run of the part `resumes`
 GONE = 2.0  # seconds that processes have to be gone after their client was killed
 
 PLACES = ["step-start", "batch", "forward", "backward", "update"]
@@ -189,16 +190,28 @@ def races(_: Bench, count: int) -> Failures:
     yield from repeated([sys.executable, "-m", "pytest", "-q", "tests/faults/test_racers.py"], "races", count)
 
 
+def resumes(bench: Bench, count: int) -> Failures:
+    """Kills of workers, agents and clients, in saves too; the end must be that of a run that nobody disturbed."""
+    command, done = [sys.executable, "-m", "pytest", "-q", "tests/faults/resume/test_kill_loop.py"], 0
+    while done < count:
+        kills, seed = min(CHAIN_OF_KILLS, count - done), bench.rng.randrange(10**6)
+        given = {"TRAINRUN_KILLS": str(kills), "TRAINRUN_SEED": str(seed)}
+        yield from repeated(command, f"resumes, {kills} kills with seed {seed}", 1, given)
+        done += kills
+        progress("resumes", done, count)
+
+
 def decisions(_: Bench, count: int) -> Failures:
     """Decisions of all ranks of two nodes, each applied at one step."""
     command = [sys.executable, "tests/soak/decisions.py", "--posts", str(100 * count)]
     yield from repeated(command, "decisions", 1)
 
 
-def repeated(command: list[str], what: str, count: int) -> Failures:
-    """Call a command that ends with 0 when all is well."""
+def repeated(command: list[str], what: str, count: int, given: Mapping[str, str] | None = None) -> Failures:
+    """Call a command that ends with 0 when all is well. given: environment variables to add."""
+    environment = {**os.environ, **(given or {})}
     for number in range(count):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             yield f"{what}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         progress(what, number + 1, count)
@@ -213,6 +226,7 @@ def progress(what: str, done: int, count: int) -> None:
 PARTS: dict[str, tuple[Callable[[Bench, int], Failures], float]] = {
     "launches": (launches, 1.0),
     "kills": (kills, 1.0),
+    "resumes": (resumes, 3.0),
     "deaths": (deaths, 0.2),
     "races": (races, 0.1),
     "decisions": (decisions, 1.0),
