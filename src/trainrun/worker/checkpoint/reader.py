@@ -7,15 +7,23 @@ read with `weights_only=True`, by torch itself.
 from __future__ import annotations
 
 import io
+import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from trainrun.checkpoint import layout
 from trainrun.errors import BadCheckpoint
@@ -42,11 +50,46 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+_BUILT = {
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+    _StorageInfo,
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own, in Python: the one in C lets a pickle set attributes of the classes that it names.
+
+    It also makes room for whatever sizes a pickle speaks of, before it looks how long the file is.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {**pickle._Unpickler.dispatch}
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
         return super().find_class(module, name)
+
+    def load_build(self) -> None:
+        """State is for instances of the classes above, never for what a pickle names."""
+        if type(self.stack[-2]) not in _BUILT:
+            raise pickle.UnpicklingError(f"it changes a {type(self.stack[-2]).__name__}, which no checkpoint needs")
+        super().load_build()  # type: ignore[misc]
+
+    def refuse(self) -> None:
+        raise pickle.UnpicklingError("it uses an operation that no checkpoint needs")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    for _operation in (
+        *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ),
+        *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ):
+        dispatch[_operation[0]] = refuse
 
 
 class _Reader(FileSystemReader):
@@ -60,9 +103,8 @@ class _Reader(FileSystemReader):
         del args, kwargs
         path = self._folder / ".metadata"
         try:
-            with path.open("rb") as file:
-                found = _Unpickler(file).load()
-            _check(found)
+            found = _Unpickler(io.BytesIO(path.read_bytes())).load()
+            _check(found, self._folder)
         # A pickle that somebody made up can raise anything at all.
         except Exception as error:
             raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
@@ -77,19 +119,30 @@ class _Planner(DefaultLoadPlanner):
         raise BadCheckpoint(f"{read_item.storage_index.fqn}: a pickled object among the tensors; it is not read")
 
 
-def _check(found: object) -> None:
+def _check(found: object, folder: Path) -> None:
     if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
         raise TypeError(f"it holds a {type(found).__name__}")
     if not isinstance(found.storage_data, dict):
         raise TypeError("it does not say where the tensors are")
+    room: dict[str, int] = {}
     for place in found.storage_data.values():
         if not isinstance(place, _StorageInfo) or place.transform_descriptors:
             raise TypeError("it says where the tensors are in a way that is not known")
-        if Path(place.relative_path).name != place.relative_path:
-            raise ValueError(f"it names the file {place.relative_path!r}, which is not in its folder")
+        name = place.relative_path
+        if Path(name).name != name:
+            raise ValueError(f"it names the file {name!r}, which is not in its folder")
+        room[name] = (folder / name).lstat().st_size if name not in room else room[name]
+        if not 0 <= place.offset <= place.offset + place.length <= room[name]:
+            raise ValueError(f"it names a place outside the file {name!r}")
     for name, stored in found.state_dict_metadata.items():
         if not isinstance(name, str) or not isinstance(stored, TensorStorageMetadata):
             raise TypeError(f"{name!r} is not a tensor")
+        if min(stored.size, default=0) < 0 or _bytes(stored) > sum(room.values()):
+            raise ValueError(f"{name!r} has the size {tuple(stored.size)}, for which its files are too small")
+
+
+def _bytes(stored: TensorStorageMetadata) -> int:
+    return math.prod(stored.size) * stored.properties.dtype.itemsize
 
 
 def stored(checkpoint: Path) -> dict[str, TensorStorageMetadata]:

@@ -13,7 +13,7 @@ import torch
 
 from trainrun.checkpoint import layout
 from trainrun.checkpoint.manifest import Manifest, read_manifest
-from trainrun.errors import EnvironmentProblem
+from trainrun.errors import BadCheckpoint, EnvironmentProblem
 from trainrun.plugin import state as plugin_state
 from trainrun.rundir.files import read_json
 from trainrun.worker.checkpoint import capture, reader, rng
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trainrun.worker.session import Session
 
 _SEEDS = 1_000_003  # a prime, so that the seeds of two steps are apart by more than any number of ranks
+_TRAINING = {"model": dict, "optimizer": dict, "place": dict, "disabled": list}
+_OWN = {"rng": dict, "loader": dict, "metrics": dict}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def restore(session: Session, start: Start) -> None:
     Raises BadCheckpoint for contents that cannot be read, and TrainingError for those of another training.
     """
     manifest = read_manifest(start.checkpoint)
-    saved = reader.read_values(start.checkpoint / layout.TRAINING)
-    own = reader.read_values(start.checkpoint / layout.rank_file(_rank(session, manifest)))
+    saved = _table(start.checkpoint / layout.TRAINING, _TRAINING)
+    own = _table(start.checkpoint / layout.rank_file(_rank(session, manifest)), _OWN)
     _tensors(session, start.checkpoint, saved)
     state = session.state
     if state.scaler is not None and saved["scaler"] is not None:
@@ -87,6 +89,16 @@ def restore(session: Session, start: Start) -> None:
         session.hooks.members, _plugins(start.checkpoint, manifest, state.world.rank)
     )
     session.restore_randomness = partial(_randomness, session, own["rng"], same=manifest.world_size == state.world.size)
+
+
+def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
+    """The values in a file that must hold these at least. Raises BadCheckpoint."""
+    found = reader.read_values(path)
+    if not isinstance(found, dict):
+        raise BadCheckpoint(f"{path}: expected a dict, got a {type(found).__name__}")
+    if wrong := [key for key, kind in keys.items() if not isinstance(found.get(key), kind)]:
+        raise BadCheckpoint(f"{path}: it lacks {', '.join(wrong)}, or has something else by that name")
+    return found
 
 
 def _randomness(session: Session, saved: dict[str, Any], *, same: bool) -> None:
