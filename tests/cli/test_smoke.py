@@ -38,6 +38,16 @@ class Watcher:
     @hookimpl
     def on_resume(self): ...
 
+    @hookimpl
+    def on_exception(self): ...
+
+class Forgetful:
+    def state_dict(self):
+        return {"seen": 1}
+
+    def load_state_dict(self, state):
+        raise KeyError("count")
+
 class Broken:
     @hookimpl
     def on_train_start(self):
@@ -89,9 +99,10 @@ def test_a_good_recipe_leaves_nothing_behind(
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == "ok: 4 steps on 2 CPU workers, and the same parameters on both"
-    assert "build_model 1" in lines[1]
-    assert "training_step 4" in lines[1]
-    assert lines[2:] == ["watcher: on_train_start 1", "  not called: on_resume"]
+    assert lines[1] == "ok: 2 more steps from their checkpoint, with new workers"
+    assert "build_model 2" in lines[2]
+    assert "training_step 6" in lines[2]
+    assert lines[3:] == ["watcher: on_resume 1, on_train_start 2", "  not called: on_exception"]
     assert list(folder.iterdir()) == []
 
 
@@ -121,6 +132,19 @@ def test_a_failure_keeps_its_folder_and_names_it(
     (kept,) = (line.removeprefix("the folder is kept: ") for line in result.stdout.splitlines() if "is kept" in line)
     assert Path(kept).is_relative_to(folder)
     assert (Path(kept) / "outcome.json").is_file()
+
+
+def test_plugin_that_does_not_take_its_state_back_fails(
+    tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
+) -> None:
+    install_distribution("watchers", {"watchers.py": WATCHER}, {"forgetful": "watchers:Forgetful"})
+    result = smoke(tmp_path, RECIPE, "-p", "forgetful", "--steps", "2")
+    assert result.exit_code == 1
+    assert "2 steps were well; going on from their checkpoint was not:" in result.stdout
+    assert "plugin 'forgetful'" in result.stdout
+    assert "load_state_dict" in result.stdout
+    (kept,) = (line.removeprefix("the folder is kept: ") for line in result.stdout.splitlines() if "is kept" in line)
+    assert [path.name for path in (Path(kept) / "checkpoints").iterdir()] == ["step-000002"]
 
 
 def test_a_wrong_recipe_starts_nothing(tmp_path: Path, folder: Path) -> None:

@@ -24,14 +24,18 @@ class SmokeCheck:
         steps: int | None = Field(
             None, ge=1, description="Vote to stop after this many steps; at once if there is an evaluation then."
         )
+        pause: int | None = Field(
+            None, ge=1, description="The same in the first attempt, so that a second one goes on from its checkpoint."
+        )
 
     def __init__(self, options: Options) -> None:
         self._options = options
 
     @hookimpl
     def should_stop(self, run: Run) -> str | None:
-        steps = self._options.steps
-        return f"smoke: {steps} steps are enough" if steps is not None and run.step >= steps else None
+        pause = self._options.pause if run.attempt == 1 else None
+        due = [steps for steps in (pause, self._options.steps) if steps is not None and run.step >= steps]
+        return f"smoke: {due[0]} steps are enough" if due else None
 
     @hookimpl(mutates=True)  # its collective needs all ranks: an error on one of them must end the run
     def on_train_end(self, run: Run) -> None:

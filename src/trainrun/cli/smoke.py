@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ WORKERS = 2
 
 Trial = tuple[str, Sequence[str], Sequence[str], Path]
 
+_MORE = 2  # steps after going on from the checkpoint
 _SETTLE = 10  # steps after the last fault, for what all ranks must agree on
 _CHECK = "smoke-check"
 _TARGET = "trainrun.builtin.smoke:SmokeCheck"
@@ -30,6 +32,8 @@ _FIXED = (
     f"launch.workers={WORKERS}",
     'train.device="cpu"',
     "train.log_every=1",
+    "checkpoint.at_end=true",
+    'checkpoint.resume="auto"',
     f'plugins.{_CHECK}.use="{_TARGET}"',
 )
 
@@ -56,9 +60,10 @@ def command(
     inject: tuple[str, ...],
     refresh: bool,
 ) -> None:
-    """Try RECIPE with everything on: a few steps on 2 CPU workers, with evaluation and all its plugins.
+    """Try RECIPE with everything on: a few steps on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
 
-    The parameters of both workers must be equal at the end. The run's folder is temporary, and
+    Then new workers go on from the checkpoint for 2 more steps. Each time the parameters of both workers must be
+    equal at the end. The run's folder is temporary, and
     kept only after a failure. Exit codes are those of `trainrun launch`; with --inject 0 where all was as it
     has to be, else 1.
     """
@@ -69,7 +74,8 @@ def command(
     settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}"]
     settings += ["checkpoint.every=1"] if any(fault.strikes_save for fault in faults) else []
     resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh)
-    settings += [_limit(resolved, steps), *overrides]
+    pause = [] if faults else [f"plugins.{_CHECK}.pause={steps}"]
+    settings += [_limit(resolved, steps if faults else steps + _MORE), *pause, *overrides]
     folder = Path(tempfile.mkdtemp(prefix="trainrun-smoke-"))
     try:
         trial = (recipe, settings, plugins, folder)
@@ -84,11 +90,24 @@ def command(
 
 def _try(trial: Trial, resolved: Resolved) -> int:
     from trainrun.launch.launch import launch  # noqa: PLC0415
+    from trainrun.launch.resume import resume  # noqa: PLC0415
 
     recipe, settings, plugins, folder = trial
     outcome = launch(recipe, ["launch.max_restarts=0", *settings], plugins, dir=folder, quiet=True)
-    click.echo("\n".join(_report(outcome, resolved)))
-    return outcome.exit_code
+    outcomes, costs = [outcome], [_cost(outcome)]
+    if outcome.ok:
+        outcomes.append(resume(outcome.run, quiet=True))
+        costs.append(_cost(outcomes[-1]))
+    click.echo("\n".join([*_report(outcomes), *exercised(resolved, [row for cost in costs for row in cost])]))
+    return outcomes[-1].exit_code
+
+
+def _cost(outcome: Outcome) -> list[dict[str, Any]]:
+    """What hooks have cost in the attempt that ended last."""
+    from trainrun.rundir.files import read_json  # noqa: PLC0415
+    from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
+
+    return list((read_json(RunPaths(Path(outcome.run)).status) or {}).get("cost") or [])
 
 
 def _faults(inject: Sequence[str]) -> Sequence[Fault]:
@@ -127,32 +146,36 @@ def _remove_unused(folder: Path) -> None:
         folder.rmdir()
 
 
-def _report(outcome: Outcome, resolved: Resolved) -> Iterator[str]:
+def _report(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """How the launch ended, and the one that went on from its checkpoint, where there was one."""
     from trainrun.launch import closing  # noqa: PLC0415
-    from trainrun.rundir.files import read_json  # noqa: PLC0415
     from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
 
-    status = read_json(RunPaths(Path(outcome.run)).status) or {}
-    if outcome.exit_code == 0:
-        yield f"ok: {outcome.step} steps on {WORKERS} CPU workers, and the same parameters on both"
-        yield from closing.faults(RunPaths(Path(outcome.run)))
-    else:
-        yield from filter(None, [closing.trace(outcome)])
-        yield from closing.lines(outcome)
-        yield f"the folder is kept: {outcome.run}"
-    yield from exercised(resolved, status.get("cost") or [])
+    first, last = outcomes[0], outcomes[-1]
+    if not last.ok:
+        yield from filter(None, [closing.trace(last)])
+        if last is not first:
+            yield f"{first.step} steps were well; going on from their checkpoint was not:"
+        yield from closing.lines(last)
+        yield f"the folder is kept: {last.run}"
+        return
+    yield f"ok: {first.step} steps on {WORKERS} CPU workers, and the same parameters on both"
+    yield f"ok: {last.step - first.step} more steps from their checkpoint, with new workers"
+    yield from closing.faults(RunPaths(Path(last.run)))
 
 
 def exercised(resolved: Resolved, cost: Sequence[dict[str, Any]]) -> Iterator[str]:
     """For the task and each plugin, which of its hooks rank 0 called, how often, and which never."""
-    called = {(row["instance"], row["hook"]): row["calls"] for row in cost if row["calls"]}
+    called: Counter[tuple[str, str]] = Counter()
+    for row in cost:
+        called[row["instance"], row["hook"]] += row["calls"]
     for instance in resolved.instances:
         if instance.role == "builtin" or instance.name == _CHECK:
             continue
         impls = resolved.descriptions[instance.target].impls
         hooks = [impl.hook for impl in impls if resolved.specs[impl.hook].locus != "client"]
-        counts = [f"{hook} {called[instance.name, hook]}" for hook in hooks if (instance.name, hook) in called]
-        never = [hook for hook in hooks if (instance.name, hook) not in called]
+        counts = [f"{hook} {called[instance.name, hook]}" for hook in hooks if called[instance.name, hook]]
+        never = [hook for hook in hooks if not called[instance.name, hook]]
         yield f"{instance.name}: {', '.join(counts) or 'no hook was called'}"
         if never:
             yield f"  not called: {', '.join(never)}"
