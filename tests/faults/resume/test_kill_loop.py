@@ -17,7 +17,8 @@ KILLS = int(os.environ.get("TRAINRUN_KILLS", "30"))
 SEED = int(os.environ.get("TRAINRUN_SEED", "4"))
 EVERY = 3  # steps between two checkpoints
 
-WHO = ["rank0"] * 6 + ["rank1"] * 6 + ["all", "agent", "server", "client"]
+# As often as that in thirty kills: after that of a rank or the server the next attempt is warm, and soon there.
+WHO = [*["rank0"] * 12, *["rank1"] * 12, "all", "all", "agent", "server", "client", "client"]
 PLACES = ["step-start", "batch", "forward", "backward", "update", *SAVING, *SAVING]
 
 
@@ -27,9 +28,9 @@ def chain(rng: random.Random, length: int) -> tuple[list[str], int]:
     There is always a save between two of them that the next one after it waits for, so that every attempt gets on.
     """
     faults, step = [], 0
-    for _ in range(length):
+    for who in rng.sample(WHO * -(-length // len(WHO)), length):
         step += rng.randint(2 * EVERY, 3 * EVERY)
-        faults.append(f"kill:{rng.choice(WHO)}@{step}:{rng.choice(PLACES)}")
+        faults.append(f"kill:{who}@{step}:{rng.choice(PLACES)}")
     return faults, step
 
 
