@@ -52,15 +52,24 @@ def verify(tmp_path: Path, *arguments: str, recipe: str = RECIPE) -> Result:
     return CliRunner().invoke(command, [str(path), *arguments])
 
 
-@pytest.mark.long
-def test_stopped_and_resumed_is_the_same(tmp_path: Path, folder: Path) -> None:
-    result = verify(tmp_path, "--at", "2", "--steps", "5")
+def test_killed_and_resumed_is_the_same(tmp_path: Path, folder: Path) -> None:
+    result = verify(tmp_path, "--at", "2", "--steps", "5", "--kill", "-9")
     assert result.exit_code == 0, result.output
     *rows, last = result.stdout.splitlines()
     assert [row.split() for row in rows] == [[name, "equal"] for name in COMPONENTS]
-    assert last == "ok: stopped after step 2 and resumed, it is the same at step 5, bit for bit"
+    assert last == "ok: killed by SIGKILL after step 2 and resumed, it is the same at step 5, bit for bit"
     assert list(folder.iterdir()) == []
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.long
+def test_stopped_and_resumed_is_the_same(tmp_path: Path, folder: Path) -> None:
+    result = verify(tmp_path, "--at", "2", "--steps", "5", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert {one["name"]: one["equal"] for one in document["components"]} == dict.fromkeys(COMPONENTS, True)
+    assert (document["version"], document["equal"], document["first"], document["folder"]) == (1, True, None, None)
+    assert (document["at"], document["steps"], document["signal"]) == (2, 5, None)
 
 
 @pytest.mark.long
@@ -71,6 +80,7 @@ def test_recipe_that_counts_epochs(tmp_path: Path, folder: Path) -> None:
     assert "ok: killed by SIGTERM after step 2 and resumed" in result.stdout
 
 
+@pytest.mark.long
 def test_killed_with_a_plugin_that_saves_no_state(tmp_path: Path, folder: Path) -> None:
     counter = ["-o", 'plugins.counter.use="counter.py:Counter"']
     result = verify(tmp_path, "--at", "2", "--steps", "5", "--kill", "-9", *counter, "--keep")
@@ -81,8 +91,8 @@ def test_killed_with_a_plugin_that_saves_no_state(tmp_path: Path, folder: Path) 
     assert "these save no state: task, counter;" in result.stdout
     (kept,) = folder.iterdir()
     assert result.stdout.splitlines()[-1] == f"the folder is kept: {kept}"
-    assert len(list(kept.glob("*/*/checkpoints/step-000005"))) == 2
-    events = [json.loads(line) for line in next(kept.glob("interrupted/*/events.jsonl")).read_text().splitlines()]
+    assert len(list(kept.glob("*/2*/checkpoints/step-000005"))) == 2
+    events = [json.loads(line) for line in next(kept.glob("interrupted/2*/events.jsonl")).read_text().splitlines()]
     assert [event["step"] for event in events if event["event"] == "resume"] == [2]
 
 
@@ -126,4 +136,4 @@ def test_training_that_fails_is_shown(tmp_path: Path, folder: Path) -> None:
     assert "ZeroDivisionError" in result.stderr
     assert "the straight training failed" in result.stderr
     assert result.stdout == ""
-    assert list(folder.glob("*/straight/*/outcome.json"))
+    assert list(folder.glob("*/straight/2*/outcome.json"))
