@@ -382,7 +382,7 @@ def should_evaluate(run: Run) -> str | None:
 
     Asked at the end of each step, and once more after the evaluation at the end of an epoch.
     What is voted at the end of a step takes effect on all ranks at the same later step
-    (two steps on; at once at the end of an evaluation and of the run).
+    (two steps on; at once at the end of an evaluation, before a checkpoint, and at the end of the run).
     """
 
 
