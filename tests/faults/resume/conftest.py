@@ -62,10 +62,7 @@ class Kept:
         """The SHA-256 of every tensor and every value in the newest checkpoint, by name."""
         newest = scan(RunPaths(self.run).checkpoints)[0].path
         assert verify(newest) == []
-        tensors = {
-            name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in reader.stored(newest).items()
-        }
-        reader.read(newest, tensors)
+        tensors = reader.read_tensors(newest, "")
         files = [newest / layout.TRAINING, *sorted(newest.glob("rank-*.pt")), *sorted(newest.glob("plugins/*.pt"))]
         values = {file.name: reader.read_values(file) for file in files}
         return {name: _hashed(value) for name, value in {**tensors, **_flat(values)}.items()}

@@ -107,13 +107,14 @@ def _of_ranks(one: _Side, two: _Side, name: str) -> Difference | None:
 
 
 def _tensors(a: Path, b: Path, prefix: str) -> Difference | None:
-    one, two = ({name: it for name, it in reader.stored(side).items() if name.startswith(prefix)} for side in (a, b))
+    sources = [reader.Tensors(side) for side in (a, b)]
+    one, two = ({name: it for name, it in side.stored.items() if name.startswith(prefix)} for side in sources)
     for name in dict.fromkeys([*one, *two]):
         sides = [_kind(side[name]) if name in side else _ABSENT for side in (one, two)]
         if sides[0] != sides[1]:
             return Difference(name.removeprefix(prefix), (sides[0], sides[1]))
     for names in _rounds({name: it.size.numel() * it.properties.dtype.itemsize for name, it in one.items()}):
-        first, second = (_read(side, {name: one[name] for name in names}) for side in (a, b))
+        first, second = (_read(side, {name: one[name] for name in names}) for side in sources)
         for name in names:
             if found := _of_tensors(first[name], second[name], name.removeprefix(prefix)):
                 return found
@@ -138,9 +139,9 @@ def _rounds(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield group
 
 
-def _read(checkpoint: Path, stored: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _read(source: reader.Tensors, stored: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     found = {name: torch.empty(it.size, dtype=it.properties.dtype) for name, it in stored.items()}
-    reader.read(checkpoint, found)
+    source.read(found)
     return found
 
 

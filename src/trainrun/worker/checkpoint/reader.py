@@ -145,33 +145,40 @@ def _bytes(stored: TensorStorageMetadata) -> int:
     return math.prod(stored.size) * stored.properties.dtype.itemsize
 
 
-def stored(checkpoint: Path) -> dict[str, TensorStorageMetadata]:
-    """The names, sizes and types of the tensors in a checkpoint. Raises BadCheckpoint."""
-    return dict(_Reader(checkpoint / layout.STATE).read_metadata().state_dict_metadata)  # type: ignore[arg-type]
+class Tensors:
+    """The tensors of a checkpoint; its metadata is read once. Raises BadCheckpoint."""
 
+    def __init__(self, checkpoint: Path) -> None:
+        self._folder = checkpoint / layout.STATE
+        self._metadata = _Reader(self._folder).read_metadata()
 
-def read(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill `tensors` in place, by name; of a sharded one the part that is here. Raises BadCheckpoint.
+    @property
+    def stored(self) -> dict[str, TensorStorageMetadata]:
+        """Their names, sizes and types."""
+        return dict(self._metadata.state_dict_metadata)  # type: ignore[arg-type]
 
-    All names must be in the checkpoint, with equal sizes; how it was sharded when it was written does not matter.
-    """
-    reader, planner = _Reader(checkpoint / layout.STATE), _Planner(flatten_state_dict=False)
-    metadata = reader.read_metadata()
-    try:
-        reader.set_up_storage_reader(metadata, is_coordinator=True)
-        planner.set_up_planner(dict(tensors), metadata, is_coordinator=True)
-        plan = reader.prepare_local_plan(planner.create_local_plan())
-        reader.read_data(planner.finish_plan(plan), planner).wait()
-    # torch raises assertions, pickle and runtime errors for contents that do not fit.
-    except Exception as error:
-        raise BadCheckpoint(f"{checkpoint / layout.STATE}: cannot be read: {error}") from error
+    def read(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fill `tensors` in place, by name; of a sharded one the part that is here. Raises BadCheckpoint.
+
+        All names must be in the checkpoint, with equal sizes; how it was sharded when it was written does not matter.
+        """
+        reader, planner = _Reader(self._folder), _Planner(flatten_state_dict=False)
+        try:
+            reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+            planner.set_up_planner(dict(tensors), self._metadata, is_coordinator=True)
+            plan = reader.prepare_local_plan(planner.create_local_plan())
+            reader.read_data(planner.finish_plan(plan), planner).wait()
+        # torch raises assertions, pickle and runtime errors for contents that do not fit.
+        except Exception as error:
+            raise BadCheckpoint(f"{self._folder}: cannot be read: {error}") from error
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
     """All tensors whose names begin with `prefix`, whole, in host memory, by the rest of the name."""
-    found = {name: one for name, one in stored(checkpoint).items() if name.startswith(prefix)}
+    source = Tensors(checkpoint)
+    found = {name: one for name, one in source.stored.items() if name.startswith(prefix)}
     tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in found.items()}
-    read(checkpoint, tensors)
+    source.read(tensors)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

@@ -119,14 +119,15 @@ def _rank(session: Session, manifest: Manifest) -> int:
 
 
 def _tensors(session: Session, checkpoint: Path, saved: Mapping[str, Any]) -> None:
-    found = reader.stored(checkpoint)
+    source = reader.Tensors(checkpoint)
+    found = source.stored
     capture.require_same_model(session.model, {name: one.size for name, one in found.items()})
     places, give = capture.optimizer_places(
         session.state, saved, {name: (one.size, one.properties.dtype) for name, one in found.items()}
     )
     model = {capture.MODEL + name: tensor.detach() for name, tensor in capture.model_tensors(session.model).items()}
     with torch.no_grad():
-        reader.read(checkpoint, {**model, **places})
+        source.read({**model, **places})
     capture.give_extra(session.model, saved["model"])
     capture.give_scheduler(session.state.scheduler, saved["scheduler"])
     give()  # after the scheduler, which may set rates when it is given its state
