@@ -106,6 +106,7 @@ def test_a_good_recipe_leaves_nothing_behind(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_recipe_that_counts_epochs_is_stopped(tmp_path: Path, folder: Path) -> None:
     result = smoke(tmp_path, RECIPE.replace("steps = 1000", "epochs = 9"), "--steps", "3")
     assert result.exit_code == 0
@@ -134,6 +135,7 @@ def test_a_failure_keeps_its_folder_and_names_it(
     assert (Path(kept) / "outcome.json").is_file()
 
 
+@pytest.mark.long
 def test_plugin_that_does_not_take_its_state_back_fails(
     tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
 ) -> None:
@@ -168,6 +170,7 @@ def test_faults_that_end_as_they_have_to(tmp_path: Path, folder: Path, survivor:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_fault_that_does_not_come(tmp_path: Path, folder: Path, survivor: None) -> None:
     result = smoke(tmp_path, RECIPE, "-p", "survivor", "--inject", "raise:survivor.on_resume")
     assert result.exit_code == 1

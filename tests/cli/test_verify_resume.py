@@ -127,6 +127,7 @@ def test_wrong_command_line(tmp_path: Path, folder: Path, arguments: list[str], 
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_training_that_fails_is_shown(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from trainrun import hookimpl\n\n@hookimpl\ndef on_train_start():\n    1 / 0\n"

@@ -59,7 +59,7 @@ def test_ctrl_c_before_the_first_step(start: Start, nothing_left: Check) -> None
     assert outcome(paths)["state"] == "interrupted"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_sigterm_and_sighup(start_long: Start, nothing_left: Check, number: signal.Signals) -> None:
     client = start_long()
     client.send(number)
@@ -79,7 +79,7 @@ def test_grace_has_an_end(start_long: Start, nothing_left: Check) -> None:
     assert "launch.grace (0.5 s)" in outcome(client.paths)["reason"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> None:
     client = start_long()
     os.kill(client.worker(rank)["pid"], signal.SIGKILL)

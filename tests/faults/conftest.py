@@ -55,6 +55,9 @@ splits = []
 [launch]
 workers = 2
 max_restarts = 0
+
+[checkpoint]
+at_end = false
 """
 
 

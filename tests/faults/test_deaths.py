@@ -29,7 +29,9 @@ COLD = {
 }
 
 
-@pytest.mark.parametrize(("start", "chain"), [("warm", WARM), ("cold", COLD)], ids=["warm", "cold"])
+@pytest.mark.parametrize(
+    ("start", "chain"), [("warm", WARM), pytest.param("cold", COLD, marks=pytest.mark.long)], ids=["warm", "cold"]
+)
 def test_one_run_survives_them_all(project: Any, start: str, chain: dict[str, str]) -> None:
     ended = project.inject(
         *chain,

@@ -32,7 +32,9 @@ def hang(project: Any, plugin: str, **settings: object) -> Any:
         ("sleepy", "rank 1 sits in on_step_start of plugin sleepy at step 3"),
         pytest.param("spinning", "rank 1 sits in on_step_start of plugin spinning at step 3", marks=pytest.mark.long),
         ("holding", "rank 1 sits in on_step_start of plugin holding at step 3"),
-        ("stopped", "rank 1 is stopped in on_step_start of plugin stopped at step 3"),
+        pytest.param(
+            "stopped", "rank 1 is stopped in on_step_start of plugin stopped at step 3", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_hang_is_found_and_explained(project: Any, plugin: str, where: str) -> None:

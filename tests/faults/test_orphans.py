@@ -127,7 +127,7 @@ DEATHS: dict[str, tuple[Callable[[Running], object], int]] = {
     "server": (lambda run: kill(run.server), 1),
     "both ranks": (lambda run: kill(run.worker(0), run.worker(1)), 1),
     "loader": (lambda run: kill(run.loader(1)), 1),
-    "SIGTERM": (lambda run: run.client.terminate(), 75),
+    "SIGTERM": (lambda run: run.client.terminate(), 143),
     "Ctrl-C, once": (lambda run: press(run, 1), 130),
     "Ctrl-C, in a burst": (lambda run: press(run, 3), 130),
 }

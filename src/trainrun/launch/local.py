@@ -138,6 +138,8 @@ class LocalWorkers:
             code = 0
         if code is None and not self._failed():
             return None
+        if code:
+            self._await_ends()
         self._find_unseen()
         if code is None:
             code = self._agent.own_end()
@@ -225,6 +227,13 @@ class LocalWorkers:
                 continue
             os.close(self._watched.pop(rank).descriptor)
             self._note_end(watch.record, code, watch.seen_ns)
+
+    def _await_ends(self) -> None:
+        """The agent knows of an end that was not seen here yet: of a fork server, with which its workers are dying."""
+        deadline = time.monotonic() + _EVIDENCE
+        while self._watched and not self._failed() and time.monotonic() < deadline:
+            self._wait()
+            self._reap()
 
     def _note_end(self, record: WorkerRecord, code: int | None, seen_ns: int) -> None:
         # The record is read again after the end: a worker writes its last one just before it leaves.

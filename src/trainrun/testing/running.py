@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RecipeLike = str | Mapping[str, Any] | Path
 
 
+_SAVES_NOTHING = "checkpoint.at_end=false"
+
+
 class RunRecipe:
     """Trains in the test's own process, as the only rank and without a client, so that a debugger sees everything.
 
@@ -50,12 +53,12 @@ class RunRecipe:
         plugins: what to enable beyond the recipe: names of installed plugins, or classes, modules and instances,
             also from within the test. StepCounter is called `step-counter`, and gets the options of that table.
         task: stands in for the recipe's task; a class, module or instance, or what the recipe could name.
-        overrides: as with `-o`.
+        overrides: as with `-o`. Without `checkpoint.at_end=true` among them nothing is saved at the end.
         fails: expect it to fail, and put what it raises into the result; else that is raised here.
         """
         names, settings = enabling(plugins, task, self._live.target)
         path = write_recipe(self._folder, recipe)
-        resolved = resolve(path, [*settings, "launch.workers=1", "train.device=cpu", *overrides], names)
+        resolved = resolve(path, [*settings, "launch.workers=1", "train.device=cpu", _SAVES_NOTHING, *overrides], names)
         resolved.require()
         typed = Recipe.from_data(resolved.data)
         prepared = prepare(typed, resolved, Placement(1, {}), self._folder / "runs", (), quiet=True)
@@ -100,8 +103,7 @@ class LaunchRecipe:
         """
         names, settings = enabling(plugins, task, importable_target)
         path = write_recipe(self._folder, recipe)
-        fixed = [f"launch.workers={workers}", "train.device=cpu", "launch.max_restarts=0"]
-        fixed.append("checkpoint.at_end=false")
+        fixed = [f"launch.workers={workers}", "train.device=cpu", "launch.max_restarts=0", _SAVES_NOTHING]
         settings = [*settings, *fixed, *overrides]
         outcome = launch(path, settings, names, dir=self._folder / "runs", quiet=True)
         return Result(outcome, RunPaths(Path(outcome.run)))

@@ -124,6 +124,7 @@ def test_when_the_cable_is_put_back_the_next_attempt_goes_on(cluster: Cluster) -
     assert cluster.weights(0) == cluster.weights(1)
 
 
+@pytest.mark.long
 def test_a_node_whose_launch_was_killed_comes_back_by_another(cluster: Cluster) -> None:
     first, second = cluster.both("-o", "train.steps=20")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
@@ -318,7 +319,8 @@ def test_the_stop_command_works_from_any_host(cluster: Cluster, host: int) -> No
     assert cluster.weights(0) == cluster.weights(1)
 
 
-@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("host", [0, 1])
 def test_a_checkpoint_is_asked_of_all_ranks_at_one_step(cluster: Cluster, host: int) -> None:
     nodes = cluster.both("-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)
