@@ -105,6 +105,7 @@ def test_it_installs_passes_its_tests_and_shows_up(tmp_path: Path, python: str) 
     assert "Log the norm of all weights" in listed
 
 
+@pytest.mark.long
 def test_what_it_writes_passes_strict_checks(tmp_path: Path) -> None:
     new_plugin(NAME, "--dir", tmp_path)
     folder = tmp_path / NAME

@@ -123,6 +123,7 @@ def test_parameters_that_differ_fail_and_are_named(
     assert "drifter: on_update_end 2" in result.stdout
 
 
+@pytest.mark.long
 def test_a_failure_keeps_its_folder_and_names_it(
     tmp_path: Path, folder: Path, install_distribution: DistributionInstaller
 ) -> None:

@@ -94,6 +94,7 @@ def test_killed_worker(start_long: Start, nothing_left: Check, rank: int) -> Non
     assert "Traceback" not in client.text
 
 
+@pytest.mark.long
 def test_worker_that_gets_sigterm_from_outside(start_long: Start, nothing_left: Check) -> None:
     client = start_long("-o", "launch.max_preemptions=0")
     os.kill(client.worker(1)["pid"], signal.SIGTERM)
@@ -102,6 +103,7 @@ def test_worker_that_gets_sigterm_from_outside(start_long: Start, nothing_left: 
     assert client.worker(0)["step"] == client.worker(1)["step"]
 
 
+@pytest.mark.long
 def test_killed_client_leaves_nothing(start_long: Start, nothing_left: Check) -> None:
     client = start_long()
     paths = client.paths
@@ -110,6 +112,7 @@ def test_killed_client_leaves_nothing(start_long: Start, nothing_left: Check) ->
     nothing_left(paths)
 
 
+@pytest.mark.long
 def test_killed_agent(start_long: Start, nothing_left: Check) -> None:
     client = start_long()
     agent = next(pid for pid in process.members(client.paths.root) if _parent(pid) == client.pid)

@@ -41,6 +41,7 @@ def test_agent_that_is_killed_before_it_has_started_anything(project: Any, wait_
     assert "the workers' agent was killed by SIGKILL" in ended.attempts[0]
 
 
+@pytest.mark.long
 def test_agent_that_stands_still_is_replaced(project: Any, wait_for: Wait) -> None:
     client = project.start_launch(task__fault="waits", launch__max_restarts=1)
     ready = project.folder / "ready"

@@ -34,7 +34,12 @@ NEVER_SURVIVED = ["changes", "provides", "votes", "wraps", "forgets"]
 
 @pytest.mark.parametrize(
     ("plugin", "policy", "rank"),
-    [("event", "fail", 1), ("event", "fail", -1), ("provides", "disable", 1), ("observes", "fail", 1)],
+    [
+        ("event", "fail", 1),
+        ("event", "fail", -1),
+        ("provides", "disable", 1),
+        pytest.param("observes", "fail", 1, marks=pytest.mark.long),
+    ],
 )
 def test_launch(project: Any, plugin: str, policy: str, rank: int) -> None:
     settings = {f"plugins.{plugin}.on_error": policy, f"plugins.{plugin}.rank": rank}

@@ -31,7 +31,7 @@ def hang(project: Any, plugin: str, **settings: object) -> Any:
     [
         ("sleepy", "rank 1 sits in on_step_start of plugin sleepy at step 3"),
         pytest.param("spinning", "rank 1 sits in on_step_start of plugin spinning at step 3", marks=pytest.mark.long),
-        ("holding", "rank 1 sits in on_step_start of plugin holding at step 3"),
+        pytest.param("holding", "rank 1 sits in on_step_start of plugin holding at step 3", marks=pytest.mark.long),
         pytest.param(
             "stopped", "rank 1 is stopped in on_step_start of plugin stopped at step 3", marks=pytest.mark.long
         ),

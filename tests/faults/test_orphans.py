@@ -134,7 +134,12 @@ DEATHS: dict[str, tuple[Callable[[Running], object], int]] = {
 COLD = ["client", "agent", "Ctrl-C, in a burst"]
 
 
-@pytest.mark.parametrize("death", DEATHS)
+LATER = ("client's group", "client and server")  # of a kind with others
+
+
+@pytest.mark.parametrize(
+    "death", [pytest.param(death, marks=[pytest.mark.long] * (death in LATER)) for death in DEATHS]
+)
 def test_warm(running: Callable[..., Running], death: str) -> None:
     check(running(), death)
 

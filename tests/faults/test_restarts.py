@@ -27,7 +27,8 @@ def restarts(ended: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "waits", "furthest"), [("raise:rank1@3!", [0.0, 1.0, 2.0], 3), ("raise:all@setup!", [1.0, 2.0], 0)]
+    ("fault", "waits", "furthest"),
+    [("raise:rank1@3!", [0.0, 1.0, 2.0], 3), pytest.param("raise:all@setup!", [1.0, 2.0], 0, marks=pytest.mark.long)],
 )
 def test_fault_that_always_comes_back_ends_the_run_for_good(
     project: Any, fault: str, waits: list[float], furthest: int
@@ -55,7 +56,8 @@ def test_restarts_are_used_up(project: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "state", "code"), [(signal.SIGTERM, "terminated", 143), (signal.SIGINT, "interrupted", 130)]
+    ("number", "state", "code"),
+    [(signal.SIGTERM, "terminated", 143), pytest.param(signal.SIGINT, "interrupted", 130, marks=pytest.mark.long)],
 )
 def test_stop_while_waiting_for_the_next_attempt(
     project: Any, wait_for: Wait, number: signal.Signals, state: str, code: int

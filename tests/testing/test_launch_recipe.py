@@ -47,7 +47,7 @@ def test_what_workers_cannot_import_is_refused(launch_recipe: LaunchRecipe) -> N
 
 
 def test_the_recorder_sees_the_loop(run_recipe: RunRecipe, hook_recorder: type[HookRecorder]) -> None:
-    result = run_recipe(RECIPE, hook_recorder)
+    result = run_recipe(RECIPE, hook_recorder, overrides=["checkpoint.at_end=true"])
     counts = Counter(result.hooks())
     once = {
         "on_worker_start", "build_model", "parallelize_model", "build_optimizer", "build_scheduler",

@@ -50,8 +50,8 @@ class Slow:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_by_the_clock(training: Any, regression: Any, ranks: int) -> None:
-    table = {"every": "0.05s", "keep": 100, "at_end": False}
-    trained = training(regression, Slow, ranks=ranks, train={"steps": 300}, checkpoint=table)
+    table = {"every": "0.03s", "keep": 100, "at_end": False}
+    trained = training(regression, Slow, ranks=ranks, train={"steps": 120}, checkpoint=table)
     wishes = [event for event in trained.saves if event["decision"] == "saved"]
     assert len(wishes) == len(steps(trained)) > 1
     assert warnings(trained) == []

@@ -285,7 +285,8 @@ def test_a_signal_to_any_node_stops_all_at_one_step(
     assert cluster.weights(0) == cluster.weights(1)
 
 
-@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("host", [0, 1])
 def test_a_second_ctrl_c_ends_all_at_once(cluster: Cluster, host: int) -> None:
     nodes = cluster.both("-o", "train.steps=1000", "-o", "launch.grace=60")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)

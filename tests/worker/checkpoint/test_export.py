@@ -168,6 +168,7 @@ def test_it_ends_with_our_exit_codes(
         assert main([str(checkpoint), str(tmp_path / "weights"), "--force"]) == 0
 
 
+@pytest.mark.long
 def test_a_stranger_s_checkpoint_executes_nothing(tmp_path: Path) -> None:
     """The whole way of the command: in a process of its own."""
     path = saved(tmp_path, {"model/a": torch.ones(1)})
