@@ -32,7 +32,7 @@ use = "witness.py:Witness"
 """
 
 WITNESS = """
-import json, multiprocessing, os, threading
+import gc, json, multiprocessing, os, signal, threading
 from pathlib import Path
 import torch
 from trainrun import hookimpl
@@ -40,10 +40,22 @@ from trainrun import hookimpl
 HERE = Path(__file__).parent
 IMPORTED_IN = os.getpid()
 
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
 class Witness:
     @hookimpl
     def on_train_start(self, run):
+        server = os.getppid()
+        agent = parent(server)
+        siblings = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+        [self.runner] = [pid for pid in siblings if os.getsid(pid) == agent]
+        if run.world.rank == 0:
+            os.kill(agent, signal.SIGTERM)  # means nothing to it
         told = {
+            "agent": agent, "runner": self.runner, "collects": gc.isenabled(),
+            "agent_has_torch": "libtorch" in Path(f"/proc/{agent}/maps").read_text(),
+            "runner_has_torch": "libtorch" in Path(f"/proc/{self.runner}/maps").read_text(),
             "imported_in": IMPORTED_IN, "parent": os.getppid(), "pid": os.getpid(), "session": os.getsid(0),
             "start_method": multiprocessing.get_start_method(), "threads": os.environ["OMP_NUM_THREADS"],
             "rank": os.environ["RANK"], "mark": os.environ.get("MARK"),
@@ -53,7 +65,14 @@ class Witness:
     @hookimpl
     def on_step_end(self, run):
         # Both ranks have told by now: the step's gradients are of both.
-        if run.attempt == 1 and (HERE / "fail").exists():
+        if run.attempt > 1:
+            return
+        for name in ("SIGKILL", "SIGSTOP"):
+            if (HERE / name).exists() and run.world.rank == 0:
+                os.kill(self.runner, signal.Signals[name])
+        if (HERE / "SIGKILL").exists():
+            threading.Event().wait()  # to be ended
+        if (HERE / "fail").exists():
             os._exit(3)
 """
 
@@ -93,6 +112,10 @@ def test_what_is_preloaded_is_imported_once_in_the_server_and_workers_are_themse
     assert {rank["start_method"] for rank in ranks} == {"fork"}  # not the server's: local datasets go to loaders
     assert [rank["rank"] for rank in ranks] == ["0", "1"]
     assert {rank["mark"] for rank in ranks} == {"seen"}
+    assert {rank["collects"] for rank in ranks} == {True}
+    # The runner was found among the server's children, by the agent's session. Torch is imported once a node.
+    assert {rank["runner_has_torch"] for rank in ranks} == {True}
+    assert {rank["agent_has_torch"] for rank in ranks} == {False}
 
 
 def test_one_server_serves_all_attempts(go: Go, tmp_path: Path) -> None:
@@ -102,8 +125,34 @@ def test_one_server_serves_all_attempts(go: Go, tmp_path: Path) -> None:
     # In a format for which torch does not import its compiler, which would hold up the second attempt.
     assert " ERROR torch.distributed.elastic" in RunPaths(Path(outcome.run)).agent_log.read_text()
     first, second = told(tmp_path, 1), told(tmp_path, 2)
-    assert {rank["parent"] for rank in first} == {rank["parent"] for rank in second}
+    for name in ("agent", "parent", "runner"):
+        assert len({rank[name] for rank in first + second}) == 1, name
     assert not {rank["pid"] for rank in first} & {rank["pid"] for rank in second}
+
+
+def test_a_runner_that_is_killed_ends_the_attempt_as_its_agent_does(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "SIGKILL").touch()
+    outcome = go("witness")
+    assert outcome.exit_code == 1
+    assert "the workers' agent was killed by SIGKILL" in outcome.reason
+
+
+@pytest.mark.long
+def test_a_runner_that_stands_still_is_replaced_with_its_agent(go: Go, tmp_path: Path) -> None:
+    for name in ("SIGSTOP", "fail"):
+        (tmp_path / name).touch()
+    assert go("witness", "", "launch.max_restarts=1").exit_code == 0
+    first, second = told(tmp_path, 1), told(tmp_path, 2)
+    for name in ("agent", "parent", "runner"):
+        assert not {rank[name] for rank in first} & {rank[name] for rank in second}, name
+
+
+def test_a_server_that_dies_while_it_imports_is_told_of(go: Go) -> None:
+    outcome = go("deadly", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert outcome.exit_code == 1
+    assert "the workers' agent ended with exit code 1" in outcome.reason
+    assert outcome.first_failure is not None
+    assert "the fork server died before it could fork anything" in (outcome.first_failure.traceback or "")
 
 
 def test_a_module_that_makes_forking_unsafe_ends_the_run_by_name(go: Go) -> None:

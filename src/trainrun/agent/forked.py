@@ -1,4 +1,4 @@
-"""What the fork server imports once so that its workers need not: torch, trainrun's worker, the recipe's own list.
+"""What the fork server imports once for its runner and its workers: torch, trainrun's worker, the recipe's own list.
 
 A process can be forked safely only while it has one thread and has not touched CUDA. That is looked at after each
 module; what is wrong is kept for the workers, which can tell the client.
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch._dynamo
-import torch.distributed.elastic.multiprocessing
+import torch.distributed.launcher.api
 
 import trainrun.worker.main  # noqa: F401
 from trainrun.builtin import BUILTINS

@@ -1,27 +1,20 @@
-"""Start workers by forking them from a process that has imported torch already.
+"""The agent of one node, kept for all attempts of a run: it has torch imported once, in a fork server of its own.
 
-The agent of one node, kept for all attempts of a run. It speaks with the client over a socket: the client sends one
-JSON line for each attempt (`{"attempt": 1, "environment": {…}}`), and when elastic has seen the attempt's workers end
-the agent answers `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is that of the agent.
-With several nodes the line has a `seat` too, and node 0's agent answers `{"attempt": 1, "port": 40123}` at once.
+Light: it starts the server and has it fork the runner, which runs elastic and to which it hands the client's socket.
+Then it waits for the runner's end, which is its own.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
 
-from trainrun.agent.meeting import Meeting, meeting
 from trainrun.worker.parent import die_with_parent
 
 # `preload` first: it has the server end with this agent before anything slow is imported.
@@ -31,68 +24,44 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main() -> None:
-    """Serve attempts until the client is gone: `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR` are the arguments."""
+    """Be the agent until the client is gone: `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR` are the arguments."""
     client, run_dir, workers, descriptor = sys.argv[1:]
     die_with_parent(int(client))
+    # A handler, which ends with the program: the server and the workers would inherit SIG_IGN.
+    signal.signal(signal.SIGTERM, _take_no_note)
+    # Torch's own way to write a traceback into a log imports its compiler first: a second or two, when a worker failed.
+    # Torch reads this once, in the server, when it is imported.
+    os.environ.setdefault("TORCH_LOGS_FORMAT", _LOG_FORMAT)
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(list(PRELOADED))
-    forkserver.ensure_running()  # before torch is imported here: the two imports overlap
-    # Torch's own way to write a traceback into a log imports its compiler first: a second or two, when a worker failed.
-    os.environ.setdefault("TORCH_LOGS_FORMAT", _LOG_FORMAT)
-    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
-
-    with socket.socket(fileno=int(descriptor)) as channel, channel.makefile("rw", encoding="utf-8") as lines:
-        while True:
-            with suppress(SignalException):  # one that came just after the attempt that it was to end
-                if not (line := lines.readline()):
-                    return
-                _answer(lines, json.loads(line), Path(run_dir), int(workers))
+    with socket.socket(fileno=int(descriptor)) as channel:
+        runner = _start(channel, run_dir, int(workers))
+    runner.join()
+    _end_as(runner.exitcode or 0)
 
 
-def _answer(lines: TextIO, command: Mapping[str, Any], run_dir: Path, workers: int) -> None:
-    kept: list[ForkServerProcess] = []
-    # Elastic tells of the first failure only. Its processes are kept to know how each of them ended.
-    multiprocessing.get_context("forkserver").Process = partial(_keep, kept)  # type: ignore[assignment, misc]
-    with meeting(command.get("seat")) as place:
-        if place.told:
-            _tell(lines, attempt=command["attempt"], port=place.port)
-        code = _attempt(run_dir, workers, command, place)
-    ends = {worker.pid: worker.exitcode for worker in kept}
-    _tell(lines, attempt=command["attempt"], code=code, ends=ends)
+def _take_no_note(number: int, frame: FrameType | None) -> None:
+    """What ends an attempt is sent to the runner."""
 
 
-def _tell(lines: TextIO, **answer: Any) -> None:
-    lines.write(json.dumps(answer) + "\n")
-    lines.flush()
+def _start(channel: socket.socket, run_dir: str, workers: int) -> ForkServerProcess:
+    """Have the runner forked, as soon as the server has imported everything."""
+    forkserver.ensure_running()
+    from trainrun.agent.runner import serve  # noqa: PLC0415 - while the server imports torch
 
-
-def _keep(kept: list[ForkServerProcess], *arguments: Any, **keywords: Any) -> ForkServerProcess:
-    kept.append(ForkServerProcess(*arguments, **keywords))
-    return kept[-1]
-
-
-def _attempt(run_dir: Path, workers: int, command: Mapping[str, Any], place: Meeting) -> int:
-    """Run one worker group until elastic has seen its end, or the client sends SIGTERM because it has seen it."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
-    from torch.distributed.launcher import api  # noqa: PLC0415
-
-    from trainrun.agent.entry import run  # noqa: PLC0415
-
-    config = api.LaunchConfig(
-        min_nodes=place.nodes,
-        max_nodes=place.nodes,
-        nproc_per_node=workers,
-        run_id=f"{run_dir.name}-{command['attempt']}",
-        rdzv_backend=place.backend,
-        rdzv_endpoint=place.endpoint,
-        rdzv_configs=place.configs,
-        max_restarts=0,  # restarts are the client's
-        monitor_interval=0.05,
-        start_method="forkserver",
-    )
+    key: bytes | None = getattr(forkserver._forkserver, "_forkserver_authkey", None)
+    runner = ForkServerProcess(target=serve, args=(channel, run_dir, workers, key))
     try:
-        api.elastic_launch(config, run)(str(run_dir), command["attempt"], command["environment"])
-    except (ChildFailedError, SignalException):
-        return 1
-    return 0
+        runner.start()
+    except (EOFError, ConnectionError):
+        sys.exit("trainrun: the fork server died before it could fork anything")
+    return runner
+
+
+def _end_as(code: int) -> None:
+    """End as the runner did, by the same signal if it was one: the client tells how its agent ended."""
+    if code >= 0:
+        sys.exit(code)
+    if -code != signal.SIGKILL:  # which nobody can handle
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)

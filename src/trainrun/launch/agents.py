@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainrun.launch.handle import Launch
 from trainrun.rundir import process
@@ -110,6 +110,7 @@ class WarmAgent:
         self._ends: Mapping[int, int] = {}
         self._code: int | None = None
         self._port: int | None = None
+        self._runner: tuple[int, int] | None = None  # pid and start time, once it has told them
 
     @property
     def port(self) -> int | None:
@@ -119,7 +120,7 @@ class WarmAgent:
 
     @property
     def session(self) -> int | None:
-        """That of the agent and its fork server; each worker has a session of its own."""
+        """That of agent, fork server and runner; each worker has a session of its own."""
         return self._process.pid if self._process.poll() is None else None
 
     def begin(self, launch: Launch) -> None:
@@ -136,17 +137,22 @@ class WarmAgent:
                 self._answers += self._channel.recv(4096, socket.MSG_DONTWAIT)
             *lines, self._answers = self._answers.split(b"\n")
             for answer in map(json.loads, lines):
-                if answer["attempt"] == self._attempt and "port" in answer:
-                    self._port = int(answer["port"])
-                elif answer["attempt"] == self._attempt:
-                    self._code = int(answer["code"])
-                    self._ends = {int(pid): int(code) for pid, code in answer["ends"].items() if code is not None}
+                self._take(answer)
             if self._code is None:
                 self._code = self._process.poll()
         return self._code
 
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        if "runner" in answer:
+            self._runner = (int(answer["runner"]), int(answer["started"]))
+        elif answer["attempt"] == self._attempt and "port" in answer:
+            self._port = int(answer["port"])
+        elif answer["attempt"] == self._attempt:
+            self._code = int(answer["code"])
+            self._ends = {int(pid): int(code) for pid, code in answer["ends"].items() if code is not None}
+
     def own_end(self) -> int | None:
-        """That of the agent; its fork server and the workers die with it."""
+        """That of the agent, which dies with its runner; fork server and workers die with it."""
         return _own_end(self._process)
 
     def ends(self, seconds: float) -> Mapping[int, int]:
@@ -155,7 +161,7 @@ class WarmAgent:
         return self._ends
 
     def halt(self) -> None:
-        """Nothing: the workers are not its children, and it is needed again."""
+        """Nothing: it would not end the workers, and it is needed again."""
 
     def free(self) -> bool:
         """Have it give up the former attempt, whose workers are gone; whether it can take another.
@@ -163,8 +169,7 @@ class WarmAgent:
         Elastic waits for return values, which workers that have left by `os._exit` do not send: a signal ends that.
         """
         if self._attempt and self.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._await(_SETTLE)
+            self._give_up()
         if self._process.poll() is None and (self._code is not None or not self._attempt):
             # A worker that was only being forked when the others were killed was in the agent's session until now.
             process.sweep(self._root, spared=self._process.pid, node=self._node)
@@ -172,14 +177,24 @@ class WarmAgent:
         self.close()
         return False
 
+    def _give_up(self) -> None:
+        """End elastic's wait. Nothing where there is no runner yet: there is no use in waiting for it then."""
+        if self._runner is not None and process.alive(*self._runner):
+            with suppress(ProcessLookupError):
+                os.kill(self._runner[0], signal.SIGTERM)
+            self._await(_SETTLE)
+
     def _await(self, seconds: float) -> None:
         """Wait for its answer, unless it stands still: then there will be none."""
         deadline = time.monotonic() + seconds
-        while self.poll() is None and not process.stopped(self._process.pid) and time.monotonic() < deadline:
+        while self.poll() is None and not self._stands_still() and time.monotonic() < deadline:
             time.sleep(_PACE)
 
+    def _stands_still(self) -> bool:
+        return process.stopped(self._process.pid) or (self._runner is not None and process.stopped(self._runner[0]))
+
     def close(self) -> None:
-        """End the agent and its fork server."""
+        """End the agent, its fork server and the runner."""
         self._channel.close()
         _kill(self._process)
 
