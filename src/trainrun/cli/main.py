@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("trainrun.cli.stop", "Ask a run to stop."),
     "checkpoints": ("trainrun.cli.checkpoints", "List a run's checkpoints, verify them, export weights."),
     "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
+    "sync": ("trainrun.cli.sync", "Send trackers what they could not be sent in time."),
     "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
 }
 

@@ -135,6 +135,27 @@ class RunPaths:
         return self.control / "stop.json"
 
     @property
+    def trackers(self) -> Path:
+        """The folder of what experiment trackers have been sent."""
+        return self.root / "trackers"
+
+    def tracker(self, name: str) -> Path:
+        """How far the tracker of that name has got. Writer: its process."""
+        return self.trackers / f"{name}.json"
+
+    def tracker_lock(self, name: str) -> Path:
+        """Locked by the process that sends to the tracker of that name."""
+        return self.trackers / f"{name}.lock"
+
+    def tracker_extra(self, name: str) -> Path:
+        """What the workers have for one tracker only, by step. Writer: rank 0."""
+        return self.trackers / f"{name}.jsonl"
+
+    def tracker_log(self, name: str) -> Path:
+        """What the tracker of that name, and its package, print. Writer: its process."""
+        return self.logs / f"tracker-{name}.out"
+
+    @property
     def nodes_key(self) -> Path:
         """What the nodes of a run know each other by, while it goes on. Writer: node 0's client."""
         return self.root / "nodes.key"

@@ -1,0 +1,82 @@
+"""`trainrun sync`: send trackers what they could not be sent while a run went on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from trainrun.cli import options
+from trainrun.errors import EnvironmentProblem, UsageError
+from trainrun.plugin.instance import Instance
+from trainrun.rundir.create import find
+from trainrun.rundir.files import read_json
+from trainrun.rundir.lease import held
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.summary import last_attempt, read_outcome
+from trainrun.tracking.cursor import trackers
+from trainrun.tracking.delivery import Delivery, TrackerProcess
+from trainrun.tracking.process import Order
+
+
+@click.command("sync")
+@options.run
+@options.base
+@click.option("--tracker", "chosen", multiple=True, metavar="NAME", help="Only this one, by its table in the recipe.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds that each tracker gets.",
+)
+@options.as_json
+def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Send the trackers of RUN what they lack: after an outage, or when its client was killed.
+
+    RUN is an id, the beginning of one, a path, or `latest`. It must be over. Records that a tracker has are not sent
+    again. Ends with 4 where one could still not be reached.
+    """
+    paths = find(run, base)
+    owner = held(paths)
+    if owner is not None:
+        raise UsageError(f"{paths.run_id}: the run goes on, and sends to its trackers itself ({owner})")
+    deliveries = [_send(paths, instance, timeout) for instance in _instances(paths, chosen)]
+    if as_json:
+        rows = [{**one._asdict(), "complete": _complete(paths, one)} for one in deliveries]
+        click.echo(json.dumps({"version": options.JSON_VERSION, "run": paths.run_id, "trackers": rows}, indent=2))
+    else:
+        for one in deliveries:
+            click.echo(f"{one.name}: {one}")
+    lacking = [one.name for one in deliveries if not _complete(paths, one)]
+    if lacking:
+        raise EnvironmentProblem(f"{', '.join(lacking)}: not everything could be sent; try again later")
+
+
+def _send(paths: RunPaths, instance: Instance, timeout: float) -> Delivery:
+    delivery = Delivery.read(paths, instance.name)
+    if _complete(paths, delivery):
+        return delivery
+    order = Order(str(paths.root), instance, last_attempt(paths) > 1, 1.0, timeout)
+    return TrackerProcess(paths, order).end(read_outcome(paths))
+
+
+def _complete(paths: RunPaths, delivery: Delivery) -> bool:
+    """Whether nothing is left to send. Of a run whose client was killed nobody can say how it ended."""
+    return delivery.complete or (not delivery.left and read_outcome(paths) is None)
+
+
+def _instances(paths: RunPaths, chosen: tuple[str, ...]) -> Iterator[Instance]:
+    names = trackers(paths)
+    if unknown := [name for name in chosen if name not in names]:
+        raise UsageError(f"--tracker {unknown[0]}: {paths.run_id} has these trackers: {', '.join(names) or 'none'}")
+    if not names:
+        raise UsageError(f"{paths.run_id}: it was launched without a tracker")
+    listed = (read_json(paths.manifest) or {}).get("instances") or []
+    known = {instance.name: instance for instance in map(Instance.from_json, listed)}
+    for name in chosen or names:
+        if name not in known:
+            raise EnvironmentProblem(f"{paths.manifest}: does not say what the tracker {name} is")
+        yield known[name]

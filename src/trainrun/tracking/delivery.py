@@ -1,0 +1,90 @@
+"""Starting the process of a tracker, ending it in time, and what it has left undone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import NamedTuple
+
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+from trainrun.tracking.cursor import Cursor
+from trainrun.tracking.process import Order
+from trainrun.tracking.spool import Spool
+
+_SLACK = 2.0  # seconds beyond its deadline after which a tracker's process is killed
+
+
+class Delivery(NamedTuple):
+    """What has become of a run's records. `left` were not sent, because of `trouble`; `ended` is what was told last."""
+
+    name: str
+    sent: int
+    left: int
+    ended: str | None
+    trouble: str | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tracker has everything, the end included."""
+        return not self.left and self.ended is not None
+
+    @classmethod
+    def read(cls, paths: RunPaths, name: str) -> Delivery:
+        """As the run directory tells it."""
+        cursor = Cursor.read(paths.tracker(name))
+        left = Spool(paths.metrics).left(cursor.position)
+        return cls(name, cursor.sent, left, cursor.ended, cursor.trouble)
+
+    def __str__(self) -> str:
+        if self.complete:
+            return f"all {self.sent} records were sent"
+        what = f"{self.left} of {self.sent + self.left} records" if self.left else "how the run ended"
+        return f"{what} could not be sent ({self.trouble or 'there was no answer in time'})"
+
+
+class TrackerProcess:
+    """A running process that sends to one tracker. What it prints goes into the run's logs."""
+
+    def __init__(self, paths: RunPaths, order: Order) -> None:
+        self._paths = paths
+        self._name = order.instance.name
+        self._deadline = order.deadline
+        paths.trackers.mkdir(mode=0o700, exist_ok=True)
+        with paths.tracker_log(self._name).open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainrun.tracking"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the client
+            )
+        self._write(order.to_line())
+
+    def end(self, outcome: Outcome | None) -> Delivery:
+        """Have it send what is left and how the run has ended, within its deadline; answer with what it has done."""
+        if outcome is not None:
+            self._write(json.dumps(outcome.to_json(), default=str) + "\n")
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(self._deadline + _SLACK)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        return Delivery.read(self._paths, self._name)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is gone, which its delivery will tell
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()

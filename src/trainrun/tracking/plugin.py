@@ -1,0 +1,122 @@
+"""The client's side of a tracker: vetoes before a launch, a process while it goes on, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pydantic
+
+from trainrun.errors import EnvironmentProblem
+from trainrun.marker import hookimpl
+from trainrun.plugin.instance import Instance
+from trainrun.rundir.files import append_line
+from trainrun.rundir.paths import RunPaths
+from trainrun.tracking.tracker import Tracker, TrackerOptions
+
+if TYPE_CHECKING:
+    from trainrun.launch.handle import Launch
+    from trainrun.recipe import Recipe
+    from trainrun.rundir.records import Outcome
+    from trainrun.tracking.delivery import TrackerProcess
+
+_SPOOL = "metrics"  # the built-in plugin that writes what is sent
+
+
+class TrackerPlugin:
+    """The base of tracker plugins: a subclass says how its tracker is made, and what it needs.
+
+    Everything runs in the client and in a process beside it, so that training knows nothing of the tracker, and the
+    client imports nothing of its package.
+    """
+
+    Options: ClassVar[type[TrackerOptions]] = TrackerOptions
+    on_error = "disable"
+    plugin: ClassVar[str]
+    """The name of the entry point."""
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Modules that must be there, and the distributions that bring them."""
+
+    def __init__(self, options: TrackerOptions) -> None:
+        self.options: Any = options
+        self._process: TrackerProcess | None = None
+
+    def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
+        """The tracker of instance `name`, for the run in `paths`. Called in the tracker's process."""
+        raise NotImplementedError
+
+    @classmethod
+    def place(cls, options: Any) -> str | None:
+        """Where an instance with these options writes to, in words: two must not say the same. None: it never clashes.
+
+        `options` is an `Options` of the same class.
+        """
+        del options
+        return None
+
+    # --- before a launch ---
+
+    @hookimpl
+    def check_recipe(self, recipe: Recipe) -> list[str]:
+        """Refuse what would come to nothing: a package that is missing, or two that write to one place."""
+        return [*self._missing(), *self._clashes(recipe), *self._without_spool(recipe)]
+
+    def _missing(self) -> Iterator[str]:
+        for module, distribution in self.needs.items():
+            if find_spec(module) is None:
+                yield f"the package {module} is not installed; pip install {distribution}"
+
+    def _clashes(self, recipe: Recipe) -> Iterator[str]:
+        place = self.place(self.options)
+        names = [name for name, options in self._instances(recipe) if self.place(options) == place]
+        if place is not None and len(names) > 1:
+            yield f"{' and '.join(names)} would both write to {place}; give each a place of its own, or leave out one"
+
+    def _instances(self, recipe: Recipe) -> Iterator[tuple[str, TrackerOptions]]:
+        """Name and options of all instances of this plugin that are certainly on."""
+        mine = {self.plugin, f"{type(self).__module__}:{type(self).__qualname__}"}
+        for name, table in recipe.plugins.items():
+            if (table.use or name) in mine and table.enabled is True:
+                try:
+                    yield name, self.Options.from_table(table.options)
+                except pydantic.ValidationError:
+                    continue  # told elsewhere, by file, line and column
+
+    def _without_spool(self, recipe: Recipe) -> Iterator[str]:
+        table = recipe.plugins.get(_SPOOL)
+        if table is not None and table.enabled is False:
+            yield f"it sends what the built-in plugin {_SPOOL} writes, and that is turned off; leave it on"
+
+    # --- the launch ---
+
+    @hookimpl
+    def on_launch_start(self, launch: Launch) -> None:
+        """Start the tracker's process."""
+        from trainrun.tracking.delivery import TrackerProcess  # noqa: PLC0415 - it imports this module
+        from trainrun.tracking.process import Order  # noqa: PLC0415
+
+        if not any(instance.name == _SPOOL for instance in launch.resolved.instances):
+            raise EnvironmentProblem(f"the built-in plugin {_SPOOL} is turned off, so that there is nothing to send")
+        options, resumed = self.options, launch.attempt > 0
+        order = Order(str(launch.paths.root), self._own(launch), resumed, options.interval, options.deadline)
+        self._process = TrackerProcess(launch.paths, order)
+
+    @hookimpl
+    def on_launch_end(self, launch: Launch, outcome: Outcome) -> None:
+        """Have the rest sent, and how the run ended; say so where that did not succeed."""
+        if self._process is None:
+            return
+        delivery = self._process.end(outcome)
+        if not delivery.complete:
+            reason = f"{delivery.name}: {delivery}; trainrun sync {launch.run_id} sends the rest"
+            append_line(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})
+
+    def _own(self, launch: Launch) -> Instance:
+        """This very instance: two of one plugin always differ in their options, else `check_recipe` has refused."""
+        for instance in launch.resolved.instances:
+            mine = instance.plugin == self.plugin or instance.target.endswith(f":{type(self).__qualname__}")
+            if mine and self.Options.from_table(instance.options) == self.options:
+                return instance
+        raise EnvironmentProblem(f"no instance of {self.plugin} in this run has these options")

@@ -1,0 +1,54 @@
+"""What a tracker has to do, and the options that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from trainrun.plugin.options import Field, PluginOptions
+from trainrun.tracking.facts import Ending, RunFacts
+from trainrun.tracking.spool import Record
+
+Mark = Mapping[str, Any]
+
+
+class TrackerOptions(PluginOptions):
+    """What every tracker's table may say."""
+
+    interval: float = Field(2.0, gt=0, description="Seconds between two deliveries.")
+    deadline: float = Field(
+        10.0, gt=0, description="Seconds for what is left at the end of a launch; `trainrun sync` sends the rest."
+    )
+
+
+class Opened(NamedTuple):
+    """What a tracker answers when it is open.
+
+    `mark` is what it wants to find again: plain JSON values, such as its own id of the run. `has` is the last step of
+    which it has everything, where it knows that better than the cursor does; None where it does not.
+    """
+
+    mark: Mark
+    has: int | None = None
+
+
+class Tracker(Protocol):
+    """One way to send metrics. Lives in a process of its own, whose one thread makes all calls.
+
+    Every method but `close` raises whatever goes wrong; it is then closed, and opened again after a wait.
+    """
+
+    whole_steps: bool
+    """All records of a step come in one `send`, the next step having begun, or the run having ended."""
+
+    def open(self, facts: RunFacts, mark: Mark) -> Opened:
+        """Connect. mark: what was last answered by `open` or `send`, in this process or an earlier; empty at first."""
+
+    def send(self, records: Sequence[Record]) -> Mark:
+        """Deliver `records`, in order. When this returns they are with the tracker, or safe on its own disk."""
+
+    def finish(self, ending: Ending) -> None:
+        """Everything has been sent: say how the run ended."""
+
+    def close(self) -> None:
+        """Let go of everything; the tracker may be in any state."""
