@@ -417,9 +417,12 @@ def on_evaluation_start(run: Run, split: str) -> None:
     """The evaluation of `split` begins; the model is in evaluation mode."""
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split"))
-def on_evaluation_batch_start(run: Run, batch: Any, index: int, split: str) -> None:
-    """An evaluation batch of `split` is on the device. `index` counts from 0 on this rank."""
+@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split", "size"))
+def on_evaluation_batch_start(run: Run, batch: Any, index: int, split: str, size: int) -> None:
+    """An evaluation batch of `split` is on the device. `index` counts from 0 on this rank.
+
+    `size` is how many of its samples count: 0 for a batch that is there only because other ranks have one more.
+    """
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
@@ -429,12 +432,15 @@ def evaluation_step(run: Run, model: torch.nn.Module, batch: Any, split: str) ->
     Answer with a mapping of names to values: each a scalar tensor or number that is the mean over
     the samples of `batch`, or a pair (value, weight) where the mean is over something else, such
     as tokens. They are averaged by weight over all batches and ranks, each sample counted exactly
-    once, and logged as `SPLIT/NAME`.
+    once, and logged as `SPLIT/NAME`. What is called `"predictions"` may be anything: it is no metric, and goes to
+    `on_evaluation_batch_end` only.
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split"))
-def on_evaluation_batch_end(run: Run, batch: Any, index: int, split: str, outputs: Mapping[str, Any]) -> None:
+@hookspec(locus="worker", kind="event", ranks="all", host=("index", "split", "size"))
+def on_evaluation_batch_end(
+    run: Run, batch: Any, index: int, split: str, size: int, outputs: Mapping[str, Any]
+) -> None:
     """After an evaluation batch. `outputs` is the answer of `evaluation_step`; the others as at its start."""
 
 

@@ -143,3 +143,45 @@ def test_when_evaluations_come(training: Any, regression: Any, evaluate: Any, tr
     run = training(regression, evaluate=evaluate, train={"log_every": 100, **train})
     assert list(run.series("eval/error")) == expected
     assert run.outcome.step == expected[-1]
+
+
+class Predicting:
+    """Keeps what evaluation batches predict, and how many of their samples count."""
+
+    seen: ClassVar[list[tuple[int, int, list[float]]]]
+
+    @hookimpl
+    def on_evaluation_batch_start(self, index: int, size: int) -> None:
+        self.begun = index, size
+
+    @hookimpl
+    def on_evaluation_batch_end(self, index: int, size: int, outputs: Mapping[str, Any]) -> None:
+        assert self.begun == (index, size)
+        self.seen.append((index, size, outputs["predictions"].flatten().tolist()))
+
+    @classmethod
+    def report(cls) -> list[tuple[int, int, list[float]]]:
+        return cls.seen
+
+
+def test_predictions_are_no_metric_and_padding_is_told(training: Any, regression: Any) -> None:
+    """Rank 0 has the samples 0, 2 and 4, rank 1 has 1 and 3 and then repeats one."""
+
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_dataset(self, split: str) -> Any:
+            return self.points(4) if split == "train" else self.points(5, seed=2)
+
+        @hookimpl
+        def evaluation_step(self, model: torch.nn.Module, batch: Any) -> Mapping[str, Any]:
+            return {"error": torch.zeros(()), "predictions": batch[0][:, 0]}
+
+    plugin = type("Predicting", (Predicting,), {"seen": []})
+    run = training(Task, plugin, report=plugin.report, ranks=2, evaluate={"batch_size": 2}, **FROZEN)
+    inputs = [row[0].item() for row, _ in regression.points(5, seed=2)]
+    assert run.reports == [
+        [(0, 2, [inputs[0], inputs[2]]), (1, 1, [inputs[4]])],
+        [(0, 2, [inputs[1], inputs[3]]), (1, 0, [inputs[0]])],
+    ]
+    assert run.series("eval/error") == {1: 0.0}
+    assert run.series("eval/predictions") == {}

@@ -197,16 +197,16 @@ class HookRecorder:
         _note(run, "on_evaluation_start", split=split)
 
     @hookimpl
-    def on_evaluation_batch_start(self, run: Run, batch: Any, index: int, split: str) -> None:
-        _note(run, "on_evaluation_batch_start", batch=batch, index=index, split=split)
+    def on_evaluation_batch_start(self, run: Run, batch: Any, index: int, split: str, size: int) -> None:
+        _note(run, "on_evaluation_batch_start", batch=batch, index=index, split=split, size=size)
 
     @hookimpl(wrapper=True)
     def evaluation_step(self, run: Run, split: str) -> Noted:
         return (yield from _around(run, "evaluation_step", split=split))
 
     @hookimpl
-    def on_evaluation_batch_end(self, run: Run, batch: Any, index: int, split: str, outputs: Any) -> None:
-        _note(run, "on_evaluation_batch_end", batch=batch, index=index, split=split, outputs=outputs)
+    def on_evaluation_batch_end(self, run: Run, batch: Any, index: int, split: str, size: int, outputs: Any) -> None:
+        _note(run, "on_evaluation_batch_end", batch=batch, index=index, split=split, size=size, outputs=outputs)
 
     @hookimpl
     def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
     for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer)):
         batch = hooks.move_batch(fetched, session.device, split) if session.moves else fetched
         if hooks.on_evaluation_batch_start:
-            hooks.on_evaluation_batch_start(batch, index, split)
+            hooks.on_evaluation_batch_start(batch, index, split, size)
         with session.autocast():
             outputs = hooks.evaluation_step(session.model, batch, split) if hooks.evaluation_step else None
         if outputs is None:
@@ -66,7 +66,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         for name, (value, weight) in weighted(outputs).items():
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:
-            hooks.on_evaluation_batch_end(batch, index, split, outputs)
+            hooks.on_evaluation_batch_end(batch, index, split, size, outputs)
         session.state.pulse.advance()
         if session.interrupted():
             return None

@@ -24,6 +24,7 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 GatherObjects = Callable[[object], list[object]]
 
 _FOLD = 512  # how many values of one metric are kept before they are folded into one
+_PREDICTIONS = "predictions"  # in the answer of `evaluation_step`: for plugins, no metric
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
 
 
@@ -212,11 +213,16 @@ def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
 
 
 def weighted(metrics: object) -> dict[str, tuple[Value, float | None]]:
-    """Read the answer of `evaluation_step`: name → value and weight, the weight None where none was given."""
+    """Read the answer of `evaluation_step`: name → value and weight, the weight None where none was given.
+
+    What it calls predictions is no metric, and left out.
+    """
     if not isinstance(metrics, Mapping):
         raise TrainingError(f"evaluation_step answered a {type(metrics).__name__}; it must answer a mapping of names")
     found: dict[str, tuple[Value, float | None]] = {}
     for name, value in metrics.items():
+        if name == _PREDICTIONS:
+            continue
         given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
         if not isinstance(given, torch.Tensor | int | float):
             raise TrainingError(
