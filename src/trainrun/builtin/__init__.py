@@ -10,3 +10,6 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("metrics", "trainrun.builtin.metrics:Metrics"),
     ("progress", "trainrun.builtin.progress:Progress"),
 )
+
+SMOKE_CHECK = "trainrun.builtin.smoke:SmokeCheck"
+"""What `trainrun smoke` adds to them."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainrun.builtin import SMOKE_CHECK
 from trainrun.cli import options
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ Trial = tuple[str, Sequence[str], Sequence[str], Path]
 _MORE = 2  # steps after going on from the checkpoint
 _SETTLE = 10  # steps after the last fault, for what all ranks must agree on
 _CHECK = "smoke-check"
-_TARGET = "trainrun.builtin.smoke:SmokeCheck"
 _FIXED = (
     'launch.backend="local"',
     "launch.nodes=1",
@@ -34,7 +34,7 @@ _FIXED = (
     "train.log_every=1",
     "checkpoint.at_end=true",
     'checkpoint.resume="auto"',
-    f'plugins.{_CHECK}.use="{_TARGET}"',
+    f'plugins.{_CHECK}.use="{SMOKE_CHECK}"',
 )
 
 

@@ -112,7 +112,7 @@ def _update(session: Session, update: Update) -> None:
     if hooks.on_update_end:
         hooks.on_update_end(skipped)
     session.optimizer.zero_grad()
-    if step % session.log_every == 0 or step == state.total_steps:
+    if state.logs_now:
         log(session)
     if hooks.on_step_end:
         hooks.on_step_end(step, state.epoch, loss, extra)

@@ -93,6 +93,21 @@ class Run:
         return self._state.samples_seen
 
     @property
+    def epoch_progress(self) -> float | None:
+        """How much of the epoch's training data was used, from 0 to 1; None where its loader has no length."""
+        return self._state.epoch_progress()
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether the metrics of the step being made will be logged at its end: for what is measured only then."""
+        return self._state.logs_now
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this run is a `trainrun smoke`."""
+        return self._state.smoke
+
+    @property
     def phase(self) -> str:
         """`"setup"`, `"training"`, `"evaluation"` or `"ending"`."""
         return self._state.phase

@@ -69,7 +69,6 @@ class Session:
 
     def __post_init__(self) -> None:
         table = self.state.recipe.train
-        self.log_every = table.log_every
         self.clip = table.clip_grad_norm
         self._precision = _PRECISIONS.get(table.precision)
         self._ddp = self.model if isinstance(self.model, DistributedDataParallel) else None

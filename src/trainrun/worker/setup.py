@@ -15,6 +15,7 @@ import tomli
 import torch
 
 from trainrun import hookspecs
+from trainrun.builtin import SMOKE_CHECK
 from trainrun.errors import EnvironmentProblem, TrainingError
 from trainrun.plugin import state as plugin_state
 from trainrun.plugin.dispatch import Dispatcher, Member
@@ -64,7 +65,9 @@ class Worker:
         self.collectives = Collectives(world, device, _COLLECTIVE_TIMEOUT)
         self.state = self._state(paths, world, attempt, device)
         self.faults = Faults(self.state, logger)
-        loaded = [load_plugin(instance) for instance in read_instances(paths)]
+        instances = read_instances(paths)
+        self.state.smoke = any(instance.target == SMOKE_CHECK for instance in instances)
+        loaded = [load_plugin(instance) for instance in instances]
         _compare_plugins(loaded, self.collectives)
         self.hooks = self._hooks(loaded)
         self.state.hooks = self.hooks
@@ -82,6 +85,7 @@ class Worker:
             raise TrainingError(f"build_model answered {answer}; it must answer a torch.nn.Module")
         state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
         train = self._train_batches()
+        state.epoch_progress = train.progress
         state.total_steps = _total_steps(recipe, train.updates_per_epoch)
         state.optimizer = _required(hooks, "build_optimizer")(state.model, recipe)
         state.scheduler = hooks.build_scheduler(state.optimizer, recipe) if hooks.build_scheduler else None

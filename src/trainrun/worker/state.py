@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from trainrun.plugin.dispatch import Dispatcher
     from trainrun.worker.decisions import Decisions
     from trainrun.worker.metrics import Metrics
+
+
+def _unknown() -> None:
+    """The progress of an epoch before there is data."""
 
 
 @dataclass
@@ -45,6 +50,13 @@ class State:
     scheduler: Any = None
     scaler: torch.amp.GradScaler | None = None
     stop: tuple[str, str] | None = None  # the agreed reason and its source
+    smoke: bool = False  # this is a `trainrun smoke`
+    epoch_progress: Callable[[], float | None] = _unknown  # of the training data
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether the metrics of the step being made are logged at its end."""
+        return self.step % self.recipe.train.log_every == 0 or self.step == self.total_steps
 
     def enter(self, phase: str) -> None:
         """Go over to another phase."""

@@ -75,6 +75,11 @@ class ForeignBatches:
         """Whether `begin` will enter its epoch in the middle."""
         return self._loaded is not None and self._loaded["batches"] > 0
 
+    def progress(self) -> float | None:
+        """How much of the epoch was used by the updates that were counted, from 0 to 1; None without lengths."""
+        longest = max(self._lengths, default=0)
+        return min(1.0, self._done / longest) if longest and min(self._lengths) >= 0 else None
+
     def begin(self, epoch: int) -> Iterator[Update]:
         """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
         loaded, self._loaded = self._loaded, None

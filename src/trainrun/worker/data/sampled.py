@@ -60,6 +60,10 @@ class SampledBatches:
         """Whether `begin` enters its epoch in the middle."""
         return self._sampler.position > 0
 
+    def progress(self) -> float | None:
+        """How much of the epoch was used by the updates that were counted, from 0 to 1."""
+        return (self._sampler.position + self._used) / self._sampler.samples
+
     def begin(self, epoch: int) -> Iterator[Update]:
         """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
         if epoch != self._sampler.epoch:
