@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.checkpoint import BadCheckpoint, begin, clear, prune, scan, verify
+from trainrun.checkpoint import BadCheckpoint, begin, clear, linked, prune, retention, scan, verify
 
 Save = Callable[..., Path]
 
@@ -43,6 +43,37 @@ def test_protected_ones_stay(checkpoints: Path, save: Save) -> None:
     relative = Path(os.path.relpath(paths[0]))
     assert prune(checkpoints, 2, protect=[relative]) == [paths[1]]
     assert steps(checkpoints) == [400, 300, 100]
+
+
+def test_what_a_link_leads_to_stays_while_it_does(checkpoints: Path, save: Save) -> None:
+    paths = [save(step) for step in (100, 200, 300, 400, 500)]
+    (checkpoints / "best").symlink_to(paths[0].name)
+    (checkpoints / "named").symlink_to(paths[1])
+    (checkpoints / "chain").symlink_to("best")
+    assert prune(checkpoints, 2) == [paths[2]]
+    assert steps(checkpoints) == [500, 400, 200, 100], "each is listed once"
+    assert linked(checkpoints) == {paths[0].resolve(): ["best", "chain"], paths[1].resolve(): ["named"]}
+    (checkpoints / "best").unlink()
+    assert prune(checkpoints, 2) == [paths[0]]
+
+
+def test_links_that_lead_nowhere_or_elsewhere_protect_nothing(checkpoints: Path, save: Save) -> None:
+    paths = [save(step) for step in (100, 200, 300)]
+    for name, target in {"lost": "step-000050", "circle": "circle", "file": paths[0] / "rank-0.pt", "up": ".."}.items():
+        (checkpoints / name).symlink_to(target)
+    assert linked(checkpoints) == {}
+    assert prune(checkpoints, 2) == paths[:1]
+
+
+def test_a_link_that_moves_on_while_others_are_read(
+    checkpoints: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`best-2` is read before it gets the old best, and `best` after it has got the new one."""
+    paths = [save(step) for step in (100, 200, 300, 400)]
+    half_seen = {paths[3].resolve(): ["best"]}
+    looks = iter([half_seen, {**half_seen, paths[0].resolve(): ["best-2"]}])
+    monkeypatch.setattr(retention, "linked", lambda _: next(looks, half_seen))
+    assert prune(checkpoints, 2) == [paths[1]]
 
 
 def test_what_is_being_written_stays(checkpoints: Path, save: Save) -> None:

@@ -70,6 +70,18 @@ def test_they_are_listed(paths: RunPaths, capsys: pytest.CaptureFixture[str]) ->
     assert shown.err == "put aside, not used: bad-step-000050\n"
 
 
+def test_links_are_named_beside_the_step_they_lead_to(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    save(paths, 100), save(paths, 200)
+    (paths.checkpoints / "best").symlink_to("step-000100")
+    assert run(["checkpoints", str(paths.root)]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("200         2.6 KiB")
+    assert second.startswith("100 (best)  2.6 KiB")
+    assert run(["checkpoints", str(paths.root), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(one["step"], one["links"]) for one in shown] == [(200, []), (100, ["best"])]
+
+
 def test_none(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["checkpoints", str(paths.root)]) == 0
     assert run(["checkpoints", str(paths.root), "--verify"]) == 0

@@ -15,7 +15,7 @@ from trainrun.checkpoint.layout import (
     step_of,
 )
 from trainrun.checkpoint.manifest import FileRecord, Manifest, read_manifest
-from trainrun.checkpoint.retention import prune
+from trainrun.checkpoint.retention import linked, prune
 from trainrun.checkpoint.scan import Found, put_aside, scan
 from trainrun.checkpoint.trust import distrust
 from trainrun.checkpoint.verify import verify
@@ -38,6 +38,7 @@ __all__ = [
     "discard",
     "distrust",
     "folder_name",
+    "linked",
     "named",
     "plugin_file",
     "prune",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from trainrun.checkpoint.commit import reserve, sync
 from trainrun.checkpoint.scan import scan
+from trainrun.errors import BadCheckpoint
 
 LEAST = 2  # good checkpoints that always stay: the newest may turn out to be damaged when it is needed
 
@@ -15,16 +17,42 @@ LEAST = 2  # good checkpoints that always stay: the newest may turn out to be da
 def prune(checkpoints: Path, keep: int, *, protect: Collection[Path] = ()) -> list[Path]:
     """Remove all but the newest `keep` good checkpoints, at least two, and answer with what was removed.
 
-    Those in `protect` stay too; bad ones stay and do not count. Raises OSError, and `BadCheckpoint` where
-    the folder cannot be listed.
+    Those in `protect` stay too, and those that a symbolic link in the folder leads to; bad ones stay and do not count.
+    Raises OSError, and `BadCheckpoint` where the folder cannot be listed.
     """
-    protected = {path.resolve() for path in protect}
+    protected = {path.resolve() for path in protect} | linked(checkpoints).keys()
     good = [found for found in scan(checkpoints) if found.problem is None]
-    surplus = [found for found in good[max(keep, LEAST) :] if found.path.resolve() not in protected]
-    for found in reversed(surplus):
+    removed = []
+    for found in reversed(good[max(keep, LEAST) :]):
+        # Links are looked at again each time, and none is forgotten: somebody may be moving one on meanwhile.
+        protected |= linked(checkpoints).keys()
+        if found.path.resolve() in protected:
+            continue
         # Renamed first, and that made durable: a half-removed folder must never have the name of a checkpoint.
         temp = reserve(checkpoints, found.step, 0)
         found.path.rename(temp)
         sync(checkpoints)
         shutil.rmtree(temp)
-    return [found.path for found in reversed(surplus)]
+        removed.append(found.path)
+    return removed
+
+
+def linked(checkpoints: Path) -> dict[Path, list[str]]:
+    """The names of the symbolic links in the folder, by the resolved path of the checkpoint in it that they lead to.
+
+    A missing folder has none. Raises `BadCheckpoint` where it cannot be listed.
+    """
+    found: dict[Path, list[str]] = {}
+    try:
+        with os.scandir(checkpoints) as entries:
+            links = sorted(entry.name for entry in entries if entry.is_symlink())
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise BadCheckpoint(f"{checkpoints}: it cannot be listed: {error.strerror or error}") from error
+    home = checkpoints.resolve()
+    for name in links:
+        target = Path(os.path.realpath(checkpoints / name))  # of a link that is gone by now: that link itself
+        if target.parent == home and target.name not in links and target.is_dir():
+            found.setdefault(target, []).append(name)
+    return found

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from trainrun.checkpoint import Found, Manifest, named, put_aside, scan, step_of, verify
+from trainrun.checkpoint import Found, Manifest, linked, named, put_aside, scan, step_of, verify
 from trainrun.checkpoint.contents import tree
 from trainrun.cli import options
 from trainrun.cli.columns import columns
@@ -63,7 +63,10 @@ def command(*, run: str, base: Path, as_json: bool, out: Path | None, **chosen: 
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint as it is shown: `size` in bytes, `saved` in seconds since the epoch; no problem: it is good."""
+    """A checkpoint as it is shown: `size` in bytes, `saved` in seconds since the epoch; no problem: it is good.
+
+    `links` are the names of the symbolic links beside it that lead to it.
+    """
 
     path: Path
     step: int
@@ -71,6 +74,7 @@ class Row:
     saved: float
     problem: str | None
     manifest: Manifest | None
+    links: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values. Of the manifest without the recipe and the list of files."""
@@ -78,6 +82,7 @@ class Row:
         return {
             "path": str(self.path),
             "step": self.step,
+            "links": list(self.links),
             "size": self.size,
             "saved": self.saved,
             "good": self.problem is None,
@@ -90,7 +95,8 @@ _FACTS = ("epoch", "samples_seen", "attempt", "world_size", "strategy", "reason"
 
 
 def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
-    rows = [_row(found, full=full) for found in scan(paths.checkpoints)]
+    links = linked(paths.checkpoints)
+    rows = [_row(found, links.get(found.path.resolve(), ()), full=full) for found in scan(paths.checkpoints)]
     aside = put_aside(paths.checkpoints)
     if as_json:
         click.echo(json.dumps(_answer(paths, rows, aside, full=full), indent=2))
@@ -104,13 +110,13 @@ def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _row(found: Found, *, full: bool) -> Row:
+def _row(found: Found, links: Sequence[str], *, full: bool) -> Row:
     problem = found.problem
     if full and problem is None:
         problem = "; ".join(verify(found.path)) or None
     total, changed = _measure(found.path)
     saved = found.manifest.created if found.manifest else changed
-    return Row(found.path, found.step, total, saved, problem, found.manifest)
+    return Row(found.path, found.step, total, saved, problem, found.manifest, links)
 
 
 def _measure(folder: Path) -> tuple[int, float]:
@@ -127,7 +133,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     metrics = row.manifest.metrics if row.manifest else {}
     shown = [f"{clean(name)} {number(metrics[name])}" for name in sorted(metrics)[:_METRICS]]
     more = len(metrics) - len(shown)
-    return str(row.step), size(row.size), age, state, "  ".join(shown) + (f"  and {more} more" if more else "")
+    links = f" ({clean(', '.join(row.links))})" if row.links else ""
+    return f"{row.step}{links}", size(row.size), age, state, "  ".join(shown) + (f"  and {more} more" if more else "")
 
 
 def _answer(paths: RunPaths, rows: Sequence[Row], aside: Sequence[Path], *, full: bool) -> dict[str, Any]:
