@@ -2,134 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import pickle
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from trainrun.builtin import BUILTINS
-from trainrun.checkpoint import choose
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance
 from trainrun.recipe.freeze import freeze
 from trainrun.rundir import Outcome, RunPaths
 from trainrun.rundir.create import create
 from trainrun.rundir.files import read_lines, write_atomic, write_json
-from trainrun.testing.settings import kept_settings
+from trainrun.testing.ranks import ForkedRanks
+from trainrun.testing.running import next_attempt
+from trainrun.testing.settings import kept_settings, one_thread
 from trainrun.testing.targets import plugin_name
 from trainrun.worker.main import train
-from trainrun.worker.parent import die_with_parent
 from trainrun.worker.ties import Ties
 from trainrun.worker.world import World
 
-_PATIENCE = 60.0  # seconds until forked ranks are killed
-_PEERS = 10.0  # the same, once one of them has failed
-
-Ranks = Callable[..., list[Any]]
-
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Threads of torch's own would not survive a fork."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-# --- several ranks ---
-
-
-class _Raised(NamedTuple):
-    kind: str
-    message: str
-    details: str
-
-
-class Remote(Exception):
-    """What a forked rank raised: its type's name, its text and its traceback."""
-
-    def __init__(self, kind: str, message: str, details: str) -> None:
-        super().__init__(f"{kind}: {message}\n{details}")
-        self.kind = kind
-        self.message = message
+    with one_thread():
+        yield
 
 
 @pytest.fixture
-def fork_ranks(tmp_path: Path) -> Ranks:
-    """Call `job(rank)` in forked processes that share a gloo group; answers what each rank answered or raised.
-
-    What comes back is pickled; an exception comes back as a `Remote`. No process is left behind.
-    """
-    numbers = itertools.count()
-
-    def run(job: Callable[[int], Any], size: int = 2, *, group: bool = True) -> list[Any]:
-        store = tmp_path / f"store-{next(numbers)}"
-        pids: dict[int, Connection] = {}
-        for rank in range(size):
-            ours, theirs = Pipe(duplex=False)
-            pid = os.fork()
-            if pid == 0:
-                _child(theirs, job, rank, size, store if group else None)
-            theirs.close()
-            pids[pid] = ours
-        try:
-            return _gathered(list(pids.values()))
-        finally:
-            for pid, connection in pids.items():
-                connection.close()
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-
-    return run
-
-
-def _child(connection: Connection, job: Callable[[int], Any], rank: int, size: int, store: Path | None) -> None:
-    die_with_parent()
-    try:
-        if store is not None:
-            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-        answer = pickle.dumps(job(rank))
-    except BaseException as error:
-        answer = pickle.dumps(_Raised(type(error).__name__, str(error), traceback.format_exc()))
-        connection.send_bytes(answer)
-        os._exit(1)  # at once, so that peers see that it is gone
-    connection.send_bytes(answer)
-    signal.pause()  # peers may still need this rank's connections; the parent ends it
-
-
-def _gathered(connections: Sequence[Connection]) -> list[Any]:
-    answers: dict[Connection, Any] = {}
-    patience = _PATIENCE
-    while len(answers) < len(connections):
-        ready = wait([one for one in connections if one not in answers], patience)
-        if not ready:
-            break
-        for connection in ready:
-            assert isinstance(connection, Connection)
-            answers[connection] = _received(connection)
-            patience = _PEERS if isinstance(answers[connection], Remote) else patience
-    return [answers.get(one, Remote("Hang", "the rank did not end in time", "")) for one in connections]
-
-
-def _received(connection: Connection) -> Any:
-    try:
-        answer = pickle.loads(connection.recv_bytes())
-    except EOFError:
-        return Remote("Died", "the rank died without an answer", "")
-    return Remote(*answer) if isinstance(answer, _Raised) else answer
+def fork_ranks(tmp_path: Path) -> ForkedRanks:
+    """Call `job(rank)` in forked processes that share a gloo group. See `ForkedRanks`."""
+    return ForkedRanks(tmp_path)
 
 
 # --- training ---
@@ -184,7 +93,7 @@ class Trainer:
 
     paths: RunPaths  # of the last training, also where it raised
 
-    def __init__(self, folder: Path, module: ModuleType, fork_ranks: Ranks) -> None:
+    def __init__(self, folder: Path, module: ModuleType, fork_ranks: ForkedRanks) -> None:
         self._folder = folder
         self._module = module
         self._fork = fork_ranks
@@ -207,7 +116,7 @@ class Trainer:
         with, from its newest good checkpoint, in another attempt.
         """
         paths = self.paths = after or create(self._folder, "test")
-        attempt = 1 if after is None else _next_attempt(paths)
+        attempt = 1 if after is None else next_attempt(paths)
         self._prepare(paths, task, plugins, ranks, recipe, tables or {})
         if ranks == 1:
             return Trained(paths, [(train(paths, attempt=attempt, ties=ties()), report())])
@@ -247,17 +156,8 @@ class Trainer:
         return Instance(name, role, f"{self._module.__name__}:{attribute}", **settings)
 
 
-def _next_attempt(paths: RunPaths) -> int:
-    """What a client does before an attempt that goes on: decide from where."""
-    attempt = next(number for number in itertools.count(2) if not paths.attempt(number).exists())
-    paths.attempt(attempt).mkdir(parents=True)
-    path = choose(paths.checkpoints).path
-    write_json(paths.start(attempt), {"checkpoint": None if path is None else str(path)})
-    return attempt
-
-
 @pytest.fixture
-def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: Ranks) -> Iterator[Trainer]:
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: ForkedRanks) -> Iterator[Trainer]:
     """Call it with a task and plugins to train. See `Trainer`."""
     module = ModuleType(f"live_{id(monkeypatch):x}")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -4,8 +4,9 @@
         result = run_recipe(RECIPE, StepCounter)
         assert result.series("step-counter/steps")[4] == 4
 
-Fixtures: `run_recipe` trains in the test's own process, `launch_recipe` with two real workers, `hook_recorder`
-is a plugin for either that writes down every hook call, and `install_distribution` stands in for pip.
+Fixtures: `run_recipe` trains in the test's own process, `fork_recipe` on several ranks forked from it,
+`launch_recipe` with two real workers, `hook_recorder` is a plugin for any of them that writes down every hook call,
+and `install_distribution` stands in for pip.
 
 pytest imports this module in every session in which trainrun is installed, so it imports nothing heavy.
 """
@@ -22,17 +23,29 @@ import pytest
 if TYPE_CHECKING:
     from trainrun.testing.calls import Call
     from trainrun.testing.distribution import DistributionInstaller
+    from trainrun.testing.ranks import RankError
     from trainrun.testing.recorder import HookRecorder
     from trainrun.testing.result import Result
-    from trainrun.testing.running import LaunchRecipe, RunRecipe
+    from trainrun.testing.running import ForkRecipe, LaunchRecipe, RunRecipe
 
-__all__ = ["Call", "DistributionInstaller", "HookRecorder", "LaunchRecipe", "Result", "RunRecipe"]
+__all__ = [
+    "Call",
+    "DistributionInstaller",
+    "ForkRecipe",
+    "HookRecorder",
+    "LaunchRecipe",
+    "RankError",
+    "Result",
+    "RunRecipe",
+]
 
 _HOMES = {
     "Call": "calls",
     "DistributionInstaller": "distribution",
+    "ForkRecipe": "running",
     "HookRecorder": "recorder",
     "LaunchRecipe": "running",
+    "RankError": "ranks",
     "Result": "result",
     "RunRecipe": "running",
 }
@@ -54,6 +67,19 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: 
     monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(trainrun_cache))
     runner = RunRecipe(tmp_path, monkeypatch)
     with kept_settings():
+        yield runner
+    runner.close()
+
+
+@pytest.fixture
+def fork_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Iterator[ForkRecipe]:
+    """Call it with a recipe to train on two ranks forked from this process. See `trainrun.testing.ForkRecipe`."""
+    from trainrun.testing.running import ForkRecipe  # noqa: PLC0415
+    from trainrun.testing.settings import kept_settings, one_thread  # noqa: PLC0415
+
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(trainrun_cache))
+    runner = ForkRecipe(tmp_path, monkeypatch)
+    with kept_settings(), one_thread():
         yield runner
     runner.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +15,15 @@ from trainrun.testing.calls import Call, read_calls
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. `error` is what a run in the test's own process raised, if that was expected."""
+    """A finished run. `error` is what a run without a client raised, if that was expected.
+
+    reports: of a run on forked ranks, what `report` answered on each.
+    """
 
     outcome: Outcome
     paths: RunPaths
     error: BaseException | None = None
+    reports: Sequence[Any] = ()
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -27,3 +27,14 @@ def kept_settings() -> Iterator[None]:
         random.setstate(generators[0])
         torch.set_rng_state(generators[1])
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch use no threads of its own, which would not survive a fork."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
