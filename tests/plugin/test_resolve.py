@@ -101,6 +101,37 @@ def test_switches_win_over_tables(recipe: Path) -> None:
     assert plugins(resolved(recipe, "", "watcher", "no:counter")) == ["watcher"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        ('train.precision = "bf16"', "train.precision is 'fp32'"),
+        ('train.precision = ["bf16", "fp16"]', "train.precision is 'fp32'"),
+        ('train.precision = "fp32", launch.workers = [4, 8]', "launch.workers is 1"),
+        ("train.clip_grad_norm = 1.0", "train.clip_grad_norm is not set"),
+        ("task.hidden = 3", "task.hidden is not set"),
+        ("launch.workers = true", "launch.workers is 1"),
+    ],
+)
+def test_a_condition_that_does_not_hold_turns_a_plugin_off(recipe: Path, condition: str, why: str) -> None:
+    found = resolved(recipe, f"[launch]\nworkers = 1\n[plugins.watcher]\nenabled = {{ {condition} }}\n")
+    found.require()
+    assert plugins(found) == []
+    assert f"plugin watcher is off, because {why}" in found.notes
+
+
+def test_a_condition_that_holds_turns_a_plugin_on(recipe: Path) -> None:
+    condition = '{ train.precision = ["bf16", "fp32"], checkpoint.keep = 2, run.name = "conditional" }'
+    found = resolved(recipe, f'[run]\nname = "conditional"\n[plugins.watcher]\nenabled = {condition}\n')
+    found.require()
+    assert plugins(found) == ["watcher"]
+
+
+def test_a_condition_on_what_no_recipe_has_is_an_error(recipe: Path) -> None:
+    text = problem(resolved(recipe, '[plugins.watcher]\nenabled = { train.precison = "bf16" }\n'))
+    assert "plugins.watcher.enabled: no recipe has 'train.precison'" in text
+    assert "did you mean 'train.precision'?" in text
+
+
 def test_a_built_in_can_be_set_and_turned_off(recipe: Path) -> None:
     found = resolved(recipe, "[plugins.progress]\ninterval = 2.0\n", "no:metrics")
     found.require()

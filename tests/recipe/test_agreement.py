@@ -62,6 +62,7 @@ KEYS = [
 ]
 PLACES = [(table,) for table in RIGHT] + [(table, key) for table in RIGHT for key in RIGHT[table]] + KEYS
 PLACES += [("optimizer", "groups", 0), ("optimizer", "groups", 0, "match"), ("plugins", "early-stopping", "queue")]
+PLACES += [("plugins", "early-stopping", "enabled")]
 changes = st.lists(st.tuples(st.sampled_from(PLACES), st.none() | values), max_size=3)
 
 

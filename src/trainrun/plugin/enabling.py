@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 from trainrun.builtin import BUILTINS
 from trainrun.errors import Problem
 from trainrun.plugin.catalogue import clash, target_of_builtin
+from trainrun.plugin.conditions import conditions, known, unknown, unmet
 from trainrun.plugin.describe import Target
 from trainrun.plugin.discovery import PLUGINS, EntryPoint, Installed
 from trainrun.plugin.instance import TASK, Instance, Role
 from trainrun.plugin.targets import absolute, is_path, split
+from trainrun.recipe.complete import complete
 from trainrun.recipe.document import Document
+from trainrun.recipe.schema import Schema
 from trainrun.recipe.source import Location
 from trainrun.recipe.suggest import did_you_mean
 
@@ -52,17 +55,22 @@ class Enabled:
         self.recipe_problems: list[Problem] = []
         self.plugin_problems: list[Problem] = []
         self.off: set[str] = set()
+        self.notes: list[str] = []
 
 
-def enable(document: Document, installed: Installed, switches: Sequence[str] = ()) -> Enabled:
-    """Built-ins, the task, the recipe's plugins, then those of `-p` and of autoload."""
-    return _Enabling(document, installed, switches).result
+def enable(document: Document, installed: Installed, schema: Schema, switches: Sequence[str] = ()) -> Enabled:
+    """Built-ins, the task, the recipe's plugins, then those of `-p` and of autoload.
+
+    schema: that of a recipe without plugins, for the defaults of what conditions name.
+    """
+    return _Enabling(document, installed, schema, switches).result
 
 
 class _Enabling:
-    def __init__(self, document: Document, installed: Installed, switches: Sequence[str]) -> None:
+    def __init__(self, document: Document, installed: Installed, schema: Schema, switches: Sequence[str]) -> None:
         self.result = Enabled()
         self._document = document
+        self._schema = schema
         self._installed = installed
         self._tables = {name: table for name, table in _table(document.data, "plugins").items() if _is_table(table)}
         self._on = {name: f"-p #{number}" for number, name in enumerate(switches, 1) if not name.startswith(_OFF)}
@@ -128,16 +136,29 @@ class _Enabling:
         if name in self._off or use in self._off:
             on = False
         else:
-            on = name in self._on or table.get("enabled", True) is not False
+            on = name in self._on or self._wanted(name, table.get("enabled", True))
         if not on:
             self.result.off.add(name)
         return on
 
+    def _wanted(self, name: str, enabled: Any) -> bool:
+        """What the table's `enabled` comes to: a value of the wrong type is left to the check."""
+        if not isinstance(enabled, Mapping):
+            return enabled is not False
+        wanted = conditions(enabled)
+        for key in unknown(wanted, self._schema):
+            hint = did_you_mean(key, known(self._schema)) or 'keys are written as in train.precision = "bf16"'
+            self._wrong(self._place("plugins", name, "enabled"), f"plugins.{name}.enabled: no recipe has {key!r}", hint)
+        why = unmet(wanted, complete(self._document.data, self._schema))
+        if why is not None:
+            self.result.notes.append(f"plugin {name} is off, because {why}")
+        return why is None
+
     def _check_off(self) -> None:
-        known = {*_BUILTINS, *self._tables, *self._installed.plugins}
+        names = {*_BUILTINS, *self._tables, *self._installed.plugins}
         for name, place in self._off.items():
-            if name not in known:
-                self._wrong(Location(place), f"no plugin is called {name!r}", did_you_mean(name, sorted(known)))
+            if name not in names:
+                self._wrong(Location(place), f"no plugin is called {name!r}", did_you_mean(name, sorted(names)))
             elif name in self._on:
                 self._wrong(Location(place), f"{name!r} is turned on by {self._on[name]} and off", "leave out one")
 
@@ -171,12 +192,12 @@ class _Enabling:
             self._request(wish, Target.of(entry) if entry else Target(target), entry)
 
     def _unknown(self, wish: Wish) -> None:
-        known = [*self._installed.plugins, *(() if wish.role == "task" else _BUILTINS)]
+        names = [*self._installed.plugins, *(() if wish.role == "task" else _BUILTINS)]
         install = "install the distribution that brings it (trainrun plugins lists what is installed)"
         if wish.role == "task":
             install += ", or name a module or a file such as tasks/mine.py"
         what = f"no installed {wish.role} is called {wish.use!r}"
-        self._wrong(wish.place, what, did_you_mean(wish.use, known) or install)
+        self._wrong(wish.place, what, did_you_mean(wish.use, names) or install)
 
     def _request(self, wish: Wish, target: Target, entry: EntryPoint | None = None) -> None:
         instance = Instance(wish.name, wish.role, target.target)

@@ -94,10 +94,11 @@ def resolve(
 def resolve_document(document: Document, plugins: Sequence[str] = (), *, refresh: bool = False) -> Resolved:
     """As `resolve`, of a recipe that has been read."""
     installed = discover()
-    enabled = enable(document, installed, plugins)
+    base = recipe_schema()
+    enabled = enable(document, installed, base, plugins)
     targets = [request.target for request in enabled.requests]
     descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True)
-    return _Resolving(document, installed, enabled, descriptions).resolved()
+    return _Resolving(document, installed, enabled, descriptions, base).resolved()
 
 
 def recipe_schema() -> Schema:
@@ -113,14 +114,19 @@ def recipe_schema() -> Schema:
 
 class _Resolving:
     def __init__(
-        self, document: Document, installed: Installed, enabled: Enabled, descriptions: Mapping[str, Description]
+        self,
+        document: Document,
+        installed: Installed,
+        enabled: Enabled,
+        descriptions: Mapping[str, Description],
+        base: Schema,
     ) -> None:
         self._document = document
         self._installed = installed
         self._enabled = enabled
         self._descriptions = descriptions
         self._requests = enabled.requests
-        self._schema = self._merged()
+        self._schema = self._merged(base)
         self._data = recipes.complete(document.data, self._schema)
         self._known = [(one.instance, descriptions[one.instance.target]) for one in self._requests]
         self._own = by_name(own_specs())
@@ -155,14 +161,14 @@ class _Resolving:
 
     # --- options ---
 
-    def _merged(self) -> Schema:
+    def _merged(self, base: Schema) -> Schema:
         usable = {
             request.wish.name: self._descriptions[request.instance.target].options_schema or {}
             for request in self._requests
             if self._descriptions[request.instance.target].ok
         }
         task = usable.pop("task", None)
-        return recipes.merge(recipe_schema(), task, usable)
+        return recipes.merge(base, task, usable)
 
     def _effective(self, request: Request) -> Instance:
         """The instance with its options, and what the table says winning over what the class says."""
@@ -249,6 +255,7 @@ class _Resolving:
             yield from check_hooks(instance, description, self._specs)
 
     def _notes(self) -> Iterator[str]:
+        yield from self._enabled.notes
         for problem in recipes.planned(self._document, self._schema):
             yield f"{problem.where}: {problem.what}"
         for instance, description in self._known:
