@@ -6,6 +6,7 @@ waits for a tracker, nothing is lost while one cannot be reached, and `trainrun 
 
 from __future__ import annotations
 
+from trainrun.rundir.paths import RunPaths
 from trainrun.tracking.facts import Ending, RunFacts
 from trainrun.tracking.plugin import TrackerPlugin
 from trainrun.tracking.spool import Position, Record, Spool
@@ -18,6 +19,7 @@ __all__ = [
     "Position",
     "Record",
     "RunFacts",
+    "RunPaths",
     "Spool",
     "Tracker",
     "TrackerOptions",

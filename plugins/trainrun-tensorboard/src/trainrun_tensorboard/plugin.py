@@ -1,0 +1,38 @@
+"""The plugin `tensorboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainrun import Field
+from trainrun.tracking import RunPaths, Tracker, TrackerOptions, TrackerPlugin
+from trainrun_tensorboard.writer import EventFiles
+
+
+class TensorBoardOptions(TrackerOptions):
+    """Where to write."""
+
+    folder: Path = Field(
+        Path("tensorboard"),
+        description="Where the event files go: a folder of the run, or an absolute one in which each run gets a folder.",
+    )
+
+
+class TensorBoard(TrackerPlugin):
+    """Write metrics, hyper-parameters, the recipe and the outcome as TensorBoard's event files.
+
+    A process beside the client writes them, so that training does not wait for the disk. Needs no package:
+    TensorBoard itself is only needed to look at them.
+    """
+
+    Options = TensorBoardOptions
+    plugin = "tensorboard"
+
+    def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
+        del name
+        folder: Path = self.options.folder.expanduser()
+        return EventFiles(folder / paths.run_id if folder.is_absolute() else paths.root / folder)
+
+    @classmethod
+    def place(cls, options: TensorBoardOptions) -> str:
+        return f"the folder {options.folder}"
