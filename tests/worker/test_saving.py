@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from trainrun.checkpoint import scan
 from trainrun.marker import hookimpl
 from trainrun.rundir.files import read_lines
+from trainrun.worker.checkpoint.reader import read_tensors
 
 
 def steps(trained: Any) -> list[int]:
@@ -55,6 +57,55 @@ def test_by_the_clock(training: Any, regression: Any, ranks: int) -> None:
     wishes = [event for event in trained.saves if event["decision"] == "saved"]
     assert len(wishes) == len(steps(trained)) > 1
     assert warnings(trained) == []
+
+
+class WantsEvaluated:
+    """Asks for an evaluation at one step, and for a checkpoint of everything that is evaluated."""
+
+    @hookimpl(ranks="zero")
+    def should_evaluate(self, run: Any) -> str | None:
+        return "to see" if run.step == 3 else None
+
+    @hookimpl(ranks="zero")
+    def on_evaluation_end(self, run: Any, metrics: Any) -> None:
+        run.request_checkpoint(f"{run.step}")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "every", "saved"),
+    [(2, 2, [2, 4, 6, 8, 9]), (1, "epoch", [3, 6, 9]), (2, "epoch", [3, 6, 9]), (2, None, [4, 9])],
+)
+@pytest.mark.parametrize("at_end", [True, False])
+def test_what_an_evaluation_asks_for_is_saved_with_the_weights_that_it_saw(
+    training: Any, regression: Any, ranks: int, every: Any, saved: list[int], at_end: bool
+) -> None:
+    """An epoch of 20 samples has three steps of 8; what was voted after step 3 is evaluated before step 5."""
+    tables = {"train": {"steps": 9}, "evaluate": {} if every is None else {"every": every}}
+    checkpoint = {"keep": 100, "at_end": at_end}
+    trained = training(regression, WantsEvaluated, ranks=ranks, checkpoint=checkpoint, **tables)
+    found = [one.manifest for one in scan(trained.paths.checkpoints)]
+    assert [one.step for one in reversed(found)] == saved
+    early = [one for one in found if one.step < 9]  # the last one is saved in any case
+    assert [one.reason for one in early] == [f"wants-evaluated: {one.step}" for one in early]
+    assert all(one.metrics for one in found)
+
+
+@pytest.mark.parametrize("every", ["epoch", None])
+def test_what_was_saved_after_such_an_evaluation_goes_on_bit_for_bit(
+    training: Any, regression: Any, every: Any
+) -> None:
+    tables = {"train": {"steps": 9}, "evaluate": {} if every is None else {"every": every}}
+    tables["checkpoint"] = {"keep": 100, "at_end": True}
+    trained = training(regression, WantsEvaluated, **tables)
+    first, *later = steps(trained)
+    whole = read_tensors(trained.paths.checkpoints / "step-000009", "")
+    for step in later:
+        shutil.rmtree(trained.paths.checkpoints / f"step-{step:06}")
+    resumed = training(regression, WantsEvaluated, after=trained.paths, **tables)
+    assert steps(resumed) == [first, *later]
+    found = read_tensors(resumed.paths.checkpoints / "step-000009", "")
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 
 class Asks:

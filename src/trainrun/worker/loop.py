@@ -97,6 +97,8 @@ def _end_epoch(session: Session) -> None:
         session.settle()
     if hooks.on_epoch_end:
         hooks.on_epoch_end(state.epoch)
+    if complete and evaluating:
+        session.save_evaluated()
 
 
 def _update(session: Session, update: Update) -> None:

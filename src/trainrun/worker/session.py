@@ -133,7 +133,15 @@ class Session:
         decisions = self.state.decisions
         decisions.step = self.state.step + 1
         if decisions.more or decisions.written != decisions.read:
+            evaluated_at = self.evaluated_at
             self.apply(decisions.due(decisions.step))
+            if self.evaluated_at != evaluated_at:
+                self.save_evaluated()
+
+    def save_evaluated(self) -> None:
+        """Right after an evaluation between two steps: save the weights that it has seen, if somebody wants that."""
+        if self.saving.wanted is not None:
+            self.saving.at_step(self)
 
     def interrupted(self) -> bool:
         """After an evaluation batch, on all ranks alike: whether a stop was agreed, so that nobody needs its result."""
