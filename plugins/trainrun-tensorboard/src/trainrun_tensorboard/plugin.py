@@ -14,7 +14,7 @@ class TensorBoardOptions(TrackerOptions):
 
     folder: Path = Field(
         Path("tensorboard"),
-        description="Where the event files go: a folder of the run, or an absolute one in which each run gets a folder.",
+        description="Where event files go: a folder of the run, or an absolute one in which each run gets a folder.",
     )
 
 
