@@ -18,7 +18,7 @@ import torch
 
 from trainrun.checkpoint import layout
 from trainrun.checkpoint.manifest import Manifest, read_manifest
-from trainrun.worker.checkpoint import capture, reader
+from trainrun.worker.checkpoint import capture, reader, sharded_state
 
 _ROUND = 2**28  # bytes of tensors that are read at once from each checkpoint
 _LONGEST = 60  # characters of a value that are shown
@@ -62,7 +62,7 @@ def compare(a: Path, b: Path) -> Iterator[Component]:
     yield Component("optimizer", _tensors(a, b, capture.OPTIMIZER) or plain)
     for name in ("scheduler", "scaler"):
         yield Component(name, difference(one.training[name], two.training[name]))
-    yield Component("plugins", _plugins(one, two))
+    yield Component("plugins", _plugins(one, two) or _tensors(a, b, sharded_state.PREFIX))
 
 
 def difference(a: Any, b: Any, place: str = "") -> Difference | None:

@@ -149,8 +149,8 @@ class Tensors:
     """The tensors of a checkpoint; its metadata is read once. Raises BadCheckpoint."""
 
     def __init__(self, checkpoint: Path) -> None:
-        self._folder = checkpoint / layout.STATE
-        self._metadata = _Reader(self._folder).read_metadata()
+        self.folder = checkpoint / layout.STATE
+        self._metadata = _Reader(self.folder).read_metadata()
 
     @property
     def stored(self) -> dict[str, TensorStorageMetadata]:
@@ -162,7 +162,7 @@ class Tensors:
 
         All names must be in the checkpoint, with equal sizes; how it was sharded when it was written does not matter.
         """
-        reader, planner = _Reader(self._folder), _Planner(flatten_state_dict=False)
+        reader, planner = _Reader(self.folder), _Planner(flatten_state_dict=False)
         try:
             reader.set_up_storage_reader(self._metadata, is_coordinator=True)
             planner.set_up_planner(dict(tensors), self._metadata, is_coordinator=True)
@@ -170,7 +170,7 @@ class Tensors:
             reader.read_data(planner.finish_plan(plan), planner).wait()
         # torch raises assertions, pickle and runtime errors for contents that do not fit.
         except Exception as error:
-            raise BadCheckpoint(f"{self._folder}: cannot be read: {error}") from error
+            raise BadCheckpoint(f"{self.folder}: cannot be read: {error}") from error
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:

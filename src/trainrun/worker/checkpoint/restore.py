@@ -16,7 +16,7 @@ from trainrun.checkpoint.manifest import Manifest, read_manifest
 from trainrun.errors import BadCheckpoint, EnvironmentProblem
 from trainrun.plugin import state as plugin_state
 from trainrun.rundir.files import read_json
-from trainrun.worker.checkpoint import capture, reader, rng
+from trainrun.worker.checkpoint import capture, reader, rng, sharded_state
 from trainrun.worker.data import compare, fingerprint
 from trainrun.worker.parallel import seed_all
 
@@ -72,7 +72,8 @@ def restore(session: Session, start: Start) -> None:
     manifest = read_manifest(start.checkpoint)
     saved = _table(start.checkpoint / layout.TRAINING, _TRAINING)
     own = _table(start.checkpoint / layout.rank_file(_rank(session, manifest)), _OWN)
-    _tensors(session, start.checkpoint, saved)
+    source = reader.Tensors(start.checkpoint)
+    _tensors(session, source, saved)
     state = session.state
     if state.scaler is not None and saved["scaler"] is not None:
         state.scaler.load_state_dict(saved["scaler"])
@@ -85,8 +86,9 @@ def restore(session: Session, start: Start) -> None:
     for name in saved["disabled"]:
         session.hooks.disable(name)
     session.look_at_plan()
+    plugins = _plugins(start.checkpoint, manifest, state.world.rank)
     session.carried = plugin_state.restore(
-        session.hooks.members, _plugins(start.checkpoint, manifest, state.world.rank)
+        session.hooks.members, sharded_state.put_back(plugins, source, session.model)
     )
     session.restore_randomness = partial(_randomness, session, own["rng"], same=manifest.world_size == state.world.size)
 
@@ -118,8 +120,7 @@ def _rank(session: Session, manifest: Manifest) -> int:
     return rank if rank < manifest.world_size else 0
 
 
-def _tensors(session: Session, checkpoint: Path, saved: Mapping[str, Any]) -> None:
-    source = reader.Tensors(checkpoint)
+def _tensors(session: Session, source: reader.Tensors, saved: Mapping[str, Any]) -> None:
     found = source.stored
     capture.require_same_model(session.model, {name: one.size for name, one in found.items()})
     places, give = capture.optimizer_places(

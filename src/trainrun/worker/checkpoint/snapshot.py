@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainrun.plugin import state as plugin_state
-from trainrun.worker.checkpoint import capture, rng, shards
+from trainrun.worker.checkpoint import capture, rng, sharded_state, shards
 from trainrun.worker.checkpoint.shards import Shard
 from trainrun.worker.checkpoint.staging import Staging
 
@@ -44,7 +44,8 @@ def take(session: Session, staging: Staging, reason: str) -> Snapshot:
     """Copy the state of a training between two steps. Raises TrainingError for what no checkpoint can hold."""
     state = session.state
     staging.begin()
-    plugins, missing = plugin_state.collect_each(session.hooks.members, torch.is_tensor)
+    collected, missing = plugin_state.collect_each(session.hooks.members, torch.is_tensor)
+    plugins, sharded = sharded_state.take_out({**session.carried, **collected})
     training = capture.values(state) | {"place": session.place(), "disabled": list(session.hooks.disabled)}
     own = {
         "rng": rng.state(state.device),
@@ -56,10 +57,12 @@ def take(session: Session, staging: Staging, reason: str) -> Snapshot:
         epoch=state.epoch,
         samples_seen=state.samples_seen,
         reason=reason,
-        shards=shards.stage(capture.tensors(session.model, session.optimizer), state.world.rank, staging),
+        shards=shards.stage(
+            {**capture.tensors(session.model, session.optimizer), **sharded}, state.world.rank, staging
+        ),
         training=staging.copy_all("training", training),
         own=staging.copy_all("own", own),
-        plugins={**session.carried, **{name: staging.copy_all(("plugin", name), one) for name, one in plugins.items()}},
+        plugins={name: staging.copy_all(("plugin", name), one) for name, one in plugins.items()},
         missing=missing,
         disabled=session.hooks.disabled,
         metrics=dict(session.last_metrics),
