@@ -99,3 +99,24 @@ def test_a_smoke_test_knows_it(run_recipe: RunRecipe, smoke: bool) -> None:
     recipe = "task = { use = 'digits', channels = 1, hidden = 2 }\ntrain = { steps = 1 }\nevaluate.splits = []\n"
     check = f"[plugins.smoke-check]\nuse = '{SMOKE_CHECK}'\n" if smoke else ""
     assert run_recipe(recipe + check, SmokeWatcher).series("smoke") == {1: smoke}
+
+
+class Names:
+    """Notes the names of the parameters of the bare model, and of the parallel one."""
+
+    @hookimpl
+    def on_train_start(self, run: Any) -> None:
+        type(self).found = [[name for name, _ in model.named_parameters()] for model in (run.module, run.model)]
+
+    @classmethod
+    def report(cls) -> Any:
+        return cls.found
+
+    found: ClassVar[list[list[str]]]
+
+
+def test_the_module_is_the_model_out_of_its_wrappers(training: Any, regression: Any) -> None:
+    (alone,) = training(regression, Names, report=Names.report, train={"steps": 1}).reports
+    (bare, parallel), _ = training(regression, Names, report=Names.report, ranks=2, train={"steps": 1}).reports
+    assert alone[0] == bare == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert parallel == [f"module.{name}" for name in bare]

@@ -11,6 +11,7 @@ from trainrun.plugin.instance import Instance
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
 from trainrun.worker.metrics import Reduce, Value
+from trainrun.worker.optim import unwrapped
 from trainrun.worker.state import State
 from trainrun.worker.world import Job, World
 
@@ -116,6 +117,11 @@ class Run:
     def model(self) -> torch.nn.Module | None:
         """The parallel model; None before it is built."""
         return self._state.model
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The model out of its wrappers (DDP, `torch.compile`), whose parameters have the names that the task knows."""
+        return None if self._state.model is None else unwrapped(self._state.model)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
