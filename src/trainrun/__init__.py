@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainrun.launch.resume import resume
     from trainrun.marker import hookimpl, hookspec
     from trainrun.plugin.options import Field, PluginOptions
-    from trainrun.recipe.model import Recipe
+    from trainrun.recipe.model import Duration, Recipe
     from trainrun.rundir.records import Outcome
     from trainrun.worker.run import Run
     from trainrun.worker.world import World
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Duration",
     "EnvironmentProblem",
     "ExitCode",
     "Field",
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Duration": "trainrun.recipe.model",
     "EnvironmentProblem": "trainrun.errors",
     "ExitCode": "trainrun.errors",
     "Field": "trainrun.plugin.options",

@@ -11,6 +11,7 @@ import pytest
 import trainrun
 
 PUBLIC = [
+    "Duration",
     "EnvironmentProblem",
     "ExitCode",
     "Field",

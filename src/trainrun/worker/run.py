@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trainrun.errors import TrainingError
 from trainrun.plugin.instance import Instance
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
+from trainrun.worker.checkpoint import weights
 from trainrun.worker.metrics import Reduce, Value
 from trainrun.worker.optim import unwrapped
 from trainrun.worker.state import State
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 class Run:
     """One plugin instance's view of the run, on one worker. Each instance gets its own.
 
-    Everything but `log` and the requests is for reading. Attributes are live: they show the moment at which they
-    are read. A background hookimpl should use the arguments of its hook instead, which are from the moment of the call.
+    Everything but `log`, `save_weights` and the requests is for reading. Attributes are live: they show the moment at
+    which they are read. A background hookimpl should use the arguments of its hook instead, which are from the moment
+    of the call.
     """
 
     def __init__(
@@ -172,6 +176,25 @@ class Run:
     def request_evaluation(self, reason: str) -> None:
         """Ask for an evaluation, as `should_evaluate` does. Any rank may, from any thread."""
         self._state.decisions.post("evaluate", self.name, "request_evaluation", reason)
+
+    def save_weights(self, path: str | Path, *, local: bool = False) -> None:
+        """Write the model's parameters and persistent buffers to `path` as safetensors, and wait for the disk.
+
+        To be called on all ranks at the same step, because under fsdp the parts are gathered; rank 0 writes, the others
+        go on as soon as it has what it needs. The file is there whole or not at all, and replaces one of its name.
+        local: no other rank is asked, and this one writes what it has: under fsdp its parts, with their places in
+            the file's notes. For when others may be gone.
+
+        Raises OSError where the file cannot be written, on the rank that writes; TrainingError before there is a model.
+        """
+        if self.model is None:
+            raise TrainingError("run.save_weights: there is no model yet; call it from on_train_start on")
+        notes: dict[str, Any] = {"run": self.paths.run_id, "step": str(self.step)}
+        if local:
+            tensors, places = weights.own(self.model)
+            weights.write(Path(path), tensors, {**notes, "rank": str(self.world.rank), "parts": places})
+        elif tensors := weights.gather(self.model, self.world.rank):
+            weights.write(Path(path), tensors, notes)
 
     def cost(self) -> list[dict[str, Any]]:
         """What hooks have cost on this worker so far: rows of instance, hook, calls, total_seconds, max_seconds."""
