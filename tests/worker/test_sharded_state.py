@@ -13,7 +13,10 @@ from trainrun.marker import hookimpl
 from trainrun.worker.checkpoint import compare, sharded_state
 from trainrun.worker.checkpoint.reader import Tensors, read_tensors
 
-RECIPE: dict[str, Any] = {"train": {"steps": 4, "batch_size": 12}, "checkpoint": {"every": 2, "at_end": True, "keep": 9}}
+RECIPE: dict[str, Any] = {
+    "train": {"steps": 4, "batch_size": 12},
+    "checkpoint": {"every": 2, "at_end": True, "keep": 9},
+}
 FSDP = {"parallel": {"strategy": "fsdp"}}
 
 
