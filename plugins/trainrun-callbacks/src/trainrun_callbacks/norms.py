@@ -1,0 +1,152 @@
+"""Log norms of gradients, parameters and updates: one pass over the tensors, in the steps that are logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun_callbacks.selecting import fits, groups, trained
+from trainrun_callbacks.selection import Choice
+from trainrun_callbacks.sharded import OverRanks, local
+
+if TYPE_CHECKING:
+    from trainrun import Run
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class NormsOptions(PluginOptions):
+    """Of what to log norms."""
+
+    gradients: Choice = Field(
+        True,
+        description="Of gradients: true for all of them as `total`, shell patterns of parameter names, or a table of"
+        ' them by the name to log, such as { all = "*", head = "fc*" }.',
+    )
+    parameters: Choice = Field(False, description="The same of the parameters, before the update.")
+    updates: Choice = Field(
+        False,
+        description="The same of what the update changes, divided by the norm of the parameters. Costs a copy of the"
+        " parameters in the steps that are logged.",
+    )
+    norm_type: Annotated[float, Field(gt=0)] | Literal["inf"] = Field(2.0, description='The p of the p-norm, or "inf".')
+
+
+class Norms:
+    """Log `grad_norm/NAME`, `param_norm/NAME` and `update_ratio/NAME` of the steps that are logged.
+
+    Gradients are taken as they are before clipping: reduced over ranks, and without the loss scale of fp16.
+    Sharded parameters count as a whole. Nothing is read by the host before the log.
+    """
+
+    Options = NormsOptions
+    on_error = "disable"
+
+    def __init__(self, options: NormsOptions) -> None:
+        self._options = options
+        self._order = math.inf if options.norm_type == "inf" else float(options.norm_type)
+        self._groups = {what: groups(getattr(options, what)) for what in ("gradients", "parameters", "updates")}
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._passes: dict[tuple[object, ...], GroupedNorms] = {}
+        self._before: list[Tensor] = []
+        self._here = False
+
+    @hookimpl(mutates=True)  # ranks that hold shards meet here
+    def on_train_start(self, run: Run) -> None:
+        assert run.module is not None
+        # Halves last, whose norms are computed in another precision than their own.
+        everything = sorted(trained(run.module).items(), key=lambda item: item[1].dtype in _HALVES)
+        self._parameters = dict(everything)
+        self._require_matches()
+        self._here = run.world.rank == 0 or OverRanks(list(self._parameters.values())).needed
+
+    @hookimpl(mutates=True)
+    def on_gradients_ready(self, run: Run) -> None:
+        if not (self._here and run.logs_now):
+            return
+        gradients = {name: one.grad for name, one in self._parameters.items() if one.grad is not None}
+        self._log(run, "grad_norm", self._norms("gradients", gradients))
+        self._log(run, "param_norm", self._norms("parameters", self._parameters))
+        if self._groups["updates"]:
+            self._before = [local(one.detach()).clone() for one in self._parameters.values()]
+
+    @hookimpl(mutates=True)
+    def on_update_end(self, run: Run) -> None:
+        if not self._before:
+            return
+        before, self._before = self._before, []
+        weights = self._norms("updates", self._parameters, before)
+        torch._foreach_sub_(before, [local(one.detach()) for one in self._parameters.values()])
+        changes = self._norms("updates", self._parameters, before)
+        self._log(run, "update_ratio", {name: norm / weights[name] for name, norm in changes.items()})
+
+    def _norms(
+        self, what: str, tensors: Mapping[str, Tensor], parts: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """parts: what this rank holds of `tensors`, where it is not what they hold now."""
+        if not self._groups[what]:
+            return {}
+        key = (what, *tensors)
+        if key not in self._passes:
+            self._passes[key] = GroupedNorms(tensors, self._groups[what], self._order)
+        return self._passes[key]([local(one) for one in tensors.values()] if parts is None else parts)
+
+    def _log(self, run: Run, prefix: str, norms: Mapping[str, Tensor]) -> None:
+        for name, norm in norms.items():
+            run.log(f"{prefix}/{name}", norm, reduce="zero")
+
+    def _require_matches(self) -> None:
+        for what, chosen in self._groups.items():
+            for name, patterns in chosen.items():
+                if not any(fits(parameter, patterns) for parameter in self._parameters):
+                    some = ", ".join(list(self._parameters)[:5]) or "none"
+                    raise TrainingError(
+                        f"norms: {what}: {name} = {list(patterns)} fits no trained parameter; there are: {some}, …"
+                    )
+
+
+class GroupedNorms:
+    """The norms of groups of tensors, which are chosen by name, in one pass over all of them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], chosen: Mapping[str, tuple[str, ...]], order: float) -> None:
+        self._order = order
+        self._names = list(chosen)
+        self._over_ranks = OverRanks(list(tensors.values()))
+        self._halves = [one.dtype in _HALVES for one in tensors.values()].count(True)
+        rows = [[fits(name, patterns) for name in tensors] for patterns in chosen.values()]
+        device = next((one.device for one in tensors.values()), torch.device("cpu"))
+        self._members = torch.tensor(rows, dtype=torch.bool).reshape(len(chosen), len(tensors)).to(device)
+
+    @torch.no_grad()
+    def __call__(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """parts: what this rank holds of each tensor, in the order of the names; those of half precision last."""
+        if not parts:
+            return {name: torch.zeros(()) for name in self._names}
+        norms = self._each(parts)
+        finite = math.isfinite(self._order)
+        powers = norms**self._order if finite else norms
+        powers = self._over_ranks(powers, dist.ReduceOp.SUM if finite else dist.ReduceOp.MAX)
+        # Not a product with zeros and ones, which would carry a NaN into every group.
+        mine = torch.where(self._members, powers, 0.0)
+        totals = mine.sum(dim=1) ** (1 / self._order) if finite else mine.amax(dim=1)
+        return dict(zip(self._names, totals.unbind(), strict=True))
+
+    def _each(self, parts: Sequence[Tensor]) -> Tensor:
+        """The norm of each part, as one vector."""
+        full = [_not_empty(part) for part in parts]
+        cut = len(full) - self._halves
+        norms = list(torch._foreach_norm(full[:cut], self._order)) if cut else []
+        if self._halves:
+            norms += torch._foreach_norm(full[cut:], self._order, dtype=torch.float32)
+        return torch.stack([norm.to(full[0].device) for norm in norms]).double()  # whose squares do not overflow
+
+
+def _not_empty(part: Tensor) -> Tensor:
+    """A rank may hold nothing of a tensor; the greatest of no values is not defined."""
+    return part if part.numel() else part.new_zeros(1)
