@@ -13,7 +13,7 @@ def logged(groups: list[dict[str, Any]], **options: bool) -> dict[str, float]:
         assert reduce == "zero"
         metrics[name] = value
 
-    run: Any = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups), log=log)
+    run: Any = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups), log=log, logs_now=True)
     LearningRateMonitor(LearningRateMonitorOptions(**options)).on_step_start(run)
     return metrics
 

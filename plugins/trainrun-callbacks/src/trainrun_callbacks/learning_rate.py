@@ -32,6 +32,8 @@ class LearningRateMonitor:
 
     @hookimpl(ranks="zero")
     def on_step_start(self, run: Run) -> None:
+        if not run.logs_now:
+            return
         # Before the update, because the scheduler sets the next rate right after it.
         groups = run.optimizer.param_groups if run.optimizer else []
         for index, group in enumerate(groups):
