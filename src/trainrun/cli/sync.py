@@ -60,7 +60,9 @@ def _send(paths: RunPaths, instance: Instance, timeout: float) -> Delivery:
     if _complete(paths, delivery):
         return delivery
     order = Order(str(paths.root), instance, last_attempt(paths) > 1, 1.0, timeout)
-    return TrackerProcess(paths, order).end(read_outcome(paths))
+    process = TrackerProcess(paths, order)
+    process.end(read_outcome(paths))
+    return process.join()
 
 
 def _complete(paths: RunPaths, delivery: Delivery) -> bool:

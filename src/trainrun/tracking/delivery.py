@@ -65,13 +65,18 @@ class TrackerProcess:
             )
         self._write(order.to_line())
 
-    def end(self, outcome: Outcome | None) -> Delivery:
-        """Have it send what is left and how the run has ended, within its deadline; answer with what it has done."""
+    def end(self, outcome: Outcome | None) -> None:
+        """Tell it to send what is left and how the run has ended, and to leave within its deadline. Does not wait."""
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return
         if outcome is not None:
             self._write(json.dumps(outcome.to_json(), default=str) + "\n")
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def join(self) -> Delivery:
+        """Wait until it has left, not beyond its deadline; answer with what it has done."""
         try:
             self._process.wait(self._deadline + _SLACK)
         except subprocess.TimeoutExpired:

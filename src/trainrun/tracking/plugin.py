@@ -47,6 +47,11 @@ class TrackerPlugin:
         """The tracker of instance `name`, for the run in `paths`. Called in the tracker's process."""
         raise NotImplementedError
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to send to."""
+        return True
+
     @classmethod
     def place(cls, options: Any) -> str | None:
         """Where an instance with these options writes to, in words: two must not say the same. None: it never clashes.
@@ -97,6 +102,8 @@ class TrackerPlugin:
         from trainrun.tracking.delivery import TrackerProcess  # noqa: PLC0415 - it imports this module
         from trainrun.tracking.process import Order  # noqa: PLC0415
 
+        if not self.is_on:
+            return
         if not any(instance.name == _SPOOL for instance in launch.resolved.instances):
             raise EnvironmentProblem(f"the built-in plugin {_SPOOL} is turned off, so that there is nothing to send")
         options, resumed = self.options, launch.attempt > 0
@@ -104,11 +111,18 @@ class TrackerPlugin:
         self._process = TrackerProcess(launch.paths, order)
 
     @hookimpl
+    def on_completed(self, outcome: Outcome, launch: Launch | None) -> None:
+        """Have the rest sent, and how the run ended. All trackers do so at once."""
+        if self._process is not None and launch is not None:
+            self._process.end(outcome)
+
+    @hookimpl
     def on_launch_end(self, launch: Launch, outcome: Outcome) -> None:
-        """Have the rest sent, and how the run ended; say so where that did not succeed."""
+        """Wait for that, and say so where it did not succeed."""
         if self._process is None:
             return
-        delivery = self._process.end(outcome)
+        self._process.end(outcome)
+        delivery = self._process.join()
         if not delivery.complete:
             reason = f"{delivery.name}: {delivery}; trainrun sync {launch.run_id} sends the rest"
             append_line(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})

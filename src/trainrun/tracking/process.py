@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from trainrun.tracking.shipper import Shipper, record_event
 from trainrun.tracking.spool import last_values
 
 _LOCK_WAIT = 0.5  # seconds until it is seen whether another process still sends
+_PATIENCE = 5.0  # seconds at the end for a tracker that cannot be reached; one that answers has until the deadline
 _NICE = 5  # training comes first
 
 
@@ -121,9 +123,9 @@ def _send(shipper: Shipper, order: Order, inbox: Inbox, paths: RunPaths) -> None
     while not over:
         over = inbox.wait(shipper.turn() or order.interval)
     shipper.hurry()
-    ending = _ending(inbox.outcome, paths)
-    while wait := shipper.turn(final=True, ending=ending):
-        threading.Event().wait(wait)  # the inbox's clock ends this
+    ending, until = _ending(inbox.outcome, paths), time.monotonic() + _PATIENCE
+    while (wait := shipper.turn(final=True, ending=ending)) and (left := until - time.monotonic()) > 0:
+        threading.Event().wait(min(wait, left))
     shipper.close()
 
 

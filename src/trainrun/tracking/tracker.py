@@ -17,7 +17,7 @@ class TrackerOptions(PluginOptions):
 
     interval: float = Field(2.0, gt=0, description="Seconds between two deliveries.")
     deadline: float = Field(
-        10.0, gt=0, description="Seconds for what is left at the end of a launch; `trainrun sync` sends the rest."
+        30.0, gt=0, description="Seconds at the end of a launch to send what is left; `trainrun sync` sends the rest."
     )
 
 

@@ -1,0 +1,148 @@
+"""A run of MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainrun.tracking import Ending, Mark, Opened, Record, RunFacts
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+    from trainrun_mlflow.plugin import MLflowOptions
+
+_TAG = "trainrun.run_id"
+_BATCH = 1000  # metrics in one request: the most that servers take
+_PARAMETERS = 100  # parameters in one request
+_LENGTH = 5000  # characters of a tag or parameter
+_FOREIGN = re.compile(r"[^/\w.\- :]")  # what names may not hold
+_SQLITE = "sqlite:///"
+_KILLED = {"interrupted", "terminated"}
+
+
+class MLflowTracker:
+    """Sends batches of metrics, with the time of each record, so that what is sent twice is known to be the same."""
+
+    whole_steps = False
+
+    def __init__(self, options: MLflowOptions, uri: str) -> None:
+        self._options = options
+        self._uri = uri
+        self._client: Any = None
+        self._run = ""
+        self._paths: Any = None
+        self._fresh = True  # nothing has been sent since the last trouble
+
+    def open(self, facts: RunFacts, mark: Mark) -> Opened:
+        del mark  # the server knows
+        _settle(self._options.timeout)
+        from mlflow import MlflowClient  # noqa: PLC0415 - only in the tracker's process, and only when it is used
+
+        self._client, self._fresh, self._paths = MlflowClient(self._uri), True, facts.paths
+        experiment = self._experiment(self._options.experiment or facts.name)
+        run = self._found(experiment, facts) or self._created(experiment, facts)
+        self._run = run.info.run_id
+        self._client.update_run(self._run, status="RUNNING")
+        self._log_parameters(run, facts)
+        return Opened({"run": self._run, "experiment": experiment})
+
+    def send(self, records: Sequence[Record]) -> Mark:
+        metrics = list(_metrics(records))
+        if self._fresh:
+            metrics = self._without_known(metrics)
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._run, metrics=metrics[start : start + _BATCH])
+        self._fresh = False
+        return {"run": self._run}
+
+    def finish(self, ending: Ending) -> None:
+        said = {"outcome": ending.state, "reason": ending.reason, "exit_code": ending.exit_code, "step": ending.step}
+        for name, value in said.items():
+            self._client.set_tag(self._run, f"trainrun.{name}", str(value)[:_LENGTH])
+        for path in self._artifacts():
+            self._client.log_artifact(self._run, str(path))
+        failed = "KILLED" if ending.state in _KILLED else "FAILED"
+        self._client.set_terminated(self._run, "FINISHED" if ending.exit_code == 0 else failed)
+
+    def close(self) -> None:
+        self._client = None
+
+    # --- which run ---
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        files = None
+        if self._uri.startswith(_SQLITE):  # else MLflow puts them below the current folder
+            files = (Path(self._uri.removeprefix(_SQLITE)).absolute().parent / "mlflow-artifacts" / name).as_uri()
+        return str(self._client.create_experiment(name, artifact_location=files))
+
+    def _found(self, experiment: str, facts: RunFacts) -> Run | None:
+        """The run that was made before, also by a process that was killed before it could take note."""
+        found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{facts.id}'", max_results=1)
+        return found[0] if found else None
+
+    def _created(self, experiment: str, facts: RunFacts) -> Run:
+        git = facts.manifest.get("git") or {}
+        tags = {
+            _TAG: facts.id,
+            "trainrun.folder": str(facts.paths.root),
+            "mlflow.source.name": str(facts.manifest.get("recipe", "")),
+            "mlflow.source.type": "LOCAL",
+            **({"mlflow.source.git.commit": git["commit"]} if git.get("commit") else {}),
+            **self._options.tags,
+        }
+        run: Run = self._client.create_run(experiment, tags=tags, run_name=self._options.name or facts.id)
+        return run
+
+    def _log_parameters(self, run: Run, facts: RunFacts) -> None:
+        """Log what is new. A parameter of MLflow cannot change: what a resume changes becomes a tag."""
+        from mlflow.entities import Param, RunTag  # noqa: PLC0415
+
+        wanted = {_name(name): str(value)[:_LENGTH] for name, value in facts.parameters.items()}
+        known = run.data.params
+        new = [Param(name, value) for name, value in wanted.items() if name not in known]
+        for start in range(0, len(new), _PARAMETERS):
+            self._client.log_batch(self._run, params=new[start : start + _PARAMETERS])
+        changed = [RunTag(f"resumed.{k}", value) for k, value in wanted.items() if known.get(k, value) != value]
+        if changed:
+            self._client.log_batch(self._run, tags=changed[:_PARAMETERS])
+
+    # --- what is sent ---
+
+    def _without_known(self, metrics: Sequence[Metric]) -> list[Metric]:
+        """Leave out what the server has taken although no answer came, or the process died before it took note."""
+        known: set[tuple[str, int, int]] = set()
+        for key in {metric.key for metric in metrics}:
+            history = self._client.get_metric_history(self._run, key)
+            known |= {(key, one.step, one.timestamp) for one in history}
+        return [metric for metric in metrics if (metric.key, metric.step, metric.timestamp) not in known]
+
+    def _artifacts(self) -> Iterator[Path]:
+        root: Path = self._paths.root
+        for glob in self._options.artifacts:
+            yield from (path for path in sorted(root.glob(glob)) if path.is_file())
+
+
+def _metrics(records: Sequence[Record]) -> Iterator[Metric]:
+    from mlflow.entities import Metric  # noqa: PLC0415
+
+    for record in records:
+        for name, value in record.metrics.items():
+            yield Metric(_name(name), value, int(record.time * 1000), record.step)
+
+
+def _name(name: str) -> str:
+    return _FOREIGN.sub("_", name)
+
+
+def _settle(timeout: float) -> None:
+    """Have MLflow fail soon, and by itself: waiting and trying again is done here, and told."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(timeout))))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

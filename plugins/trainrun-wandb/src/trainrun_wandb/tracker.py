@@ -1,0 +1,102 @@
+"""A run of Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from trainrun.tracking import Ending, Mark, Opened, Record, RunFacts
+from trainrun_wandb.histograms import Histograms
+
+if TYPE_CHECKING:
+    from trainrun_wandb.plugin import WandbOptions
+
+_SUMMARY = "outcome"
+
+
+class WandbTracker:
+    """Logs one row a step. A row that has been sent takes nothing more, so that a step is sent when it is whole.
+
+    Online, the server says which rows it has: those that W&B's own process has taken and lost are sent once more.
+    """
+
+    whole_steps = True
+
+    def __init__(self, options: WandbOptions) -> None:
+        self._options = options
+        self._run: Any = None
+        self._row = -1
+        self._coded = False
+        self._histograms: Histograms | None = None
+
+    def open(self, facts: RunFacts, mark: Mark) -> Opened:
+        import wandb  # noqa: PLC0415 - only in the tracker's process, and only when it is used
+
+        options, online = self._options, self._options.mode == "online"
+        self._run = wandb.init(
+            project=options.project or facts.name,
+            entity=options.entity,
+            id=facts.id,
+            name=options.name or facts.id,
+            group=options.group,
+            tags=options.tags or None,
+            mode=options.mode,
+            dir=str(facts.paths.root),
+            resume="allow" if online else None,
+            config=dict(facts.parameters),
+            allow_val_change=True,
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=options.connect,
+                disable_git=True,
+                x_disable_stats=not options.system,
+                stop_fn=lambda: None,  # else W&B interrupts this process when somebody presses stop on its page
+            ),
+        )
+        self._row = self._run.starting_step - 1 if online else int(mark.get("row", -1))
+        self._coded = bool(mark.get("code", False))
+        self._histograms = Histograms(facts.paths.trackers)
+        self._log_code(facts)
+        return Opened(self._mark(), self._row if online else None)
+
+    def send(self, records: Sequence[Record]) -> Mark:
+        for step, group in groupby(records, key=lambda record: record.step):
+            row, time = self._merged(step, group)
+            self._row = max(step, self._row + 1)  # beyond `step` where the step has been logged before
+            self._run.log({**row, "_timestamp": time}, step=self._row, commit=True)
+        return self._mark()
+
+    def finish(self, ending: Ending) -> None:
+        self._run.summary.update(
+            {_SUMMARY: ending.state, f"{_SUMMARY}_reason": ending.reason, f"{_SUMMARY}_step": ending.step}
+        )
+        self._run.finish(exit_code=ending.exit_code)
+        self._run = None
+
+    def close(self) -> None:
+        if self._histograms is not None:
+            self._histograms.close()
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.finish()
+
+    def _merged(self, step: int, records: Iterator[Record]) -> tuple[dict[str, Any], float]:
+        """One row of all records of a step, with its histograms, and when it was logged first."""
+        row: dict[str, Any] = {}
+        time = 0.0
+        for record in records:
+            row |= record.metrics
+            time = time or record.time
+        assert self._histograms is not None
+        return row | self._histograms.at(step), time
+
+    def _log_code(self, facts: RunFacts) -> None:
+        source = facts.paths.source
+        if self._options.code and not self._coded and any(path.is_file() for path in source.rglob("*")):
+            self._run.log_code(str(source), include_fn=lambda _: True)
+            self._coded = True
+
+    def _mark(self) -> Mark:
+        return {"row": self._row, "code": self._coded}

@@ -1,0 +1,113 @@
+"""The plugin `wandb-watch`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainrun import Field, PluginOptions, hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from trainrun import Run
+
+
+class WandbWatchOptions(PluginOptions):
+    """What to watch, and how often."""
+
+    every: int = Field(100, ge=1, description="Steps between two looks; taken at the next step that is logged.")
+    log: list[Literal["gradients", "parameters"]] = Field(["gradients"], description="What to watch.")
+    match: list[str] = Field(["*"], description="Globs of the names of parameters.")
+    bins: int = Field(64, ge=2, le=512, description="Bins of a histogram.")
+
+
+class WandbWatch:
+    """Histograms of gradients and parameters for the `wandb` plugin, as `gradients/NAME` and `parameters/NAME`.
+
+    Made on the device, from what rank 0 holds: all of them under DDP, its shard under FSDP2. They go to the host in one
+    transfer, when the step is logged.
+    """
+
+    Options = WandbWatchOptions
+    on_error = "disable"
+
+    def __init__(self, options: WandbWatchOptions) -> None:
+        self._options = options
+        self._last = -options.every  # so that the first step that is logged is watched
+        self._names: list[str] = []
+        self._counted: torch.Tensor | None = None
+
+    @hookimpl(ranks="zero")
+    def on_train_start(self, run: Run) -> None:
+        """Drop what an earlier attempt has left of steps that are made again."""
+        path = self._path(run)
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= run.step]
+            if len(kept) < len(lines):
+                scratch = path.with_suffix(".tmp")
+                scratch.write_bytes(b"".join(kept))
+                scratch.replace(path)
+
+    @hookimpl(ranks="zero")
+    def on_gradients_ready(self, run: Run, model: torch.nn.Module) -> None:
+        if not run.logs_now or run.step - self._last < self._options.every:
+            return
+        import torch  # noqa: PLC0415 - the client imports this module too
+
+        found = list(self._tensors(model))
+        self._last, self._names = run.step, [name for name, _ in found]
+        if found:
+            self._counted = torch.stack([_histogram(tensor.detach(), self._options.bins) for _, tensor in found])
+
+    @hookimpl
+    def on_log(self, run: Run, step: int) -> None:
+        if self._counted is None:
+            return
+        rows = self._counted.tolist()
+        self._counted = None
+        line = json.dumps({"step": step, "time": time.time(), "histograms": dict(self._rows(rows))})
+        path = self._path(run)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _rows(self, rows: list[list[float]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, (low, high, *counts) in zip(self._names, rows, strict=True):
+            yield name, {"low": low, "high": high, "counts": counts}
+
+    def _tensors(self, model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in model.named_parameters():
+            short = name.removeprefix("module.")
+            if not any(fnmatchcase(short, glob) for glob in self._options.match):
+                continue
+            if "gradients" in self._options.log and parameter.grad is not None:
+                yield f"gradients/{short}", parameter.grad
+            if "parameters" in self._options.log:
+                yield f"parameters/{short}", parameter
+
+    def _path(self, run: Run) -> Path:
+        return run.paths.tracker_extra(run.name)
+
+
+def _histogram(tensor: torch.Tensor, bins: int) -> torch.Tensor:
+    """Smallest value, largest value, and the counts of `bins` equal parts between; without waiting for the device.
+
+    Values that are not finite are left out.
+    """
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    values = local.flatten().float()
+    finite = values.isfinite()
+    values = values.nan_to_num(0.0, 0.0, 0.0)
+    low, high = values.aminmax()
+    places = ((values - low) / (high - low).clamp_min(1e-30) * bins).long().clamp_(0, bins - 1)
+    counts = values.new_zeros(bins).scatter_add_(0, places, finite.to(values.dtype))
+    found = values.new_empty(bins + 2)
+    found[0], found[1], found[2:] = low, high, counts
+    return found
