@@ -80,9 +80,11 @@ Go = Callable[..., Outcome]
 
 
 @pytest.fixture
-def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
+def go(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Go:
     """Launch with `module` preloaded, written from `text` where that is given."""
     monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(tmp_path / "cache"))
+    temporary = tmp_path_factory.mktemp("t")  # short: sockets are in it
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     def launched(module: str, text: str = "", *overrides: str) -> Outcome:
         (tmp_path / "witness.py").write_text(WITNESS)
@@ -92,6 +94,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
         recipe.write_text(RECIPE.format(folder=tmp_path, module=module))
         outcome = launch(recipe, overrides, quiet=True)
         assert process.members(Path(outcome.run)) == []
+        assert list(temporary.glob("pymp-*")) == []
         return outcome
 
     return launched

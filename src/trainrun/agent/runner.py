@@ -1,10 +1,11 @@
 """The process that runs elastic: a fork of the fork server, which has imported torch already, kept for all attempts.
 
-It speaks with the client over a socket. First it tells who it is (`{"runner": PID, "started": start time}`). Then the
-client sends one JSON line for each attempt (`{"attempt": 1, "environment": {…}}`), and when elastic has seen the
-attempt's workers end the answer is `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is
-that of the runner, and of the agent, which waits for it. With several nodes the line has a `seat` too, and node 0's
-runner answers `{"attempt": 1, "port": 40123}` at once.
+It speaks with the client over a socket. First it tells who it is, and where the server listens:
+`{"runner": PID, "started": start time, "listener": PATH}`. Then the client sends one JSON line for each attempt
+(`{"attempt": 1, "environment": {…}}`), and when elastic has seen the attempt's workers end the answer is
+`{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is that of the runner, and of the agent,
+which waits for it. With several nodes the line has a `seat` too, and node 0's runner answers
+`{"attempt": 1, "port": 40123}` at once.
 
 Light until it is used: the agent imports it too, to send the function by name.
 """
@@ -40,10 +41,10 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
 
     gc.enable()
     die_with_parent(SERVER_PID)
-    _share_server(key)
+    listener = _share_server(key)
     signal.signal(signal.SIGTERM, _give_up)
     with channel, channel.makefile("rw", encoding="utf-8") as lines:
-        _tell(lines, runner=os.getpid(), started=start_time(os.getpid()))
+        _tell(lines, runner=os.getpid(), started=start_time(os.getpid()), listener=listener)
         while True:
             with suppress(SignalException):  # one that came just after the attempt that it was to end
                 if not (line := lines.readline()):
@@ -51,8 +52,8 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
                 _answer(lines, json.loads(line), Path(run_dir), workers)
 
 
-def _share_server(key: bytes | None) -> None:
-    """Have the workers forked by the server that this process comes from.
+def _share_server(key: bytes | None) -> str:
+    """Have the workers forked by the server that this process comes from; answer with the socket at which it listens.
 
     Python would start another one: a process that the server has forked knows where it listens, but has no pid of it
     to look whether it runs. It does as long as this process does, which dies with it.
@@ -63,6 +64,7 @@ def _share_server(key: bytes | None) -> None:
     server.ensure_running = _do_nothing
     if key is not None:
         server._forkserver_authkey = key
+    return str(server._forkserver_address)
 
 
 def _do_nothing() -> None:

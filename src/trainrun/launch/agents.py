@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from trainrun.launch.handle import Launch
@@ -111,6 +113,7 @@ class WarmAgent:
         self._code: int | None = None
         self._port: int | None = None
         self._runner: tuple[int, int] | None = None  # pid and start time, once it has told them
+        self._listener: Path | None = None
 
     @property
     def port(self) -> int | None:
@@ -145,6 +148,7 @@ class WarmAgent:
     def _take(self, answer: Mapping[str, Any]) -> None:
         if "runner" in answer:
             self._runner = (int(answer["runner"]), int(answer["started"]))
+            self._listener = Path(answer["listener"])
         elif answer["attempt"] == self._attempt and "port" in answer:
             self._port = int(answer["port"])
         elif answer["attempt"] == self._attempt:
@@ -197,6 +201,10 @@ class WarmAgent:
         """End the agent, its fork server and the runner."""
         self._channel.close()
         _kill(self._process)
+        # multiprocessing removes its temporary folder only at an orderly end. It is the agent's and all its children's;
+        # whoever is still dying may be in it.
+        if self._listener is not None and self._listener.parent.name.startswith("pymp-"):
+            shutil.rmtree(self._listener.parent, ignore_errors=True)
 
 
 def environment(launch: Launch) -> dict[str, str]:
