@@ -1,0 +1,26 @@
+"""How much is in a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from trainrun import TrainingError
+from trainrun_callbacks.selecting import fits, named_tensors
+
+
+def samples(batch: Any) -> int:
+    """The number of samples: the length of the first tensor, or 1 where there is none."""
+    first = next((tensor for _, tensor in named_tensors(batch)), None)
+    return first.shape[0] if first is not None and first.ndim else 1
+
+
+def chosen(batch: Any, pattern: str) -> Tensor:
+    """The first tensor of a batch whose name fits. Raises TrainingError naming those there are."""
+    names = []
+    for name, tensor in named_tensors(batch):
+        if fits(name, (pattern,)):
+            return tensor
+        names.append(name)
+    raise TrainingError(f"{pattern!r} fits no tensor of the batch; there are: {', '.join(names) or 'none'}")

@@ -1,0 +1,54 @@
+"""What a training step computes, counted once; and what devices could compute."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+# Dense peaks in floating-point operations a second by the vendors' data sheets, for 16-bit matrices.
+_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A40": 150e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+_FULL = {"H200": 67e12, "H100 PCIe": 51e12, "H100": 67e12, "A100": 19.5e12, "V100": 15.7e12, "T4": 8.1e12}
+
+
+class FlopCounter:
+    """Counts the floating-point operations from `start` to `stop`, forward and backward, by the shapes of operands."""
+
+    def __init__(self) -> None:
+        self._mode: FlopCounterMode | None = None
+
+    @property
+    def counting(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._mode is not None
+
+    def start(self) -> None:
+        """Count from here on."""
+        self._mode = FlopCounterMode(display=False)
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> int:
+        """The operations since `start`, with a multiplication and an addition for two; then count no more."""
+        assert self._mode is not None
+        mode, self._mode = self._mode, None
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        return int(mode.get_total_flops())
+
+
+def peak(device: torch.device, precision: str) -> float | None:
+    """The peak of a known GPU for matrices of 16 bits, or of 32 where that is what the recipe trains in."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    table = _PEAKS if precision in ("bf16", "fp16") else _FULL
+    return next((flops for part, flops in table.items() if part in name), None)
