@@ -11,7 +11,7 @@ call these hooks in this order; indented lines repeat::
         build_dataset · build_dataloader (once a split)
         on_resume                     when a checkpoint was loaded
         on_train_start
-            on_epoch_start
+            choose_batch_size · on_epoch_start
                 decisions due at this step: on_stop_requested, on_control, a voted evaluation or checkpoint
                 on_step_start
                     on_batch_fetched · move_batch · on_microbatch_start       for each micro-batch
@@ -23,7 +23,7 @@ call these hooks in this order; indented lines repeat::
                 on_evaluation_start · on_evaluation_batch_start         when due or voted, for each split
                     move_batch · evaluation_step · on_evaluation_batch_end
                 on_evaluation_end · on_log
-                on_checkpoint_start · on_checkpoint_saved               when due or voted
+                on_checkpoint_start · on_checkpoint_saved               when due or voted (or on_checkpoint_failed)
                 should_evaluate · should_checkpoint · should_stop
             on_epoch_end
         on_evaluation_start …         unless the last step was evaluated
@@ -235,6 +235,17 @@ def on_resume(run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None
 @hookspec(locus="worker", kind="event", ranks="all")
 def on_train_start(run: Run) -> None:
     """Everything is built; the first step of this attempt comes next."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def choose_batch_size(run: Run, epoch: int) -> int | None:
+    """Choose how many samples an update has, over all workers, in `epoch`, which counts from 1. Optional.
+
+    Called once for each epoch, before it begins; where `train.epochs` is set, for all of them while everything is
+    built, because the number of steps depends on it. Answer with a multiple of the workers' micro-batches
+    (`train.micro_batch_size` on each worker), the same on all ranks; None stands for `train.batch_size`. Micro-batches
+    stay as large as they are: more of them make an update. Only trainrun's own loader can do that.
+    """
 
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("epoch", "resumed"))
@@ -462,6 +473,14 @@ def on_checkpoint_saved(run: Run, checkpoint: str) -> None:
     """The checkpoint at path `checkpoint` is committed; fires on all ranks at one agreed step.
 
     That is some steps after the one that was saved, where it was written in the background.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("checkpoint", "reason"))
+def on_checkpoint_failed(run: Run, checkpoint: str, reason: str) -> None:
+    """A checkpoint could not be saved, and training goes on; fires in the place of `on_checkpoint_saved`.
+
+    `checkpoint` is the path that it would have; `reason` says on which rank it failed and why.
     """
 
 

@@ -143,7 +143,7 @@ def test_our_own_loader_begins_each_epoch_anew() -> None:
     (sampler,) = samplers(10, 4, 2, 1, shuffle=False)
     loader = torch.utils.data.DataLoader(list(range(10)), batch_sampler=sampler)
     batches = SampledBatches(SampledLoader(loader, sampler))
-    assert batches.updates_per_epoch == 3
+    assert batches.updates_in(2) == 6
     sampler.load_state_dict({"epoch": 1, "position": 8})
     seen = [[batches.fetch().tolist() for _ in update.sizes] for update in batches.begin(1)]
     assert seen == [[[8, 9]]]
@@ -245,8 +245,8 @@ def test_foreign_loaders_are_told_the_epoch_and_start_anew() -> None:
     for epoch in (1, 2):
         assert [batches.fetch() for _ in batches.begin(epoch)] == ["a"]
     assert loader.epochs == [1, 2]
-    assert batches.updates_per_epoch is None
-    assert ForeignBatches(["a", "b", "c"], 1, 2, World(), None).updates_per_epoch == 2
+    assert batches.updates_in(1) is None
+    assert ForeignBatches(["a", "b", "c"], 1, 2, World(), None).updates_in(2) == 4
 
 
 @pytest.mark.parametrize("wrap", [list, Unsized])

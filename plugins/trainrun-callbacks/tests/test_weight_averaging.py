@@ -141,7 +141,8 @@ class Normed:
 
     @hookimpl
     def training_step(self, model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        return model(batch).square().mean()
+        loss: torch.Tensor = model(batch).square().mean()
+        return loss
 
 
 def test_batch_normalisation_is_warned_of(run_recipe: RunRecipe) -> None:

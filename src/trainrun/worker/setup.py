@@ -30,6 +30,7 @@ from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
 from trainrun.worker.checkpoint.writer import About, Stages, Writer
 from trainrun.worker.data import (
+    BatchSizes,
     ForeignBatches,
     SampledBatches,
     SampledLoader,
@@ -86,7 +87,7 @@ class Worker:
         state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
         train = self._train_batches()
         state.epoch_progress = train.progress
-        state.total_steps = _total_steps(recipe, train.updates_per_epoch)
+        state.total_steps = _total_steps(recipe, train)
         state.optimizer = _required(hooks, "build_optimizer")(state.model, recipe)
         state.scheduler = hooks.build_scheduler(state.optimizer, recipe) if hooks.build_scheduler else None
         if recipe.train.precision == "fp16":
@@ -204,7 +205,12 @@ class Worker:
             )
         self._unplaced = resumable(loader)
         if isinstance(loader, SampledLoader):
-            return SampledBatches(loader)
+            return SampledBatches(loader, self._batch_sizes())
+        if self.hooks.choose_batch_size:
+            raise TrainingError(
+                "a plugin answers choose_batch_size, but the train loader is not trainrun's, which alone can make other"
+                " batches of it; let build_dataset answer with a dataset that has a length, or turn that plugin off"
+            )
         world, table = self.state.world, self.recipe.train
         micro_batches = table.batch_size // (world.size * micro_batch_size(self.recipe, world)) or 1
         return ForeignBatches(
@@ -216,6 +222,13 @@ class Worker:
             seed=self.recipe.run.seed,
             warn=self.logger.warning,
         )
+
+    def _batch_sizes(self) -> BatchSizes | None:
+        ask, recipe, world = self.hooks.choose_batch_size, self.recipe, self.state.world
+        if ask is None:
+            return None
+        unit = world.size * micro_batch_size(recipe, world)
+        return BatchSizes(ask, recipe.train.batch_size, unit, self.collectives.gather_objects)
 
     def _evaluation_loaders(self) -> dict[str, Iterable[Any]]:
         loaders = {split: self._loader(split) for split in self.recipe.evaluate.splits}
@@ -247,11 +260,11 @@ def _required(hooks: Dispatcher, name: str, otherwise: str = "") -> Callable[...
     return hook
 
 
-def _total_steps(recipe: Recipe, updates_per_epoch: int | None) -> int | None:
+def _total_steps(recipe: Recipe, train: SampledBatches | ForeignBatches) -> int | None:
     if recipe.train.steps is not None:
         return recipe.train.steps
     assert recipe.train.epochs is not None
-    return None if updates_per_epoch is None else recipe.train.epochs * updates_per_epoch
+    return train.updates_in(recipe.train.epochs)
 
 
 def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None:

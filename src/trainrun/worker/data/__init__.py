@@ -25,5 +25,6 @@ from trainrun.worker.data.sampled import SampledBatches as SampledBatches
 from trainrun.worker.data.sampled import SampledLoader as SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler as EvaluationSampler
 from trainrun.worker.data.samplers import TrainSampler as TrainSampler
+from trainrun.worker.data.sizes import BatchSizes as BatchSizes
 from trainrun.worker.data.update import Update as Update
 from trainrun.worker.data.update import batch_size as batch_size

@@ -64,11 +64,10 @@ class ForeignBatches:
         """The dataset under the loader, or else the loader, as `fingerprint` takes it."""
         return getattr(self._loader, "dataset", self._loader)
 
-    @property
-    def updates_per_epoch(self) -> int | None:
-        """The number of updates in an epoch where all ranks' loaders know their length, else None."""
+    def updates_in(self, epochs: int) -> int | None:
+        """The number of updates in `epochs` epochs where all ranks' loaders know their length, else None."""
         lengths = self._gather_lengths()
-        return None if min(lengths) < 0 else ceil(max(lengths) / self._micro_batches)
+        return None if min(lengths) < 0 else epochs * ceil(max(lengths) / self._micro_batches)
 
     @property
     def resumed(self) -> bool:

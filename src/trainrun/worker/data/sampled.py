@@ -11,6 +11,7 @@ from trainrun.errors import TrainingError
 from trainrun.worker.data.deaths import died_ahead, fetched, is_death
 from trainrun.worker.data.draws import bare
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
+from trainrun.worker.data.sizes import BatchSizes
 from trainrun.worker.data.update import Update
 
 
@@ -35,11 +36,14 @@ class SampledBatches:
     """The training data of one run where the loader is our own.
 
     Its place counts global samples: it is the same on all ranks, and any number of ranks goes on from it.
+
+    sizes: the batch size of each epoch; None for that of the sampler in all of them.
     """
 
-    def __init__(self, loader: SampledLoader) -> None:
+    def __init__(self, loader: SampledLoader, sizes: BatchSizes | None = None) -> None:
         assert isinstance(loader.sampler, TrainSampler)
         self._loader = loader
+        self._sizes = sizes
         self._sampler = loader.sampler
         self._batches: Iterator[Any] = iter(())
         self._used = 0
@@ -50,10 +54,11 @@ class SampledBatches:
         """The dataset, as `fingerprint` takes it."""
         return bare(self._loader.loader.dataset)
 
-    @property
-    def updates_per_epoch(self) -> int | None:
-        """The number of updates in an epoch."""
-        return len(self._sampler)
+    def updates_in(self, epochs: int) -> int | None:
+        """The number of updates in the first `epochs` epochs."""
+        if self._sizes is None:
+            return epochs * len(self._sampler)
+        return sum(map(self._sampler.updates_with, self._sizes.of(range(1, epochs + 1))))
 
     @property
     def resumed(self) -> bool:
@@ -68,6 +73,8 @@ class SampledBatches:
         """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
         if epoch != self._sampler.epoch:
             self._sampler.epoch, self._sampler.position = epoch, 0
+        if self._sizes is not None:
+            self._sampler.resize(*self._sizes.of([epoch]))
         self._used = self._fetched = 0
         self._batches = iter(self._loader)
         return self._sampler.updates()

@@ -24,7 +24,7 @@ class TrainSampler(Sampler[list[int]]):
     """Yields this rank's micro-batches of one epoch as lists of dataset indices, from `position` on.
 
     length: samples in the dataset. batch_size: samples of an update, over all ranks. micro_batch_size: samples
-    of a micro-batch. position: samples of the epoch already used, over all ranks; a multiple of batch_size.
+    of a micro-batch. position: samples of the epoch already used, over all ranks.
     """
 
     def __init__(
@@ -42,25 +42,29 @@ class TrainSampler(Sampler[list[int]]):
             raise TrainingError(
                 f"the train dataset has {length} samples for {world.size} workers; use fewer workers or more data"
             )
-        if drop_last and length < batch_size:
-            raise TrainingError(
-                f"the train dataset has {length} samples, less than one batch of {batch_size}, and data.drop_last"
-                " leaves out what does not fill one; use a smaller train.batch_size"
-            )
-        self._length = length - length % batch_size if drop_last else length
         self._total = length
-        self._batch = batch_size
         self._micro = micro_batch_size
+        self._drop_last = drop_last
         self._world = world
         self._seed = seed
         self._shuffle = shuffle
         self.epoch = 1
         self.position = 0
+        self.resize(batch_size)
+
+    def resize(self, batch_size: int) -> None:
+        """Take updates of `batch_size` samples, over all ranks, from `position` on. Not while an epoch goes on."""
+        self._length = self._used_of(batch_size)
+        self._batch = batch_size
         self._full = self._make_update(0) if self._length >= batch_size else None
+
+    def updates_with(self, batch_size: int) -> int:
+        """The number of updates in an epoch of such batches."""
+        return ceil(self._used_of(batch_size) / batch_size)
 
     def __len__(self) -> int:
         """The number of updates in an epoch."""
-        return ceil(self._length / self._batch)
+        return self.updates_with(self._batch)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
@@ -110,6 +114,17 @@ class TrainSampler(Sampler[list[int]]):
         end = first + share + (rank < over)
         largest = share + (over > 0)
         return [(at, max(0, min(self._micro, end - at))) for at in range(first, first + largest, self._micro)]
+
+    def _used_of(self, batch_size: int) -> int:
+        """The samples of an epoch in batches of this size, over all ranks."""
+        if not self._drop_last:
+            return self._total
+        if self._total < batch_size:
+            raise TrainingError(
+                f"the train dataset has {self._total} samples, less than one batch of {batch_size}, and data.drop_last"
+                " leaves out what does not fill one; use a smaller train.batch_size"
+            )
+        return self._total - self._total % batch_size
 
     def _make_update(self, start: int) -> Update:
         samples = min(self._batch, self._length - start)

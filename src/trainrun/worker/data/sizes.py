@@ -1,0 +1,60 @@
+"""The batch size of each epoch, where a plugin chooses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from trainrun.errors import TrainingError
+
+
+class BatchSizes:
+    """What `choose_batch_size` answers for each epoch, asked once an epoch and compared over ranks.
+
+    ask: the hook. default: the size where it answers None. unit: what every size must be a multiple of, the samples of
+    one micro-batch on each rank. gather: gathers a JSON value from all ranks; None for a single worker.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[int], Any],
+        default: int,
+        unit: int,
+        gather: Callable[[object], list[object]] | None,
+    ) -> None:
+        self._ask = ask
+        self._default = default
+        self._unit = unit
+        self._gather = gather
+        self._known: dict[int, int] = {}
+
+    def of(self, epochs: Iterable[int]) -> list[int]:
+        """The sizes of these epochs. To be called on all ranks alike.
+
+        Raises TrainingError for a size that cannot be, and where ranks have other answers than rank 0.
+        """
+        wanted = list(epochs)
+        new = [epoch for epoch in wanted if epoch not in self._known]
+        if new:
+            sizes = [self._checked(self._ask(epoch), epoch) for epoch in new]
+            self._require_alike(new, sizes)
+            self._known |= zip(new, sizes, strict=True)
+        return [self._known[epoch] for epoch in wanted]
+
+    def _checked(self, answer: object, epoch: int) -> int:
+        if answer is None:
+            return self._default
+        if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1 or answer % self._unit:
+            raise TrainingError(
+                f"choose_batch_size answered {answer!r} for epoch {epoch}; it must answer a multiple of {self._unit},"
+                " the samples of one micro-batch on every worker, or None"
+            )
+        return answer
+
+    def _require_alike(self, epochs: list[int], mine: list[int]) -> None:
+        for rank, theirs in enumerate(self._gather(mine) if self._gather else []):
+            if theirs != mine:
+                raise TrainingError(
+                    f"choose_batch_size answered {mine} for the epochs {epochs} here and {theirs} on rank {rank};"
+                    " it must answer the same on all ranks"
+                )
