@@ -59,6 +59,35 @@ def test_all_ranks_hear_of_it_and_the_next_one_works(
     assert [found.step for found in scan(trained.paths.checkpoints)] == [4]
 
 
+class Hears:
+    """Writes down on each rank what became of checkpoints."""
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Any, checkpoint: str) -> None:
+        self._note(run, f"{checkpoint} saved")
+
+    @hookimpl
+    def on_checkpoint_failed(self, run: Any, checkpoint: str, reason: str) -> None:
+        self._note(run, f"{checkpoint} failed: {reason}")
+
+    def _note(self, run: Any, text: str) -> None:
+        with (run.paths.root / f"heard-{run.world.rank}").open("a") as file:
+            file.write(f"{text.removeprefix(str(run.paths.checkpoints))}\n")
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_plugins_hear_of_it_on_all_ranks(
+    background: bool, training: Trainer, regression: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, 2)
+    table = {"every": 2, "at_end": False, "background": background}
+    trained = training(regression, Hears, ranks=2, train={"steps": 4}, checkpoint=table)
+    for rank in range(2):
+        failed, saved = (trained.paths.root / f"heard-{rank}").read_text().splitlines()
+        assert failed.startswith("/step-000002 failed: rank 0: OSError")
+        assert saved == "/step-000004 saved"
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_too_many_in_a_row_stop_the_training(
     background: bool, training: Trainer, regression: type, monkeypatch: pytest.MonkeyPatch

@@ -221,6 +221,10 @@ class HookRecorder:
         _note(run, "on_checkpoint_saved", checkpoint=checkpoint)
 
     @hookimpl
+    def on_checkpoint_failed(self, run: Run, checkpoint: str) -> None:
+        _note(run, "on_checkpoint_failed", checkpoint=checkpoint)
+
+    @hookimpl
     def on_exception(self, run: Run, error: BaseException) -> None:
         _note(run, "on_exception", error=error)
 

@@ -119,6 +119,8 @@ class Saving:
         self._failures += 1
         self.saved_at = min(self.saved_at, step - 1)
         session.warn(f"the checkpoint of step {step} was not saved: {reason}")
+        if session.hooks.on_checkpoint_failed:
+            session.hooks.on_checkpoint_failed(str(session.state.paths.checkpoints / folder(step)), reason)
         if self._failures >= self._allowed:
             times = f"{self._failures} saves in a row" if self._failures > 1 else "a save"
             session.stop(f"{times} failed (checkpoint.max_failures): {reason}", SOURCE)
