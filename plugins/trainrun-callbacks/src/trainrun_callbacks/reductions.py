@@ -1,0 +1,63 @@
+"""What plugins compute over all parameters at once, or over all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+def total_norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
+    """The norm of all gradients together, those of sharded parameters over all ranks. Collective where they are."""
+    gradients = [one.grad for one in model.parameters() if one.grad is not None]
+    if kind != math.inf:
+        norm = torch.nn.utils.get_total_norm(gradients, kind)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    largest = torch.stack(torch._foreach_norm(_shards(gradients), math.inf)).max()
+    sharded = any(isinstance(one, DTensor) for one in gradients)
+    return torch.stack(_of_ranks(largest)).max() if sharded else largest
+
+
+def not_finite(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """For each tensor whether it holds what is not finite, as one tensor on the device; of sharded ones this shard."""
+    # The maximum rather than the 2-norm, whose squares overflow for large but finite numbers.
+    return ~torch.isfinite(torch.stack(torch._foreach_norm(_shards(tensors), math.inf)))
+
+
+def same_everywhere(model: torch.nn.Module) -> bool:
+    """Whether all ranks have the same gradients after they were reduced."""
+    return isinstance(model, DistributedDataParallel) or not dist.is_initialized() or dist.get_world_size() == 1
+
+
+def of_any_rank(flags: torch.Tensor) -> torch.Tensor:
+    """The flags that are set on any rank. A collective."""
+    together = flags.to(torch.uint8)
+    dist.all_reduce(together, op=dist.ReduceOp.MAX)
+    return together.bool()
+
+
+def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
+    """The mean over ranks of each scalar. Waits for the device, once; a collective where there are several ranks."""
+    together = torch.stack([value.detach().float().reshape(()) for value in values])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(together)
+        together /= dist.get_world_size()
+    means: list[float] = together.tolist()
+    return means
+
+
+def _shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What of each tensor is on this rank; a shard without elements has no maximum, and a zero takes its place."""
+    here = [one.to_local() if isinstance(one, DTensor) else one for one in tensors]
+    return [one if one.numel() else one.new_zeros(1) for one in here]
+
+
+def _of_ranks(value: torch.Tensor) -> list[torch.Tensor]:
+    # Not reduced: the maximum of a NaN and a number is the one or the other there.
+    values = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(values, value)
+    return values

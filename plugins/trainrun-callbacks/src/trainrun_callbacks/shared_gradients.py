@@ -1,0 +1,79 @@
+"""Scale the gradients of parameters that are used several times."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from trainrun import Field, PluginOptions, TrainingError, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
+    from trainrun import Recipe, Run
+
+
+class SharedGradientsOptions(PluginOptions):
+    """Which gradients to scale."""
+
+    scale: dict[str, float] = Field(
+        min_length=1, description="Globs of parameter names, each with the factor on the gradients of what it matches."
+    )
+
+
+class SharedGradients:
+    """Multiply the gradients of the parameters that a glob matches by its factor, in every backward.
+
+    A parameter that is used n times in a forward gets the sum of n gradients; with the factor 1/n it gets their mean.
+    The first glob that matches any of a parameter's names counts. The factor is applied as the gradient arrives,
+    before it is added to those of earlier micro-batches and reduced over ranks.
+    """
+
+    Options = SharedGradientsOptions
+
+    def __init__(self, options: SharedGradientsOptions) -> None:
+        self._scale = options.scale
+        self._handles: list[Any] = []
+
+    @hookimpl
+    def check_recipe(self, recipe: Recipe) -> str | None:
+        return _NOT_SHARDED if recipe.parallel.strategy == "fsdp" else None
+
+    @hookimpl(mutates=True)
+    def on_train_start(self, run: Run) -> None:
+        assert run.module is not None
+        named = list(run.module.named_parameters(remove_duplicate=False))
+        if any(hasattr(one, "full_tensor") for _, one in named):
+            raise TrainingError(_NOT_SHARDED)
+        self._require_matches([name for name, _ in named])
+        factors: dict[torch.Tensor, float] = {}
+        for pattern, factor in self._scale.items():
+            for name, one in named:
+                if one.requires_grad and fnmatchcase(name, pattern):
+                    factors.setdefault(one, factor)
+        self._handles = [_hook(one, factor) for one, factor in factors.items()]
+
+    @hookimpl(mutates=True)
+    def on_train_end(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _require_matches(self, names: Iterable[str]) -> None:
+        names = list(names)
+        for pattern in self._scale:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+                raise TrainingError(f"scale: {pattern!r} matches no parameter; there are {shown}")
+
+
+_SHOWN = 20
+_NOT_SHARDED = (
+    'parallel.strategy = "fsdp": gradients of sharded parameters arrive in parts, past the place where they could be'
+    ' scaled; take "ddp", or scale within the model'
+)
+
+
+def _hook(parameter: torch.Tensor, factor: float) -> Any:
+    return parameter.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
