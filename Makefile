@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
+TRACKERS := $(VENV)/trackers
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
@@ -23,8 +24,19 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(MANIFESTS) | $(BIN)/python
-	$(BIN)/python $(PIP) --editable '.[test,dev]' $(addprefix --editable ./,$(PLUGINS))
+	$(BIN)/python $(PIP) --editable '.[test,dev]'
+	$(BIN)/python $(PIP) --no-deps $(addprefix --editable ./,$(PLUGINS))
 	@touch $@ $(VENV)/.run
+
+# What the tests of the trackers need: W&B, MLflow and its server, and of TensorBoard what reads event files. In a venv
+# of its own that also sees .venv's packages: NumPy makes each import of torch half a second slower.
+$(TRACKERS)/.packages: $(VENV)/.test
+	$(PYTHON) -m venv $(TRACKERS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trainrun-venv.pth"
+	$(TRACKERS)/bin/python $(PIP) wandb mlflow-skinny sqlalchemy alembic flask flask-cors
+	$(TRACKERS)/bin/python $(PIP) --no-deps tensorboard numpy absl-py
+	@touch $@
 
 # The peers of the benchmarks live in a venv of their own that also sees .venv's packages, so those stay as tested.
 # Without dependencies: peers.txt lists what the benchmark needs of them, and torch is the one in .venv.
@@ -35,12 +47,12 @@ $(BENCH)/.peers: $(VENV)/.test tests/benchmarks/peers.txt
 	$(BENCH)/bin/python $(PIP) --no-deps --requirement tests/benchmarks/peers.txt
 	@touch $@
 
-install: $(VENV)/.test  ## everything that the tests and the documentation need
+install: $(VENV)/.test $(TRACKERS)/.packages  ## everything that the tests and the documentation need
 
 run: $(VENV)/.run  ## train on handwritten digits with two workers
 	$(BIN)/trainrun launch train.toml
 
-test: lint types imports  ## every check, then the tests
+test: lint types imports $(TRACKERS)/.packages  ## every check, then the tests
 	@# Most of a launch is waiting, so that two halves at once take little longer than one.
 	$(BIN)/pytest tests/faults >.faults.log 2>&1 & faults=$$!; \
 	$(BIN)/pytest --ignore tests/faults; code=$$?; \
@@ -65,7 +77,7 @@ bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restart
 	$(BIN)/python tests/benchmarks/throughput.py
 	$(BIN)/python tests/benchmarks/skip.py
 
-soak: $(VENV)/.test  ## the long tests, then hundreds of launches, kills and races; SOAK=20 make soak for fewer
+soak: $(VENV)/.test $(TRACKERS)/.packages  ## the long tests, then hundreds of launches, kills and races; SOAK=20 make soak for fewer
 	$(BIN)/pytest -m long
 	$(BIN)/python tests/soak/soak.py
 
