@@ -20,8 +20,6 @@ from trainrun.worker.parent import die_with_parent
 # `preload` first: it has the server end with this agent before anything slow is imported.
 PRELOADED = ("trainrun.agent.preload", "trainrun.agent.forked")
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 def main() -> None:
     """Be the agent until the client is gone: `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR` are the arguments."""
@@ -29,9 +27,6 @@ def main() -> None:
     die_with_parent(int(client))
     # A handler, which ends with the program: the server and the workers would inherit SIG_IGN.
     signal.signal(signal.SIGTERM, _take_no_note)
-    # Torch's own way to write a traceback into a log imports its compiler first: a second or two, when a worker failed.
-    # Torch reads this once, in the server, when it is imported.
-    os.environ.setdefault("TORCH_LOGS_FORMAT", _LOG_FORMAT)
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     with socket.socket(fileno=int(descriptor)) as channel:
