@@ -79,7 +79,9 @@ class Spool:
         """How many records there are behind `after`, up to the end of the file as it is."""
         self.close()
         self._follow_file()
-        return sum(record.end > after for record, _ in self._lines())
+        count = sum(record.end > after for record, _ in self._lines())
+        self.close()
+        return count
 
     def close(self) -> None:
         """Close the file, and begin anew with the next call."""

@@ -27,7 +27,7 @@ class Histograms:
         for path in self._folder.glob(f"*{SUFFIX}"):
             for name, one in self._of(path, step).items():
                 edges = [one["low"] + (one["high"] - one["low"]) * place / len(one["counts"]) for place in _places(one)]
-                found[name] = wandb.Histogram(np_histogram=(one["counts"], edges))  # type: ignore[arg-type]
+                found[name] = wandb.Histogram(np_histogram=(one["counts"], edges))
         return found
 
     def close(self) -> None:
