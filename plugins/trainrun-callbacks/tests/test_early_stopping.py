@@ -15,10 +15,15 @@ def early_stopping(**options: Any) -> EarlyStopping:
     return EarlyStopping(EarlyStoppingOptions(**{"monitor": "eval/loss", **options}))
 
 
+def at(*rates: float) -> Any:
+    """A run with these learning rates."""
+    return SimpleNamespace(optimizer=SimpleNamespace(param_groups=[{"lr": rate} for rate in rates]))
+
+
 def reasons(plugin: EarlyStopping, *values: float) -> list[str | None]:
     found = []
     for value in values:
-        plugin.on_evaluation_end(split="eval", metrics={"eval/loss": value})
+        plugin.on_evaluation_end(at(0.1), split="eval", metrics={"eval/loss": value})
         found.append(plugin.should_stop())
     return found
 
@@ -56,7 +61,38 @@ def test_not_a_number_is_never_the_best(mode: str) -> None:
 
 
 def test_a_metric_that_never_was_a_number_stops_too() -> None:
-    assert reasons(early_stopping(patience=1), math.nan) == ["eval/loss was never a number for 1 evaluation"]
+    assert reasons(early_stopping(patience=1), math.nan) == ["eval/loss was never finite for 1 evaluation"]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_infinity_is_never_the_best(mode: str) -> None:
+    plugin = early_stopping(patience=2, mode=mode)
+    reasons(plugin, math.inf, -math.inf, 1.0)
+    assert plugin.state_dict()["best"] == 1.0
+
+
+def rated(plugin: EarlyStopping, *rates: tuple[float, ...]) -> list[str | None]:
+    found = []
+    for values in rates:
+        plugin.on_evaluation_end(at(*values), split="eval", metrics={"eval/loss": 1.0})
+        found.append(plugin.should_stop())
+    return found
+
+
+def test_stops_when_all_learning_rates_are_small() -> None:
+    plugin = early_stopping(patience=99, min_lr=0.01)
+    *before, last = rated(plugin, (0.1, 0.2), (0.01, 0.02), (0.005, 0.01))
+    assert before == [None, None]
+    assert last == "no learning rate is above min_lr = 0.01 any more: the largest is 0.01"
+
+
+def test_small_rates_that_rise_are_a_warm_up() -> None:
+    plugin = early_stopping(patience=99, min_lr=0.01)
+    assert rated(plugin, (0.001,), (0.005,), (0.1,), (0.02,)) == [None] * 4
+    resumed = early_stopping(patience=99, min_lr=0.01)
+    resumed.load_state_dict(plugin.state_dict())
+    assert rated(resumed, (0.01,))[0] is not None
+    assert rated(early_stopping(patience=99, min_lr=0.01), (0.01,), (0.01,))[1] is not None
 
 
 @pytest.mark.parametrize(("mode", "far", "reached"), [("min", 0.6, 0.5), ("max", 0.4, 0.5)])
@@ -68,7 +104,7 @@ def test_stops_at_the_threshold(mode: str, far: float, reached: float) -> None:
 def test_the_first_evaluations_are_passed_over() -> None:
     plugin = early_stopping(patience=1, skip_first=2, threshold=0.0)
     assert reasons(plugin, -1.0, 5.0, 4.0, 3.0) == [None, None, None, None]
-    assert plugin.state_dict() == {"best": 3.0, "seen": 4, "waited": 0}
+    assert plugin.state_dict() == {"best": 3.0, "seen": 4, "waited": 0, "rates": None}
 
 
 def test_patience_is_live() -> None:
@@ -90,12 +126,29 @@ def test_state_goes_on_where_it_was_but_does_not_stop_by_itself() -> None:
 
 def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(TrainingError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
-        early_stopping().on_evaluation_end(split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
+        early_stopping().on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
+
+
+def test_a_metric_may_come_later_but_must_come() -> None:
+    plugin = early_stopping(must_exist="later")
+    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    with pytest.raises(TrainingError, match=r"'eval/loss': .* no evaluation had it; the last one had: eval/f1"):
+        plugin.on_train_end()
+    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/loss": 0.1})
+    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    plugin.on_train_end()
+
+
+def test_that_it_never_came_is_no_error_where_training_was_stopped() -> None:
+    plugin = early_stopping(must_exist="later")
+    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    plugin.on_stop_requested()
+    plugin.on_train_end()
 
 
 def test_the_evaluation_of_another_split_is_passed_over() -> None:
     plugin = early_stopping(patience=1)
-    plugin.on_evaluation_end(split="test", metrics={"test/loss": 1.0})
+    plugin.on_evaluation_end(at(), split="test", metrics={"test/loss": 1.0})
     assert plugin.state_dict()["seen"] == 0
 
 

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, hookimpl
+from trainrun_callbacks.monitor import Monitor, MonitorOptions
 
 if TYPE_CHECKING:
-    from trainrun import Recipe
+    from trainrun import Recipe, Run
 
 
-class EarlyStoppingOptions(PluginOptions):
+class EarlyStoppingOptions(MonitorOptions):
     """What to watch, and how long to wait for it."""
 
-    monitor: str = Field(min_length=1, description="The evaluation metric to watch, such as `eval/accuracy`.")
-    mode: Literal["min", "max"] = Field("min", description="Whether smaller or larger is better.")
     patience: int = Field(
         3, ge=1, live=True, description="Stop after this many evaluations in a row without a better value."
     )
     min_delta: float = Field(0.0, ge=0, description="How much better than the best so far counts as better.")
     threshold: float | None = Field(None, description="Stop as soon as the metric is at least this good.")
+    min_lr: float | None = Field(
+        None, ge=0, description="Stop when no learning rate is above this any more, and none has risen."
+    )
     skip_first: int = Field(0, ge=0, description="Evaluations at the beginning that are passed over.")
 
 
 class EarlyStopping:
-    """Stop when a metric has not improved for `patience` evaluations, or has reached `threshold`."""
+    """Stop when a metric has not improved for `patience` evaluations, or has reached `threshold`.
+
+    Also when all learning rates are `min_lr` or less, and were not smaller at the evaluation before: during a warm-up
+    they are small too, and rise.
+    """
 
     Options = EarlyStoppingOptions
 
     def __init__(self, options: EarlyStoppingOptions) -> None:
         self._options = options
+        self._monitor = Monitor(options)
+        self._rates: list[float] | None = None
         self._best: float | None = None
         self._seen = 0
         self._waited = 0
@@ -39,20 +46,21 @@ class EarlyStopping:
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
-        splits = recipe.evaluate.splits
-        if any(self._options.monitor.startswith(f"{split}/") for split in splits):
-            return None
-        names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
-        return f"monitor = {self._options.monitor!r} names no evaluated split; there is {names}"
+        return self._monitor.problem(recipe)
 
     @hookimpl
-    def on_evaluation_end(self, split: str, metrics: Mapping[str, float]) -> None:
-        name = self._options.monitor
-        if name in metrics:
-            self._judge(metrics[name])
-        elif name.startswith(f"{split}/"):
-            known = ", ".join(sorted(metrics)) or "none"
-            raise TrainingError(f"monitor = {name!r}: there is no such metric; this evaluation has: {known}")
+    def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
+        value = self._monitor.read(split, metrics)
+        if value is not None:
+            self._judge(value, run)
+
+    @hookimpl
+    def on_stop_requested(self) -> None:
+        self._monitor.stopped()
+
+    @hookimpl
+    def on_train_end(self) -> None:
+        self._monitor.require_seen()
 
     @hookimpl
     def should_stop(self) -> str | None:
@@ -60,38 +68,41 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         # Without the reason: what once stopped a run must not stop the run that is resumed from it.
-        return {"best": self._best, "seen": self._seen, "waited": self._waited}
+        return {"best": self._best, "seen": self._seen, "waited": self._waited, "rates": self._rates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._best, self._seen, self._waited = state["best"], state["seen"], state["waited"]
+        self._rates = state.get("rates")
+        self._monitor.seen = self._seen > 0
 
-    def _judge(self, value: float) -> None:
+    def _judge(self, value: float, run: Run) -> None:
         self._seen += 1
         if self._seen <= self._options.skip_first:
             return
-        if self._better(value):
+        if self._monitor.better(value, self._best, self._options.min_delta):
             self._best, self._waited = value, 0
         else:
             self._waited += 1
-        self._reason = self._good_enough(value) or self._patience_lost()
-
-    def _better(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        return self._best is None or self._gain(value, self._best) > self._options.min_delta
-
-    def _gain(self, value: float, reference: float) -> float:
-        return value - reference if self._options.mode == "max" else reference - value
+        self._reason = self._good_enough(value) or self._patience_lost() or self._too_slow(run)
 
     def _good_enough(self, value: float) -> str | None:
         threshold = self._options.threshold
-        if threshold is None or not self._gain(value, threshold) >= 0:
+        if threshold is None or not self._monitor.gain(value, threshold) >= 0:
             return None
         return f"{self._options.monitor} is {value:g}, as good as the threshold {threshold:g}"
+
+    def _too_slow(self, run: Run) -> str | None:
+        limit, before = self._options.min_lr, self._rates
+        if limit is None or run.optimizer is None:
+            return None
+        self._rates = rates = [float(group["lr"]) for group in run.optimizer.param_groups]
+        if before is None or max(rates) > limit or any(now > old for now, old in zip(rates, before, strict=False)):
+            return None
+        return f"no learning rate is above min_lr = {limit:g} any more: the largest is {max(rates):g}"
 
     def _patience_lost(self) -> str | None:
         if self._waited < self._options.patience:
             return None
-        best = "was never a number" if self._best is None else f"no better than {self._best:g}"
+        best = "was never finite" if self._best is None else f"no better than {self._best:g}"
         evaluations = "evaluation" if self._waited == 1 else "evaluations"
         return f"{self._options.monitor} {best} for {self._waited} {evaluations}"

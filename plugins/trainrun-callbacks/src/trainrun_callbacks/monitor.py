@@ -1,0 +1,84 @@
+"""An evaluation metric that a plugin watches: that there is one, and when it is an error that there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from trainrun import Field, PluginOptions, TrainingError
+
+if TYPE_CHECKING:
+    from trainrun import Recipe
+
+Mode = Literal["min", "max"]
+
+
+class MonitorOptions(PluginOptions):
+    """Which evaluation metric to watch."""
+
+    monitor: str = Field(min_length=1, description="The evaluation metric to watch, such as `eval/accuracy`.")
+    mode: Mode = Field("min", description="Whether smaller or larger is better.")
+    must_exist: Literal["first", "later"] = Field(
+        "first",
+        description="When the metric must be there: in the `first` evaluation of its split, or `later`, by the end.",
+    )
+
+
+class Monitor:
+    """Reads the metric out of each evaluation."""
+
+    def __init__(self, options: MonitorOptions) -> None:
+        self._options = options
+        self.name = options.monitor
+        self.seen = False
+        self._missed: list[str] = []  # the names that there were instead
+        self._stopped = False
+
+    def problem(self, recipe: Recipe) -> str | None:
+        """What is wrong with the name before anything is evaluated: its split is not."""
+        splits = recipe.evaluate.splits
+        if any(self._is_of(split) for split in splits):
+            return None
+        names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
+        return f"monitor = {self.name!r} names no evaluated split; there is {names}"
+
+    def read(self, split: str, metrics: Mapping[str, float]) -> float | None:
+        """The value; None where this evaluation has none. Raises TrainingError where it must have one."""
+        if self.name in metrics:
+            self.seen = True
+            return metrics[self.name]
+        if self._is_of(split) and not self.seen:
+            self._missed = sorted(metrics)
+            if self._options.must_exist == "first":
+                raise TrainingError(f"{self._absent()} this evaluation has: {self._known()}{self._hint()}")
+        return None
+
+    def stopped(self) -> None:
+        """Training was stopped: that the metric never came may be because of that."""
+        self._stopped = True
+
+    def require_seen(self) -> None:
+        """Raise TrainingError where all evaluations were made and none had the metric."""
+        if self._missed and not self.seen and not self._stopped:
+            raise TrainingError(f"{self._absent()} no evaluation had it; the last one had: {self._known()}")
+
+    def gain(self, value: float, reference: float) -> float:
+        """How much better one value is than another; negative where it is worse."""
+        return value - reference if self._options.mode == "max" else reference - value
+
+    def better(self, value: float, reference: float | None, by: float = 0.0) -> bool:
+        """Whether a value is better than another by more than that; one that is not finite never is."""
+        return math.isfinite(value) and (reference is None or self.gain(value, reference) > by)
+
+    def _is_of(self, split: str) -> bool:
+        return self.name.startswith(f"{split}/")
+
+    def _absent(self) -> str:
+        return f"monitor = {self.name!r}: there is no such metric;"
+
+    def _known(self) -> str:
+        return ", ".join(self._missed) or "none"
+
+    def _hint(self) -> str:
+        return '; if it comes later, set must_exist = "later"'
