@@ -1,0 +1,211 @@
+"""Keep the checkpoints, or the weights, at which an evaluation metric was best."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainrun import Field, hookimpl
+from trainrun_callbacks.links import LINK_NAME, point_ranked, problem
+from trainrun_callbacks.monitor import Monitor, MonitorOptions
+from trainrun_callbacks.ranking import Ranking, Scored, rows, scored
+
+if TYPE_CHECKING:
+    from trainrun import Recipe, Run
+
+_NAME = "best-checkpoint"
+_WEIGHTS = ".safetensors"
+
+
+class BestCheckpointOptions(MonitorOptions):
+    """Which metric decides, how many are kept, and what of them."""
+
+    top_k: int = Field(1, ge=1, description="How many to keep.")
+    weights_only: bool = Field(
+        False, description="Write the model's weights alone, into `RUN/weights`, instead of a whole checkpoint."
+    )
+    link: str = Field(
+        "best",
+        pattern=LINK_NAME,
+        max_length=64,
+        description="The name of the link to the best; those after it are called `best-2`, `best-3` and so on.",
+    )
+
+
+class BestCheckpoint:
+    """Save a checkpoint when an evaluation is among the `top_k` best, and keep it by a link as long as it is.
+
+    All ranks compare the same numbers, so that all come to the same ranking; rank 0 alone asks for the checkpoint and
+    makes links. With `weights_only` all ranks write the weights together, at the end of the evaluation: those that
+    were evaluated.
+    """
+
+    Options = BestCheckpointOptions
+
+    def __init__(self, options: BestCheckpointOptions) -> None:
+        self._options = options
+        self._monitor = Monitor(options)
+        self._ranking = Ranking(options.top_k, options.mode)
+        self._asked: list[Scored] = []  # good enough, and being saved
+        self._saved = -1
+
+    @hookimpl
+    def check_recipe(self, recipe: Recipe) -> list[str]:
+        found = self._monitor.problem(recipe), problem(self._options.link), _clash(recipe)
+        return [text for text in found if text]
+
+    @hookimpl
+    def on_resume(self, run: Run, checkpoint: str) -> None:
+        if Path(checkpoint).parent.resolve() == run.paths.checkpoints.resolve():
+            self._saved = run.step
+
+    @hookimpl(mutates=True)
+    def on_train_start(self, run: Run) -> None:
+        """What the state names may not be there: it is that of an older checkpoint, or of another run."""
+        there = self._there(run, [*self._ranking.entries, *self._asked])
+        self._ranking.keep(there)
+        for one in self._asked:
+            if one.step in there:
+                self._ranking.add(one)
+        self._asked = []
+        if self._options.weights_only and run.world.rank == 0:
+            self._supersede(run)
+        self._link(run)
+
+    # Around all others, because one may take the weights back that it has put in for the evaluation.
+    @hookimpl(mutates=True, wrapper=True)
+    def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> Generator[None, Any, Any]:
+        value = self._monitor.read(split, metrics)
+        if value is not None:
+            self._judge(run, Scored(run.step, float(value)))
+        return (yield)
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, checkpoint: str) -> None:
+        self._saved = _step(checkpoint)
+        found = [one for one in self._asked if one.step == self._saved]
+        self._asked = [one for one in self._asked if one.step > self._saved]
+        for one in found:
+            self._take(run, one)
+
+    @hookimpl
+    def on_checkpoint_failed(self, checkpoint: str) -> None:
+        self._asked = [one for one in self._asked if one.step != _step(checkpoint)]
+
+    @hookimpl
+    def on_stop_requested(self) -> None:
+        self._monitor.stopped()
+
+    @hookimpl
+    def on_train_end(self) -> None:
+        self._monitor.require_seen()
+
+    def state_dict(self) -> dict[str, Any]:
+        ranked, asked = rows(self._ranking.entries), rows(self._asked)
+        return {"metric": self._metric(), "ranked": ranked, "asked": asked, "seen": self._monitor.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["metric"] == self._metric():  # numbers of another one say nothing about this one
+            self._monitor.seen = state["seen"]
+            self._asked = scored(state["asked"])
+            for one in scored(state["ranked"]):
+                self._ranking.add(one)
+
+    def _judge(self, run: Run, new: Scored) -> None:
+        self._ranking.keep(self._there(run, self._ranking.entries))
+        place = self._ranking.place(new, self._asked)
+        if place is None:
+            return
+        if self._options.weights_only:
+            self._write(run, new)
+        elif self._saved == run.step:
+            self._take(run, new)
+        else:
+            self._asked = [*(one for one in self._asked if one.step != new.step), new]
+            if run.world.rank == 0:
+                run.request_checkpoint(self._reason(place, new))
+
+    def _metric(self) -> list[str]:
+        return [self._options.monitor, self._options.mode]
+
+    def _reason(self, place: int, new: Scored) -> str:
+        what = "the best so far" if place == 1 else f"the best but {place - 1} so far"
+        return f"{self._monitor.name} is {new.value:g} at step {new.step}, {what}"
+
+    def _take(self, run: Run, new: Scored) -> None:
+        if self._ranking.add(new):
+            self._link(run)
+
+    def _write(self, run: Run, new: Scored) -> None:
+        """All ranks take it in; if rank 0 could not write it, all hear of that at the next evaluation."""
+        path = self._path(run, new.step)
+        try:
+            run.save_weights(path)
+        except OSError as error:
+            run.logger.warning("the best weights were not saved", step=new.step, reason=str(error))
+        if run.world.rank == 0:
+            _superseded(path).unlink(missing_ok=True)
+        self._take(run, new)
+
+    def _supersede(self, run: Run) -> None:
+        """Weights of later steps than the one that the run goes on from get another name, as its checkpoints do."""
+        for path in self._files(run):
+            if int(path.stem.rpartition("-")[2]) > run.step:
+                path.replace(_superseded(path))
+
+    def _there(self, run: Run, entries: list[Scored]) -> set[int]:
+        """Of which steps there is what was saved: what rank 0 sees counts for all, so that all go on alike."""
+        seen = [int(self._path(run, one.step).exists()) for one in entries]
+        return {one.step for one, there in zip(entries, _of_rank_0(run, seen), strict=True) if there}
+
+    def _link(self, run: Run) -> None:
+        if run.world.rank > 0:
+            return
+        paths = [self._path(run, step) for step in self._ranking.steps]
+        targets = [path.name for path in paths if path.exists()]
+        point_ranked(self._folder(run), self._options.link, targets, _WEIGHTS if self._options.weights_only else "")
+        for path in self._files(run) if self._options.weights_only else []:
+            if path.name not in targets:
+                path.unlink(missing_ok=True)
+
+    def _folder(self, run: Run) -> Path:
+        return run.paths.root / "weights" if self._options.weights_only else run.paths.checkpoints
+
+    def _path(self, run: Run, step: int) -> Path:
+        name = f"step-{step:06}"
+        return self._folder(run) / (f"{self._options.link}-{name}{_WEIGHTS}" if self._options.weights_only else name)
+
+    def _files(self, run: Run) -> list[Path]:
+        return list(self._folder(run).glob(f"{self._options.link}-step-*{_WEIGHTS}"))
+
+
+def _clash(recipe: Recipe) -> str | None:
+    """Two instances with one name for their links."""
+    tables = [table.options for name, table in recipe.plugins.items() if (table.use or name) == _NAME]
+    names = [
+        f"{folder}/{table.get('link', 'best')}{f'-{place}' if place > 1 else ''}"
+        for table in tables
+        for folder in ["weights" if table.get("weights_only") else "checkpoints"]
+        for place in range(1, table.get("top_k", 1) + 1)
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return f"several tables make the link {', '.join(twice)}; give each another link" if twice else None
+
+
+def _step(checkpoint: str) -> int:
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def _superseded(path: Path) -> Path:
+    return path.with_name(f"superseded-{path.name}")
+
+
+def _of_rank_0(run: Run, numbers: list[int]) -> list[int]:
+    if run.world.size == 1 or not numbers:
+        return numbers
+    import torch  # noqa: PLC0415 - the client imports this module, and must stay free of it
+
+    told = torch.tensor(numbers, device=run.device)
+    torch.distributed.broadcast(told, src=0)
+    return [int(number) for number in told.tolist()]

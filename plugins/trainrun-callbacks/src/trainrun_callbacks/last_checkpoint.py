@@ -1,0 +1,82 @@
+"""A link to the newest checkpoint, and checkpoints by time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from trainrun import Duration, Field, PluginOptions, hookimpl
+from trainrun_callbacks.links import LINK_NAME, point, problem
+
+if TYPE_CHECKING:
+    from trainrun import Run
+
+
+class LastCheckpointOptions(PluginOptions):
+    """What the link is called, and when to save."""
+
+    link: str = Field("last", pattern=LINK_NAME, max_length=64, description="The name of the link.")
+    every: Duration | None = Field(
+        None,
+        description="Training time between two checkpoints of this plugin, such as `10m`; left out, it makes none.",
+    )
+
+
+class LastCheckpoint:
+    """Keep a link to the newest checkpoint, whoever asked for it; and ask for one whenever `every` has passed.
+
+    The time is that of rank 0, which tells the others by its vote. What has passed is in the checkpoint, so that an
+    attempt goes on counting where the one before it was saved.
+    """
+
+    Options = LastCheckpointOptions
+
+    def __init__(self, options: LastCheckpointOptions, clock: Callable[[], float] = monotonic) -> None:
+        self._options = options
+        self._clock = clock
+        self._before = 0.0  # seconds since the last vote, in earlier attempts
+        self._since: float | None = None
+
+    @hookimpl
+    def check_recipe(self) -> list[str]:
+        nothing = "every = 0: expected a time between two checkpoints; leave it out for none"
+        return [text for text in (nothing if self._options.every == 0 else None, problem(self._options.link)) if text]
+
+    @hookimpl(ranks="zero")
+    def on_train_start(self, run: Run) -> None:
+        """Begin to count; and repair the link, which may lead to a checkpoint that was put aside since."""
+        self._since = self._clock()
+        link = run.paths.checkpoints / self._options.link
+        steps = {_step(path): path.name for path in run.paths.checkpoints.glob("step-*")}
+        older = [step for step in steps if step <= run.step]
+        if older:
+            point(link, steps[max(older)])
+        elif link.is_symlink():
+            link.unlink()
+
+    @hookimpl(ranks="zero")
+    def should_checkpoint(self) -> str | None:
+        every = self._options.every
+        if every is None or self._elapsed() < every:
+            return None
+        self._before, self._since = 0.0, self._clock()
+        return f"every = {every:g} s"
+
+    @hookimpl(ranks="zero")
+    def on_checkpoint_saved(self, run: Run, checkpoint: str) -> None:
+        point(run.paths.checkpoints / self._options.link, Path(checkpoint).name)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": self._elapsed()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._before = state["elapsed"]
+
+    def _elapsed(self) -> float:
+        return self._before + (0.0 if self._since is None else self._clock() - self._since)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
