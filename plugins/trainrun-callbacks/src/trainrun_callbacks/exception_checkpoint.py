@@ -1,0 +1,177 @@
+"""Keep what a failing rank still has: its weights, its optimizer, and an honest account of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainrun import Duration, Field, PluginOptions, hookimpl
+
+if TYPE_CHECKING:
+    from trainrun import Run
+
+FOLDER = "failures"
+
+
+class ExceptionCheckpointOptions(PluginOptions):
+    """What is written, for how long, and how much of it is kept."""
+
+    optimizer: bool = Field(True, description="Also write the state of the optimizer.")
+    keep: int = Field(2, ge=1, description="Of how many attempts the folders remain; older ones are removed.")
+    patience: Duration = Field(
+        60.0, description="How long the writing may take; after that the process ends without it."
+    )
+
+
+class ExceptionCheckpoint:
+    """When a rank fails, write what it has into `failures/attempt-N-rank-R` of the run directory.
+
+    No other rank is asked for anything, because others may be gone. What is written is no checkpoint: `report.json`
+    says which step it is of, whether the update may have been half made, and what is missing. A folder is there whole
+    or not at all. Nothing that goes wrong here hides why training failed.
+    """
+
+    Options = ExceptionCheckpointOptions
+    on_error = "warn"
+
+    def __init__(self, options: ExceptionCheckpointOptions) -> None:
+        self._options = options
+        self._updating = False  # the optimizer was called, and has not answered
+        self._updated = 0  # the last step whose update is complete
+
+    @hookimpl(ranks="zero")
+    def on_train_start(self, run: Run) -> None:
+        """Remove what ranks were writing when they were killed."""
+        for path in (run.paths.root / FOLDER).glob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    @hookimpl(trylast=True)
+    def on_gradients_clipped(self) -> None:
+        self._updating = True
+
+    @hookimpl(tryfirst=True)
+    def on_update_end(self, run: Run) -> None:
+        self._updating, self._updated = False, run.step
+
+    @hookimpl
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        if run.model is None or run.phase == "setup":
+            return  # the weights are those that training would begin with again
+        writing = _Writing(run, self._options, self._report(run, error))
+        # On a thread, because a disk or a device that does not answer must not keep the process from ending.
+        thread = threading.Thread(target=writing.run_all, name="exception-checkpoint", daemon=True)
+        thread.start()
+        thread.join(self._options.patience)
+        if thread.is_alive():
+            writing.given_up.set()
+            writing.problem = f"it took longer than {self._options.patience:g} s"
+        if writing.problem is not None:
+            run.logger.warning("what the failing rank had was not saved", reason=writing.problem)
+        else:
+            run.logger.info("saved what the failing rank had", folder=str(writing.folder))
+
+    def _report(self, run: Run, error: BaseException) -> dict[str, Any]:
+        complete = self._updated == run.step
+        state = "complete" if complete else "may be half made" if self._updating else "not begun"
+        strategy = run.recipe.parallel.strategy if run.world.size > 1 else "none"
+        return {
+            "what": "what one rank had when it failed; it is no checkpoint, and `trainrun resume` does not take it",
+            "run": run.paths.run_id,
+            "attempt": run.attempt,
+            "rank": run.world.rank,
+            "ranks": run.world.size,
+            "time": time.time(),
+            "step": run.step,
+            "epoch": run.epoch,
+            "samples_seen": run.samples_seen,
+            "phase": run.phase,
+            "update_of_this_step": state,
+            "weights_of_step": run.step if complete else None if self._updating else run.step - 1,
+            "strategy": strategy,
+            "weights": "this rank's parts only" if strategy == "fsdp" else "the whole model, as this rank has it",
+            "missing": [
+                "the state of the other plugins",
+                "the scheduler, the gradient scaler and the random generators",
+                "the place in the training data",
+                *(["the parts of the other ranks"] if strategy == "fsdp" else []),
+                *([] if self._options.optimizer else ["the state of the optimizer"]),
+            ],
+            "error": "".join(traceback.format_exception_only(error)).strip(),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+
+
+@dataclass
+class _Writing:
+    """One folder being written, on a thread of its own. `problem` says why there is none."""
+
+    run: Run
+    options: ExceptionCheckpointOptions
+    report: dict[str, Any]
+    given_up: threading.Event = field(default_factory=threading.Event)
+    problem: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where it is when it is complete."""
+        return self.run.paths.root / FOLDER / f"attempt-{self.run.attempt}-rank-{self.run.world.rank}"
+
+    def run_all(self) -> None:
+        """Write everything, give it its name, and remove what is too old."""
+        scratch = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            scratch.mkdir(mode=0o700, parents=True)
+            self._fill(scratch)
+            if not self.given_up.is_set():
+                scratch.rename(self.folder)
+                _prune(self.folder.parent, self.options.keep)
+        except Exception as problem:  # whatever it is, training failed for another reason
+            self.problem = f"{type(problem).__name__}: {problem}"
+        finally:
+            with suppress(OSError):
+                shutil.rmtree(scratch)
+
+    def _fill(self, folder: Path) -> None:
+        self.run.save_weights(folder / "weights.safetensors", local=True)
+        if self.options.optimizer and self.run.optimizer is not None:
+            _write(folder / "optimizer.pt", _plain(self.run.optimizer.state_dict()))
+        text = json.dumps(self.report, indent=2) + "\n"
+        (folder / "report.json").write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Values and tensors on the host; of what is spread over ranks, this rank's part."""
+    if isinstance(value, torch.Tensor):
+        local = value.to_local() if hasattr(value, "to_local") else value
+        return local.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def _write(path: Path, value: Any) -> None:
+    with path.open("xb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _prune(folder: Path, keep: int) -> None:
+    attempts = {path: int(path.name.split("-")[1]) for path in folder.glob("attempt-*-rank-*")}
+    newest = sorted(set(attempts.values()))[-keep:]
+    for path, attempt in attempts.items():
+        if attempt not in newest:
+            shutil.rmtree(path, ignore_errors=True)  # other ranks may remove it as well
