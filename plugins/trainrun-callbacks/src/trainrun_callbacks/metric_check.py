@@ -1,0 +1,76 @@
+"""Check once, and early, that the metrics are logged that somebody relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from trainrun import Field, PluginOptions, TrainingError, hookimpl
+
+if TYPE_CHECKING:
+    from trainrun import Recipe, Run
+
+_LOG = "the first log"
+
+
+class MetricCheckOptions(PluginOptions):
+    """Which metrics there must be, and what it means if one is missing."""
+
+    expect: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1, description="Names of metrics, or patterns such as `eval/*` of which at least one must be there."
+    )
+    on_missing: Literal["fail", "warn"] = Field("fail", description="Whether the run fails, or is only told about.")
+
+
+class MetricCheck:
+    """Look for the expected metrics in the first log of training, and in the first evaluation of each split.
+
+    Those that begin with the name of an evaluated split are looked for in its evaluation, all others in the first log
+    after a step. Each is looked for once; a resumed run does not look again.
+    """
+
+    Options = MetricCheckOptions
+
+    def __init__(self, options: MetricCheckOptions) -> None:
+        self._options = options
+        self._decided: list[str] = []
+
+    @hookimpl
+    def on_log(self, run: Run, metrics: Mapping[str, float]) -> None:
+        if "train/loss" in metrics:  # not the log of an evaluation
+            self._look(run, _LOG, None, metrics)
+
+    @hookimpl(ranks="zero")
+    def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
+        self._look(run, f"the first evaluation of {split}", split, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"decided": list(self._decided)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._decided = list(state["decided"])
+
+    def _look(self, run: Run, where: str, split: str | None, metrics: Iterable[str]) -> None:
+        if where in self._decided:
+            return
+        self._decided.append(where)
+        expected = [pattern for pattern in self._options.expect if _split(pattern, run.recipe) == split]
+        names = sorted(metrics)
+        missing = [pattern for pattern in expected if not any(fnmatchcase(name, pattern) for name in names)]
+        if missing:
+            self._tell(run, missing, f"{where} has no metric {', '.join(map(repr, missing))}; it has: {_listed(names)}")
+
+    def _tell(self, run: Run, missing: Sequence[str], message: str) -> None:
+        if self._options.on_missing == "fail":
+            raise TrainingError(message)
+        run.logger.warning(message, missing=list(missing), step=run.step)
+
+
+def _split(pattern: str, recipe: Recipe) -> str | None:
+    """The split whose evaluation is to have the metric, if any."""
+    return next((split for split in recipe.evaluate.splits if pattern.startswith(f"{split}/")), None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
