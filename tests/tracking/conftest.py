@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +46,45 @@ def log(paths: RunPaths) -> Log:
     return add
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+@dataclass(frozen=True)
+class Server:
+    """What the tracker in file_tracker.py has received. `down` and `hangs` say how it behaves."""
+
+    folder: Path
+
+    def set(self, state: str, on: bool = True) -> None:
+        if on:
+            (self.folder / state).touch()
+        else:
+            (self.folder / state).unlink()
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def steps(self) -> list[int]:
+        return [line["step"] for line in self.lines("received")]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    return Server(folder)
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Waits for a condition, and fails when it does not come."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to this"
+            time.sleep(0.02)
+
+    return wait

@@ -51,7 +51,7 @@ class TrackerProcess:
     """A running process that sends to one tracker. What it prints goes into the run's logs."""
 
     def __init__(self, paths: RunPaths, order: Order) -> None:
-        self._paths = paths
+        self.paths = paths
         self._name = order.instance.name
         self._deadline = order.deadline
         paths.trackers.mkdir(mode=0o700, exist_ok=True)
@@ -80,13 +80,22 @@ class TrackerProcess:
         try:
             self._process.wait(self._deadline + _SLACK)
         except subprocess.TimeoutExpired:
-            self._kill()
-        return Delivery.read(self._paths, self._name)
+            self.kill()
+        return Delivery.read(self.paths, self._name)
 
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it now; what it was about to note may be sent again."""
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
