@@ -1,0 +1,159 @@
+"""Show metrics as a table that grows, on the console of whoever launched the run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from trainrun import Field, PluginOptions, hookimpl
+
+if TYPE_CHECKING:
+    from trainrun import Run
+    from trainrun.launch.handle import Launch
+
+_STEP = "step"
+_NARROWEST = 10
+
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class MetricsTableOptions(PluginOptions):
+    """Which metrics, and when."""
+
+    metrics: list[Pattern] = Field(["*"], min_length=1, description="Shell patterns of the metrics to show.")
+    at: list[Literal["log", "evaluation", "epoch"]] = Field(
+        ["log", "evaluation"],
+        min_length=1,
+        description="When to add a row: at each log of training metrics, after each evaluation, at the end of each"
+        " epoch (with the newest value of everything).",
+    )
+
+
+class MetricsTable:
+    """Add a row of metrics to `metrics.txt` in the run directory, and show it on the console.
+
+    Rank 0 writes, on a thread of its own, and the launching process shows each row once: in colour where standard
+    error is a terminal, else as plain text. A metric that was not there before gets a column further to the right,
+    under a new header.
+    """
+
+    Options = MetricsTableOptions
+    on_error = "disable"
+    poll_interval = 0.5
+
+    def __init__(self, options: MetricsTableOptions) -> None:
+        self._options = options
+        self._table = Table()
+        self._file: Path | None = None
+        self._latest: dict[str, float] = {}
+        self._step = 0
+        self._offset: int | None = None
+
+    # --- in the worker: write ---
+
+    @hookimpl(ranks="zero")
+    def on_worker_start(self, run: Run) -> None:
+        self._file = run.paths.root / "metrics.txt"
+
+    @hookimpl(background=True)
+    def on_log(self, metrics: Mapping[str, float], step: int) -> None:
+        chosen = {name: value for name, value in metrics.items() if self._is_chosen(name)}
+        self._latest |= chosen
+        self._step = step
+        kind: Literal["log", "evaluation"] = "log" if "train/loss" in metrics else "evaluation"
+        if kind in self._options.at:
+            self._write(step, chosen)
+
+    @hookimpl(ranks="zero", background=True)
+    def on_epoch_end(self, epoch: int) -> None:
+        del epoch
+        if "epoch" in self._options.at:
+            self._write(self._step, self._latest)
+
+    def _is_chosen(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self._options.metrics)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if metrics and self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in self._table.add(step, metrics)))
+
+    # --- in the client: show ---
+
+    @hookimpl
+    def on_attempt_start(self, launch: Launch) -> None:
+        if self._offset is None:  # what an earlier launch of this run has shown is not shown again
+            self._offset = _size(launch.paths.root / "metrics.txt")
+
+    @hookimpl
+    def on_status(self, launch: Launch) -> None:
+        self._show(launch)
+
+    @hookimpl
+    def on_attempt_end(self, launch: Launch) -> None:
+        self._show(launch)
+
+    @hookimpl
+    def on_launch_end(self, launch: Launch) -> None:
+        self._show(launch)
+
+    def _show(self, launch: Launch) -> None:
+        path = launch.paths.root / "metrics.txt"
+        if launch.quiet or launch.seat.node != 0 or self._offset is None or not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        if whole:
+            self._offset += len(whole) + 1
+            with suppress(OSError, ValueError):  # a reader that went away ends the display, never the run
+                show(whole.decode("utf-8").split("\n"))
+
+
+class Table:
+    """Rows of text under headers. A column stays where it is; new ones come after it, under a new header."""
+
+    def __init__(self) -> None:
+        self._columns: list[str] = []
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> Iterable[str]:
+        """The lines that a row adds."""
+        new = [name for name in metrics if name not in self._columns]
+        if new:
+            if self._columns:
+                yield ""
+            self._columns += new
+            yield self._line(_STEP, self._columns)
+        yield self._line(str(step), [_number(metrics.get(name)) for name in self._columns])
+
+    def _line(self, first: str, cells: Sequence[str]) -> str:
+        widths = [max(_NARROWEST, len(name)) for name in self._columns]
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return "  ".join([first.rjust(8), *padded])
+
+
+def show(lines: Iterable[str]) -> None:
+    """Write lines of a table to standard error: headers bold and cut to its width where that is a terminal."""
+    if not sys.stderr.isatty():
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+        return
+    from rich.console import Console  # noqa: PLC0415 - rich is imported only on a terminal
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(file=sys.stderr)
+    for line in lines:
+        style = "bold" if line.lstrip().startswith(_STEP) else ""
+        console.print(Text(line, style), no_wrap=True, overflow="ellipsis")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
