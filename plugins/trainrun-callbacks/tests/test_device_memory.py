@@ -24,7 +24,8 @@ def test_on_the_cpu_it_is_that_of_the_process(fork_recipe: ForkRecipe) -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_on_a_gpu_it_is_that_of_the_allocator(monkeypatch: pytest.MonkeyPatch, reset: bool) -> None:
-    gib, resets = 1024**3, []
+    gib = 1024**3
+    resets: list[Any] = []
     for name, value in (("memory_allocated", 1), ("memory_reserved", 3), ("max_memory_allocated", 2)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value * gib)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)

@@ -36,8 +36,8 @@ def test_rates_are_those_since_the_sample_before(tmp_path: Path, monkeypatch: py
     sent = iter([10 * 1024**2, 30 * 1024**2])
     times = iter([100.0, 104.0])
     counters = lambda: SimpleNamespace(bytes_sent=next(sent), bytes_recv=0)  # noqa: E731
-    monkeypatch.setattr(system_probe.psutil, "net_io_counters", counters)
-    monkeypatch.setattr(system_probe.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("trainrun_callbacks.system_probe.psutil.net_io_counters", counters)
+    monkeypatch.setattr("trainrun_callbacks.system_probe.time.monotonic", lambda: next(times))
     probe = Probe(tmp_path, gpus=False)
     assert "sent_mib_per_second" not in probe.sample()
     second = probe.sample()
