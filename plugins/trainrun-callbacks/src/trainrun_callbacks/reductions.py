@@ -42,6 +42,8 @@ def of_any_rank(flags: torch.Tensor) -> torch.Tensor:
 
 def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
     """The mean over ranks of each scalar. Waits for the device, once; a collective where there are several ranks."""
+    if not values:
+        return []
     together = torch.stack([value.detach().float().reshape(()) for value in values])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(together)

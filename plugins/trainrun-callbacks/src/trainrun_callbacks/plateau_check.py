@@ -1,0 +1,96 @@
+"""Step a `ReduceLROnPlateau` with an evaluation metric."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainrun import Field, PluginOptions, TrainingError, hookimpl
+
+if TYPE_CHECKING:
+    from trainrun import Recipe
+
+
+class PlateauCheckOptions(PluginOptions):
+    """Which metric the scheduler is stepped with."""
+
+    monitor: str = Field(min_length=1, description="The evaluation metric, such as `eval/loss`.")
+
+
+class PlateauCheck:
+    """Let a `torch.optim.lr_scheduler.ReduceLROnPlateau` of the task work as it should.
+
+    Such a scheduler wants a metric, and trainrun steps schedulers once an update, without any. With this plugin it is
+    stepped with `monitor` at the end of each evaluation that has it, on all ranks alike, and not after
+    updates. The launch is refused where the metric's split is not evaluated, and the run fails where there is no such
+    metric, or where the task's scheduler is of another kind and has no use for one.
+    """
+
+    Options = PlateauCheckOptions
+
+    def __init__(self, options: PlateauCheckOptions) -> None:
+        self._monitor = options.monitor
+        self._scheduler: MetricStepped | None = None
+
+    @hookimpl
+    def check_recipe(self, recipe: Recipe) -> str | None:
+        splits = recipe.evaluate.splits
+        if any(self._monitor.startswith(f"{split}/") for split in splits):
+            return None
+        names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
+        return f"monitor = {self._monitor!r} names no evaluated split; there is {names}"
+
+    @hookimpl(wrapper=True)
+    def build_scheduler(self) -> Generator[None, Any, Any]:
+        found = yield
+        if not _wants_metric(found):
+            kind = "none" if found is None else type(found).__name__
+            raise TrainingError(
+                f"the learning-rate scheduler is {kind}, which needs no metric; answer build_scheduler with a"
+                " torch.optim.lr_scheduler.ReduceLROnPlateau, or turn this plugin off"
+            )
+        self._scheduler = MetricStepped(found)
+        return self._scheduler
+
+    @hookimpl(mutates=True)
+    def on_evaluation_end(self, split: str, metrics: Mapping[str, float]) -> None:
+        assert self._scheduler is not None
+        if self._monitor in metrics:
+            self._scheduler.step_with(metrics[self._monitor])
+        elif self._monitor.startswith(f"{split}/"):
+            known = ", ".join(sorted(metrics)) or "none"
+            raise TrainingError(f"monitor = {self._monitor!r}: there is no such metric; this evaluation has: {known}")
+
+
+class MetricStepped:
+    """A scheduler that is stepped with a metric, and not once an update."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def step(self) -> None:
+        """Nothing: this is what is called after each update."""
+
+    def step_with(self, metric: float) -> None:
+        """Tell the scheduler a metric; it may lower the rate."""
+        self.scheduler.step(metric)
+
+    def get_last_lr(self) -> list[float]:
+        """The rates as they are."""
+        rates: list[float] = self.scheduler.get_last_lr()
+        return rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scheduler's own."""
+        state: dict[str, Any] = self.scheduler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.scheduler.load_state_dict(state)
+
+
+def _wants_metric(scheduler: object) -> bool:
+    from torch.optim.lr_scheduler import ReduceLROnPlateau  # noqa: PLC0415 - the client imports this without torch
+
+    return isinstance(scheduler, ReduceLROnPlateau)

@@ -1,0 +1,137 @@
+"""Notice when the training loss jumps up."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainrun import Field, PluginOptions, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainrun import Run
+
+_SIGMAS = 1.4826  # median absolute deviations of a normal distribution to one standard deviation
+
+
+class SpikeGuardOptions(PluginOptions):
+    """What a spike is, and what to do about one."""
+
+    action: Literal["warn", "checkpoint", "stop", "skip"] = Field(
+        "warn", description="Warn, ask for a checkpoint, stop the training, or skip the update."
+    )
+    method: Literal["median", "mean"] = Field(
+        "median", description="Median and median absolute deviation, or mean and standard deviation."
+    )
+    window: int = Field(100, ge=2, description="How many updates before a loss it is compared with.")
+    min_history: int = Field(20, ge=2, description="Losses that must be known before one can be a spike.")
+    threshold: float = Field(6.0, gt=0, description="A spike is so many standard deviations above the middle.")
+    min_rise: float = Field(0.0, ge=0, description="A spike is at least this much above the middle.")
+
+
+class SpikeGuard:
+    """Compare each update's loss, the mean over ranks, with those before it; NaN and infinity are always spikes.
+
+    With `"median"` the deviation is 1.4826 times the median absolute deviation, so that a threshold means the same with
+    both methods for losses that are normally distributed, and a spike itself hardly counts. Every finite loss goes
+    into the window: a level that lasts is no spike for long.
+
+    Losses are looked at when metrics are logged: once for each log the device is waited for, and the ranks add up. With
+    `"skip"` both happen in each update, before it is made.
+    """
+
+    Options = SpikeGuardOptions
+
+    def __init__(self, options: SpikeGuardOptions) -> None:
+        self._options = options
+        self._before: deque[float] = deque(maxlen=options.window)
+        self._spikes = 0
+        self._parts: list[torch.Tensor] = []  # the losses of this update's micro-batches
+        self._waiting: list[tuple[int, torch.Tensor]] = []  # losses of updates that were not looked at yet, by step
+
+    @hookimpl
+    def check_recipe(self) -> str | None:
+        window, least = self._options.window, self._options.min_history
+        return None if least <= window else f"min_history = {least} is more than window = {window} can hold"
+
+    @hookimpl
+    def on_forward_end(self, loss: torch.Tensor) -> None:
+        self._parts.append(loss.detach())
+
+    @hookimpl(mutates=True)
+    def should_skip_update(self, run: Run) -> str | None:
+        if self._options.action != "skip":
+            return None
+        self._keep(run.step)
+        return next(iter(self._look()), None)
+
+    @hookimpl(mutates=True)
+    def on_update_end(self, run: Run) -> None:
+        if self._parts:
+            self._keep(run.step)
+        if run.logs_now:
+            for reason in self._look():
+                self._act(run, reason)
+            run.log("train/spikes", self._spikes, reduce="zero")
+
+    def state_dict(self) -> dict[str, Any]:
+        waiting = [(step, loss.clone()) for step, loss in self._waiting]
+        return {"before": list(self._before), "spikes": self._spikes, "waiting": waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._before.extend(state["before"])
+        self._spikes = state["spikes"]
+        self._waiting = [(step, loss) for step, loss in state["waiting"]]
+
+    def _keep(self, step: int) -> None:
+        """The update's loss: the mean of those of its micro-batches."""
+        total = self._parts[0]
+        for part in self._parts[1:]:
+            total = total + part
+        self._waiting.append((step, total / len(self._parts)))
+        self._parts = []
+
+    def _look(self) -> list[str]:
+        """What is wrong with the losses that are waiting."""
+        from trainrun_callbacks.reductions import means_over_ranks  # noqa: PLC0415 - the client imports no torch
+
+        steps, losses = [step for step, _ in self._waiting], [loss for _, loss in self._waiting]
+        self._waiting = []
+        judged = [self._judge(step, mean) for step, mean in zip(steps, means_over_ranks(losses), strict=True)]
+        return [reason for reason in judged if reason is not None]
+
+    def _judge(self, step: int, loss: float) -> str | None:
+        reason = self._reason(loss)
+        if math.isfinite(loss):
+            self._before.append(loss)
+        self._spikes += reason is not None
+        return None if reason is None else f"the loss of step {step} {reason}"
+
+    def _reason(self, loss: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"is {loss}"
+        if len(self._before) < self._options.min_history:
+            return None
+        middle, deviation = self._usual()
+        if loss <= middle + max(self._options.threshold * deviation, self._options.min_rise):
+            return None
+        word = self._options.method
+        return f"is {loss:.4g}, and the {word} of the {len(self._before)} before is {middle:.4g} ± {deviation:.2g}"
+
+    def _usual(self) -> tuple[float, float]:
+        if self._options.method == "mean":
+            return statistics.fmean(self._before), statistics.pstdev(self._before)
+        middle = statistics.median(self._before)
+        return middle, _SIGMAS * statistics.median(abs(value - middle) for value in self._before)
+
+    def _act(self, run: Run, reason: str) -> None:
+        if run.world.rank == 0:
+            run.logger.warning(f"a loss spike: {reason}")
+        if self._options.action == "checkpoint":
+            run.request_checkpoint(reason)
+        elif self._options.action == "stop":
+            run.request_stop(reason)
