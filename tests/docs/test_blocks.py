@@ -26,7 +26,7 @@ from trainrun.plugin.specs import by_name, own_specs
 from trainrun.testing import DistributionInstaller
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BASE = '[task]\nuse = "digits"\n[train]\nsteps = 10\n'
 
@@ -64,7 +64,7 @@ def blocks() -> list[Block]:
         for match in BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             info = dict(re.findall(r'(\w+)="([^"]+)"', match[2]))
-            found.append(Block(page.name, line, match[1], info.get("title"), info.get("needs"), match[3]))
+            found.append(Block(str(page.relative_to(ROOT)), line, match[1], info.get("title"), info.get("needs"), match[3]))
     return found
 
 
@@ -161,7 +161,7 @@ def parse(words: list[str]) -> None:
 LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)]+)?\)")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target, anchor in LINK.findall(text):
