@@ -18,6 +18,7 @@ from trainrun import hookimpl
 from trainrun.rundir.files import append_line
 from trainrun.rundir.process import REQUEST_SIGNAL
 from trainrun.worker.data import leave_signals_alone
+from trainrun.worker.data.shield import iterate
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.signals import Deadline, Inbox, Request, stopping_signals
 from trainrun.worker.ties import Ties
@@ -363,6 +364,22 @@ def test_processes_that_load_data_ignore_signals_to_the_group(tmp_path: Path) ->
     leave_signals_alone(loader)
     assert sorted(int(batch) for batch in loader) == list(range(8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["init-0", "init-1"]
+
+
+_AT_BIRTH: list[signal.Signals] = []
+os.register_at_fork(after_in_child=lambda: send(*_AT_BIRTH))
+
+
+def test_processes_that_load_data_are_shielded_from_their_birth_on(tmp_path: Path) -> None:
+    loader = DataLoader(Slow(), num_workers=2, multiprocessing_context="fork", worker_init_fn=marks(tmp_path))
+    leave_signals_alone(loader)
+    _AT_BIRTH.extend((signal.SIGTERM, signal.SIGINT))
+    try:
+        batches = iterate(loader)
+    finally:
+        _AT_BIRTH.clear()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    assert sorted(int(batch) for batch in batches) == list(range(8))
 
 
 @pytest.mark.parametrize("loader", [[1, 2], DataLoader([1, 2])])

@@ -26,6 +26,7 @@ from trainrun.plugin.state import unfit
 from trainrun.worker.data.deaths import fetched, is_death
 from trainrun.worker.data.digest import differ, digest
 from trainrun.worker.data.naming import described, keeper, processes
+from trainrun.worker.data.shield import iterate
 from trainrun.worker.data.stream import Stream, generator_state, set_generator_state
 from trainrun.worker.data.update import NOTHING
 from trainrun.worker.world import World
@@ -112,7 +113,7 @@ class Reader:
 
     def _iterate(self) -> Iterator[Any]:
         with self._drawing():
-            return iter(self._loader)
+            return iterate(self._loader)
 
     def _drawing(self) -> AbstractContextManager[Any]:
         return _UNGUARDED if self._stream is None else self._stream

@@ -11,6 +11,7 @@ from trainrun.errors import TrainingError
 from trainrun.worker.data.deaths import died_ahead, fetched, is_death
 from trainrun.worker.data.draws import bare
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
+from trainrun.worker.data.shield import iterate
 from trainrun.worker.data.sizes import BatchSizes
 from trainrun.worker.data.update import Update
 
@@ -26,7 +27,7 @@ class SampledLoader:
     def __iter__(self) -> Iterator[Any]:
         if self.loader.generator is not None:  # the loader's processes get their seeds from it: one for each epoch
             self.loader.generator.manual_seed((self._seed << 20) + getattr(self.sampler, "epoch", 0))
-        return iter(self.loader)
+        return iterate(self.loader)
 
     def __len__(self) -> int:
         return len(self.sampler)
