@@ -81,9 +81,9 @@ class TrackerPlugin:
 
     def _instances(self, recipe: Recipe) -> Iterator[tuple[str, TrackerOptions]]:
         """Name and options of all instances of this plugin that are certainly on."""
-        mine = {self.plugin, f"{type(self).__module__}:{type(self).__qualname__}"}
         for name, table in recipe.plugins.items():
-            if (table.use or name) in mine and table.enabled is True:
+            use = table.use or name
+            if table.enabled is True and (use == self.plugin or use.endswith(f":{type(self).__qualname__}")):
                 try:
                     yield name, self.Options.from_table(table.options)
                 except pydantic.ValidationError:
