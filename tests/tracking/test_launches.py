@@ -50,6 +50,7 @@ def sync(paths: RunPaths, *options: str) -> int:
     return command(["sync", paths.run_id, "--dir", str(paths.root.parent), *options])
 
 
+@pytest.mark.long
 def test_training_goes_on_while_a_tracker_never_comes_back(
     launch_recipe: LaunchRecipe, recipe: str, server: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,8 +97,8 @@ class Shipper:
         self._wait = min(_LONGEST_WAIT, self._wait * 2 or _FIRST_WAIT)
         reason = _text(error)
         self.close()
-        if self.cursor.trouble is None:
-            self.cursor.trouble = reason
+        before, self.cursor.trouble = self.cursor.trouble, reason
+        if before is None:
             _log(f"outage: {reason}")
             self._tell("tracker_outage", f"{reason}; what is logged stays in metrics.jsonl, and is sent later")
         self._note()
