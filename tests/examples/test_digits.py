@@ -33,12 +33,13 @@ def test_every_digit_is_in_both_splits() -> None:
         assert digits.build_dataset(split).tensors[1].unique().tolist() == list(range(10))
 
 
-def test_steps_answer_with_scalars() -> None:
+def test_steps_answer_with_scalars_and_predictions() -> None:
     network = model(channels=2, hidden=8)
     batch = digits.build_dataset("eval")[:7]
     assert digits.training_step(network, batch)["loss"].shape == ()
     answer = digits.evaluation_step(network, batch)
-    assert {name: value.shape for name, value in answer.items()} == {"loss": (), "accuracy": ()}
+    shapes = {name: value.shape for name, value in answer.items()}
+    assert shapes == {"loss": (), "accuracy": (), "predictions": (len(batch[0]),)}
 
 
 def test_options_set_the_size() -> None:
