@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from trainrun_callbacks.metrics_table import MetricsTable, MetricsTableOptions, Table
 
-from trainrun.testing import ForkRecipe
+from trainrun import hookimpl
+from trainrun.testing import ForkRecipe, RunRecipe
 
 RECIPE = """
 task = { use = "digits", channels = 1, hidden = 2 }
@@ -38,6 +39,27 @@ def test_one_row_an_epoch_has_the_newest_of_everything(fork_recipe: ForkRecipe) 
     assert [line.split()[0] for line in lines] == ["step", "2", "4"]
     assert lines[1].split()[1] == f"{result.series('train/loss')[2]:.4g}"
     assert all(len(line.split()) == 4 for line in lines)
+
+
+class Talks:
+    """Logs something at the end of each epoch, and what the table leaves out by default."""
+
+    @hookimpl
+    def on_epoch_end(self, run: Any) -> None:
+        run.log("seconds/epoch", 1.0, reduce="max")
+
+    @hookimpl
+    def on_step_end(self, run: Any) -> None:
+        run.log("phase/step", 1.0)
+
+
+def test_by_default_monitors_with_many_metrics_are_left_out_and_so_is_the_rest_at_the_end(
+    run_recipe: RunRecipe,
+) -> None:
+    result = run_recipe(RECIPE.replace('metrics = ["train/loss", "eval/*"]', ""), Talks)
+    assert list(result.series("seconds/epoch")) == [4]
+    lines = (result.paths.root / "metrics.txt").read_text().splitlines()
+    assert lines[-2].split() == ["step", "train/loss", "train/samples_per_second", "eval/accuracy", "eval/loss"]
 
 
 def test_columns_stay_and_new_ones_come_after_them() -> None:

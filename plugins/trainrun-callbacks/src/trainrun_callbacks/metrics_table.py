@@ -25,6 +25,10 @@ class MetricsTableOptions(PluginOptions):
     """Which metrics, and when."""
 
     metrics: list[Pattern] = Field(["*"], min_length=1, description="Shell patterns of the metrics to show.")
+    exclude: list[Pattern] = Field(
+        ["phase/*", "memory/*", "system/*", "heartbeat/*", "throughput/*", "parameters/*", "gradients/*", "batches/*"],
+        description="Shell patterns of metrics to leave out: by default those of monitors that log many.",
+    )
     at: list[Literal["log", "evaluation", "epoch"]] = Field(
         ["log", "evaluation"],
         min_length=1,
@@ -49,6 +53,7 @@ class MetricsTable:
         self._options = options
         self._table = Table()
         self._file: Path | None = None
+        self._splits: tuple[str, ...] = ()
         self._latest: dict[str, float] = {}
         self._step = 0
         self._offset: int | None = None
@@ -58,14 +63,14 @@ class MetricsTable:
     @hookimpl(ranks="zero")
     def on_worker_start(self, run: Run) -> None:
         self._file = run.paths.root / "metrics.txt"
+        self._splits = tuple(f"{split}/" for split in run.recipe.evaluate.splits)
 
     @hookimpl(background=True)
     def on_log(self, metrics: Mapping[str, float], step: int) -> None:
         chosen = {name: value for name, value in metrics.items() if self._is_chosen(name)}
         self._latest |= chosen
         self._step = step
-        kind: Literal["log", "evaluation"] = "log" if "train/loss" in metrics else "evaluation"
-        if kind in self._options.at:
+        if ("log" if "train/loss" in metrics else "evaluation") in self._options.at and self._is_whole(metrics):
             self._write(step, chosen)
 
     @hookimpl(ranks="zero", background=True)
@@ -74,8 +79,16 @@ class MetricsTable:
         if "epoch" in self._options.at:
             self._write(self._step, self._latest)
 
+    def _is_whole(self, metrics: Iterable[str]) -> bool:
+        """Whether this is a log of training or evaluation, and not what is left to say when training has ended."""
+        return any(name == "train/loss" or name.startswith(self._splits) for name in metrics)
+
     def _is_chosen(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self._options.metrics)
+        wanted, unwanted = (
+            any(fnmatchcase(name, pattern) for pattern in patterns)
+            for patterns in (self._options.metrics, self._options.exclude)
+        )
+        return wanted and not unwanted
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         if metrics and self._file is not None:
