@@ -35,6 +35,7 @@ class FakeRun:
         self.world = SimpleNamespace(rank=0, size=2)
         self.device = torch.device("cpu")
         self.step = self.samples_seen = 0
+        self.recipe = SimpleNamespace(train=SimpleNamespace(precision="fp32"))
         self.logged: dict[str, float] = {}
 
     @property
@@ -58,6 +59,7 @@ def step(plugin: Throughput, run: Any, clock: Clock, seconds: float) -> None:
 def test_rates_leave_out_evaluations_and_checkpoints(clock: Clock) -> None:
     run: Any = FakeRun()
     plugin = Throughput(ThroughputOptions(tokens="ids"), clock)
+    plugin.on_train_start(run)
     step(plugin, run, clock, 1.0)
     step(plugin, run, clock, 1.0)
     assert run.logged == {"throughput/samples": 4.0, "throughput/steps": 1.0, "throughput/tokens": 10.0}
@@ -73,6 +75,7 @@ def test_rates_leave_out_evaluations_and_checkpoints(clock: Clock) -> None:
 def test_tokens_may_be_the_sum_of_a_mask(clock: Clock) -> None:
     run: Any = FakeRun()
     plugin = Throughput(ThroughputOptions(tokens="mask", count="sum"), clock)
+    plugin.on_train_start(run)
     step(plugin, run, clock, 1.0)
     step(plugin, run, clock, 1.0)
     assert run.logged["throughput/tokens"] == 2.0
@@ -82,6 +85,7 @@ def test_the_first_window_on_a_gpu_says_nothing(clock: Clock) -> None:
     run: Any = FakeRun()
     run.device = torch.device("cuda")
     plugin = Throughput(ThroughputOptions(), clock)
+    plugin.on_train_start(run)
     for _ in range(2):
         step(plugin, run, clock, 0.001)
     assert not run.logged

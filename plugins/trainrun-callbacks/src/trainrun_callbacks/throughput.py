@@ -57,6 +57,8 @@ class Throughput:
         self._per_sample = options.flops_per_sample
         self._peak = options.peak_flops
         self._size = 1  # of the micro-batch that is counted
+        self._chosen: Callable[[Any, str], Tensor]
+        self._samples_of: Callable[[Any], int]
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
@@ -67,9 +69,12 @@ class Throughput:
 
     @hookimpl
     def on_train_start(self, run: Run) -> None:
+        from trainrun_callbacks.batches import chosen, samples  # noqa: PLC0415 - the client must stay free of torch
+
+        self._chosen, self._samples_of = chosen, samples
         if not (self._options.flops or self._per_sample):
             return
-        from trainrun_callbacks.flops import FlopCounter, peak  # noqa: PLC0415 - the client must stay free of torch
+        from trainrun_callbacks.flops import FlopCounter, peak  # noqa: PLC0415 - and this takes a while to import
 
         if self._per_sample is None and run.world.rank == 0:
             self._counter = FlopCounter()
@@ -89,9 +94,7 @@ class Throughput:
         if self._options.tokens is not None:
             self._tokens = self._tokens + self._tokens_of(batch)
         if self._counter is not None:
-            from trainrun_callbacks.batches import samples  # noqa: PLC0415
-
-            self._size = samples(batch)
+            self._size = self._samples_of(batch)
             self._counter.start()
 
     @hookimpl
@@ -150,9 +153,7 @@ class Throughput:
             run.log("throughput/mfu", rate * self._per_sample / (self._peak * run.world.size), reduce="zero")
 
     def _tokens_of(self, batch: Any) -> Tensor | int:
-        from trainrun_callbacks.batches import chosen  # noqa: PLC0415
-
-        tensor = chosen(batch, self._options.tokens or "*")
+        tensor = self._chosen(batch, self._options.tokens or "*")
         return tensor.numel() if self._options.count == "elements" else tensor.detach().sum()
 
     def _explain(self, run: Run, how: str) -> None:
