@@ -41,6 +41,7 @@ class Watch:
         self.after: list[dict[str, torch.Tensor]] = []
         self.used: list[dict[str, torch.Tensor]] = []
         self.at_end: list[dict[str, torch.Tensor]] = []
+        self.at_checkpoint: list[dict[str, torch.Tensor]] = []
 
     @hookimpl
     def on_update_end(self, run: Any) -> None:
@@ -54,6 +55,10 @@ class Watch:
     @hookimpl
     def on_evaluation_end(self, run: Any) -> None:
         self.at_end.append(weights(run))
+
+    @hookimpl
+    def on_checkpoint_start(self, run: Any) -> None:
+        self.at_checkpoint.append(weights(run))
 
 
 class Early(Watch):
@@ -118,13 +123,14 @@ def test_a_skipped_update_is_not_averaged(run_recipe: RunRecipe) -> None:
     assert equal(plugin.state_dict()["average"], expected(watch.after, 0.9, [1, 2, 3, 5, 6]))
 
 
-def test_evaluations_use_the_average_and_whoever_looks_at_their_end_sees_the_weights(run_recipe: RunRecipe) -> None:
+def test_evaluations_use_the_average_and_so_do_other_plugins_until_they_end(run_recipe: RunRecipe) -> None:
     before, after = Early(), Watch()
-    run_recipe(RECIPE, before, ema(decay=0.9), after)
+    run_recipe(RECIPE, before, ema(decay=0.9), after, overrides=AT_END)
     for seen in (before, after):
         assert equal(seen.used[0], expected(seen.after, 0.9, [1, 2, 3]))
-        assert equal(seen.at_end[0], seen.after[2])
-        assert equal(seen.at_end[1], seen.after[5])
+        assert equal(seen.at_end[0], seen.used[0])
+        assert equal(seen.at_checkpoint[1], seen.after[3])
+        assert equal(seen.at_checkpoint[2], seen.after[5])
 
 
 def test_evaluations_may_use_the_weights(run_recipe: RunRecipe) -> None:
@@ -175,7 +181,10 @@ def test_it_goes_on_bit_for_bit_after_a_stop_within_an_evaluation(fork_recipe: F
         assert equal(one, other)
 
 
-@pytest.mark.parametrize("then", [(2, "fsdp"), (3, "fsdp"), (1, "none"), (2, "ddp")], ids=str)
+_LONG = [pytest.param(then, marks=pytest.mark.long) for then in [(2, "fsdp"), (1, "none"), (2, "ddp")]]
+
+
+@pytest.mark.parametrize("then", [(3, "fsdp"), *_LONG], ids=str)
 def test_a_sharded_average_goes_on_with_any_number_of_ranks(fork_recipe: ForkRecipe, then: tuple[int, str]) -> None:
     sizes = ["train.batch_size=12", *AT_END]
     sharded = ["parallel.strategy=fsdp", *sizes]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainrun_callbacks.shared_gradients import SharedGradients, SharedGradientsOptions
+from trainrun_callbacks.shared_gradients import Scaled, SharedGradients, SharedGradientsOptions
 
 from trainrun import HookFailed, Recipe, hookimpl
 from trainrun.testing import ForkRecipe, RunRecipe
@@ -46,7 +46,9 @@ class Tied:
 
 
 def shared(**scale: float) -> SharedGradients:
-    return SharedGradients(SharedGradientsOptions(scale=scale))
+    return SharedGradients(
+        SharedGradientsOptions(groups=[Scaled(match=[one], factor=factor) for one, factor in scale.items()])
+    )
 
 
 @pytest.mark.parametrize("pattern", ["first.weight", "again.*"])
@@ -62,7 +64,7 @@ def test_gradients_are_scaled_once_also_under_accumulation(fork_recipe: ForkReci
         torch.testing.assert_close(scaled["head.weight"], plain["head.weight"])
 
 
-def test_the_first_glob_that_matches_counts(run_recipe: RunRecipe) -> None:
+def test_the_first_group_that_matches_counts(run_recipe: RunRecipe) -> None:
     plain, scaled = Tied(), Tied()
     run_recipe(RECIPE, task=plain)
     run_recipe(RECIPE, shared(**{"f*": 2.0, "*": 4.0}), task=scaled)

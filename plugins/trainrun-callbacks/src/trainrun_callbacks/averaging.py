@@ -71,18 +71,18 @@ class Averaging:
             self._averages.update(self.weight() if self._count else 1.0)
             self._count += 1
 
-    # First among the plugins: whoever looks at the weights when an evaluation ends is to see the model's own.
+    # First at the start and last at the end: all other plugins see the weights that are evaluated.
 
     @hookimpl(mutates=True, tryfirst=True)
     def on_evaluation_start(self) -> None:
         if self._evaluates and self._count and self._averages is not None and not self._averages.swapped:
             self._averages.swap_in()
 
-    @hookimpl(mutates=True, tryfirst=True)
+    @hookimpl(mutates=True, trylast=True)
     def on_evaluation_end(self) -> None:
         self._restore()
 
-    # An evaluation that is broken off has no end; what follows it then is one of these.
+    # An evaluation that is broken off has no end; what follows it then is one of these. First, for the other plugins.
 
     @hookimpl(mutates=True, tryfirst=True)
     def on_checkpoint_start(self) -> None:

@@ -15,26 +15,31 @@ if TYPE_CHECKING:
     from trainrun import Recipe, Run
 
 
+class Scaled(PluginOptions):
+    """Some parameters, and a factor."""
+
+    match: list[str] = Field(min_length=1, description="Globs of parameter names.")
+    factor: float = Field(ge=0, description="What the gradients of these parameters are multiplied by.")
+
+
 class SharedGradientsOptions(PluginOptions):
     """Which gradients to scale."""
 
-    scale: dict[str, float] = Field(
-        min_length=1, description="Globs of parameter names, each with the factor on the gradients of what it matches."
-    )
+    groups: list[Scaled] = Field(min_length=1, description="Globs of parameter names and a factor each.")
 
 
 class SharedGradients:
-    """Multiply the gradients of the parameters that a glob matches by its factor, in every backward.
+    """Multiply the gradients of the parameters that a group matches by its factor, in every backward.
 
     A parameter that is used n times in a forward gets the sum of n gradients; with the factor 1/n it gets their mean.
-    The first glob that matches any of a parameter's names counts. The factor is applied as the gradient arrives,
+    The first group that matches any of a parameter's names counts. The factor is applied as the gradient arrives,
     before it is added to those of earlier micro-batches and reduced over ranks.
     """
 
     Options = SharedGradientsOptions
 
     def __init__(self, options: SharedGradientsOptions) -> None:
-        self._scale = options.scale
+        self._groups = options.groups
         self._handles: list[Any] = []
 
     @hookimpl
@@ -49,10 +54,10 @@ class SharedGradients:
             raise TrainingError(_NOT_SHARDED)
         self._require_matches([name for name, _ in named])
         factors: dict[torch.Tensor, float] = {}
-        for pattern, factor in self._scale.items():
+        for group in self._groups:
             for name, one in named:
-                if one.requires_grad and fnmatchcase(name, pattern):
-                    factors.setdefault(one, factor)
+                if one.requires_grad and any(fnmatchcase(name, pattern) for pattern in group.match):
+                    factors.setdefault(one, group.factor)
         self._handles = [_hook(one, factor) for one, factor in factors.items()]
 
     @hookimpl(mutates=True)
@@ -62,10 +67,10 @@ class SharedGradients:
 
     def _require_matches(self, names: Iterable[str]) -> None:
         names = list(names)
-        for pattern in self._scale:
+        for pattern in (pattern for group in self._groups for pattern in group.match):
             if not any(fnmatchcase(name, pattern) for name in names):
                 shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-                raise TrainingError(f"scale: {pattern!r} matches no parameter; there are {shown}")
+                raise TrainingError(f"match: {pattern!r} matches no parameter; there are {shown}")
 
 
 _SHOWN = 20
