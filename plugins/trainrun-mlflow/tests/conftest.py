@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainrun.plugin.instance import Instance
+from trainrun.rundir.files import append_line, read_lines, write_json
+from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
+from trainrun.tracking.cursor import Cursor
+from trainrun.tracking.delivery import Delivery, TrackerProcess
+from trainrun.tracking.process import Order
+
+PACKAGES = Path(sys.prefix, "trackers", "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+
+SERVE = """
+import os, sys
+folder, port = sys.argv[1:]
+os.environ.update(
+    _MLFLOW_SERVER_FILE_STORE=f"sqlite:///{folder}/mlflow.db",
+    _MLFLOW_SERVER_ARTIFACT_ROOT="mlflow-artifacts:/",
+    _MLFLOW_SERVER_ARTIFACT_DESTINATION=f"{folder}/artifacts",
+    _MLFLOW_SERVER_SERVE_ARTIFACTS="true",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+from mlflow.server import app
+from werkzeug.serving import make_server
+make_server("127.0.0.1", int(port), app, threaded=True).serve_forever()
+"""
+
+READ = """
+import json, os, sys
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+from mlflow import MlflowClient
+client = MlflowClient(sys.argv[1])
+answer = []
+for experiment in client.search_experiments():
+    for run in client.search_runs([experiment.experiment_id]):
+        found = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        answer.append({
+            "experiment": experiment.name, "name": run.info.run_name, "status": run.info.status,
+            "params": run.data.params, "tags": run.data.tags,
+            "metrics": {key: sorted([m.step, m.timestamp, m.value] for m in rows) for key, rows in found.items()},
+            "artifacts": [one.path for one in client.list_artifacts(run.info.run_id)],
+        })
+print(json.dumps(answer))
+"""
+
+
+class Server:
+    """MLflow's own tracking server on a database, which can be stopped and started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.uri = f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-c", SERVE, str(folder), str(port)]
+        self._log = (folder / "log").open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, env=with_packages(), stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._log.close()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def with_packages() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PACKAGES)}
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow for the processes that a test starts, and to be found from this one."""
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGES))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PACKAGES)])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that has not been started."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder, port)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def read() -> Callable[[str], list[dict[str, Any]]]:
+    """Reads every run with MLflow's own client, in a process of its own."""
+
+    def read_all(uri: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-c", READ, uri]
+        done = subprocess.run(command, env=with_packages(), capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    return read_all
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Waits for a condition, and fails when it does not come."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 90.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to this"
+            time.sleep(0.05)
+
+    return wait
+
+
+class Run:
+    """A run directory as a launch makes it, and the process that sends it. `start` starts it, `end` waits for it."""
+
+    def __init__(self, root: Path, use: str, options: dict[str, Any]) -> None:
+        self.paths = RunPaths(root)
+        self._instance = Instance(use.rpartition(":")[2].lower(), "plugin", use, options=options)
+        self._senders: list[TrackerProcess] = []
+        for folder in (root, self.paths.logs, self.paths.attempts, self.paths.trackers):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.paths.recipe.write_text('[run]\nname = "digits"\n\n[optimizer]\nlr = 0.1\nbetas = [0.9, 0.99]\n')
+        write_json(self.paths.manifest, {"git": {"commit": "abc"}, "instances": [self._instance.to_json()]})
+
+    def log(self, *steps: int, **metrics: float) -> None:
+        for step in steps:
+            values = metrics or {"train/loss": 1.0 / step}
+            append_line(self.paths.metrics, {"step": step, "time": 1_700_000_000.5 + step, **values})
+
+    def start(self, *, resumed: bool = False, deadline: float = 60.0) -> TrackerProcess:
+        order = Order(str(self.paths.root), self._instance, resumed, 0.1, deadline)
+        self._senders.append(TrackerProcess(self.paths, order))
+        return self._senders[-1]
+
+    def end(self, state: str = "finished", code: int = 0) -> Delivery:
+        outcome = Outcome(state, code, f"it {state}", step=9)  # type: ignore[arg-type]
+        self._senders[-1].end(outcome)
+        return self._senders[-1].join()
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor.read(self.paths.tracker(self._instance.name))
+
+    @property
+    def events(self) -> list[str]:
+        return [event["event"] for event in read_lines(self.paths.events)[0]]
+
+    def close(self) -> None:
+        for sender in self._senders:
+            sender.kill()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, packages: None) -> Iterator[Callable[..., Run]]:
+    made: list[Run] = []
+
+    def make(use: str, **options: Any) -> Run:
+        made.append(Run(tmp_path / "runs" / "run-1", use, options))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.close()

@@ -1,0 +1,119 @@
+"""Sending to MLflow's own server and database, through the process that sends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainrun_mlflow import MLflow, MLflowOptions
+
+Read = Callable[[str], list[dict[str, Any]]]
+
+pytestmark = pytest.mark.usefixtures("packages")
+
+USE = "trainrun_mlflow:MLflow"
+
+
+def steps(run: dict[str, Any], key: str = "train/loss") -> list[int]:
+    return [step for step, _, _ in run["metrics"][key]]
+
+
+def test_a_database_beside_the_runs(make_run: Any, read: Read, tmp_path: Path, until: Any) -> None:
+    run = make_run(USE, tags={"team": "vision"}, artifacts=["recipe.toml", "logs/*.out"])
+    run.log(1, 2)
+    run.log(3, **{"a@b": math.nan, "big": math.inf})
+    run.start()
+    until(lambda: run.cursor.step == 3)
+    run.log(4)
+    assert str(run.end()) == "all 4 records were sent"
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert (found["experiment"], found["name"], found["status"]) == ("digits", "run-1", "FINISHED")
+    assert found["params"] == {"run.name": "digits", "optimizer.lr": "0.1", "optimizer.betas": "0.9, 0.99"}
+    assert found["metrics"]["train/loss"][0] == [1, 1_700_000_001_500, 1.0]
+    assert steps(found) == [1, 2, 4]
+    assert math.isnan(found["metrics"]["a_b"][0][2])
+    assert found["metrics"]["big"][0][2] > 1e300
+    assert set(found["artifacts"]) >= {"recipe.toml", "tracker-mlflow.out"}
+    expected = {"team": "vision", "trainrun.outcome": "finished", "trainrun.exit_code": "0", "trainrun.step": "9"}
+    assert expected.items() <= found["tags"].items()
+    assert found["tags"]["mlflow.source.git.commit"] == "abc"
+
+
+@pytest.mark.long
+def test_a_resume_goes_on_in_the_same_run(make_run: Any, read: Read, tmp_path: Path) -> None:
+    run = make_run(USE, experiment="other", name="mine")
+    run.log(1, 2)
+    run.start()
+    run.end("failed", 1)
+    run.paths.recipe.write_text('[run]\nname = "digits"\n\n[optimizer]\nlr = 0.2\nmomentum = 0.5\n')
+    run.log(3, 4)
+    run.start(resumed=True)
+    run.end("interrupted", 130)
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert (found["experiment"], found["name"], found["status"]) == ("other", "mine", "KILLED")
+    assert steps(found) == [1, 2, 3, 4]
+    assert (found["params"]["optimizer.lr"], found["tags"]["resumed.optimizer.lr"]) == ("0.1", "0.2")
+    assert found["params"]["optimizer.momentum"] == "0.5"
+
+
+@pytest.mark.long
+def test_a_server_that_is_down_at_first_and_midway_gets_everything_once(
+    make_run: Any, server: Any, read: Read, until: Any
+) -> None:
+    run = make_run(USE, tracking_uri=server.uri, timeout=5.0)
+    run.log(1, 2)
+    run.start()
+    until(lambda: run.events == ["tracker_outage"])
+    server.start()
+    until(lambda: run.cursor.step == 2)
+    server.stop()
+    run.log(3, 4)
+    until(lambda: run.events == ["tracker_outage", "tracker_back", "tracker_outage"])
+    run.log(5)
+    server.start()
+    until(lambda: run.cursor.step == 5)
+    assert run.end().complete
+    assert run.events == ["tracker_outage", "tracker_back"] * 2
+    (found,) = read(server.uri)
+    assert steps(found) == [1, 2, 3, 4, 5]
+    assert found["status"] == "FINISHED"
+    assert found["artifacts"] == ["recipe.toml"]
+
+
+@pytest.mark.long
+def test_what_was_sent_and_not_noted_is_sent_once(make_run: Any, read: Read, tmp_path: Path, until: Any) -> None:
+    """The process is killed between the sending and the note of it: the note is put back by hand."""
+    run = make_run(USE)
+    run.log(1, 2, 3)
+    sender = run.start()
+    until(lambda: run.cursor.step == 3)
+    sender.kill()
+    cursor = run.cursor
+    cursor.step, cursor.mark = 1, {}
+    cursor.write(run.paths.tracker("mlflow"))
+    run.log(4)
+    run.start()
+    run.end()
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert steps(found) == [1, 2, 3, 4]
+
+
+@pytest.mark.long
+def test_more_than_one_request_takes(make_run: Any, read: Read, tmp_path: Path) -> None:
+    run = make_run(USE)
+    many = {f"metric {number}": float(number) for number in range(1500)}
+    run.log(1, 2, **many)
+    run.start()
+    assert run.end().complete
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert len(found["metrics"]) == 1500
+    assert steps(found, "metric 1499") == [1, 2]
+
+
+def test_two_experiments_of_one_server_are_two_places() -> None:
+    one, other = MLflowOptions(experiment="a"), MLflowOptions(experiment="b")
+    assert MLflow.place(one) != MLflow.place(other)
+    assert MLflow.place(one) == MLflow.place(MLflowOptions(experiment="a", name="x"))
