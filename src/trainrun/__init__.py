@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TrainrunError,
         UsageError,
     )
+    from trainrun.launch.handle import Launch
     from trainrun.launch.launch import launch
     from trainrun.launch.resume import resume
     from trainrun.marker import hookimpl, hookspec
@@ -40,6 +41,7 @@ __all__ = [
     "ExitCode",
     "Field",
     "HookFailed",
+    "Launch",
     "Outcome",
     "PluginOptions",
     "PluginProblem",
@@ -64,6 +66,7 @@ _HOMES = {
     "ExitCode": "trainrun.errors",
     "Field": "trainrun.plugin.options",
     "HookFailed": "trainrun.errors",
+    "Launch": "trainrun.launch.handle",
     "Outcome": "trainrun.rundir.records",
     "PluginOptions": "trainrun.plugin.options",
     "PluginProblem": "trainrun.errors",

@@ -16,6 +16,7 @@ PUBLIC = [
     "ExitCode",
     "Field",
     "HookFailed",
+    "Launch",
     "Outcome",
     "PluginOptions",
     "PluginProblem",
