@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from trainrun_callbacks.exception_checkpoint import ExceptionCheckpoint
 
 from trainrun import hookimpl
-from trainrun.testing import ForkRecipe, LaunchRecipe, Result, RunRecipe
+from trainrun.testing import ForkRecipe, Result, RunRecipe
 
 RECIPE = """
 task = { use = "digits", channels = 2, hidden = 8 }
@@ -162,20 +161,3 @@ def test_before_training_there_is_nothing_to_keep(run_recipe: RunRecipe) -> None
             raise ValueError("too early")
 
     assert failures(run_recipe(RECIPE, Early, fails=True)) == []
-
-
-def test_a_real_worker_has_written_it_before_it_is_ended(launch_recipe: LaunchRecipe) -> None:
-    result = launch_recipe(RECIPE, RaisesInTheSecondStep)
-    assert "as asked" in result.outcome.reason
-    assert "attempt-1-rank-1" in failures(result)
-    assert report(result, "attempt-1-rank-1")["weights_of_step"] == 2
-    assert Path(result.paths.root / "failures" / "attempt-1-rank-1" / "optimizer.pt").exists()
-
-
-class RaisesInTheSecondStep:
-    """Raises at the end of step 2 on rank 1."""
-
-    @hookimpl
-    def on_step_end(self, run: Any, step: int) -> None:
-        if step == 2 and run.world.rank == 1:
-            raise ValueError("as asked")

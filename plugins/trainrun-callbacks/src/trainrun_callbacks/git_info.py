@@ -1,0 +1,134 @@
+"""Write down which commit is trained, and what was changed since; refuse changes where the recipe asks for that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainrun import Field, PluginOptions, hookimpl
+from trainrun_callbacks import records
+
+if TYPE_CHECKING:
+    from trainrun import Launch
+
+_SHOWN = 10
+_PATIENCE = 30.0  # seconds that git may take for one answer
+
+
+class GitInfoOptions(PluginOptions):
+    """Which repository, and whether it must be clean."""
+
+    folder: str = Field(
+        ".", min_length=1, description="A folder in the repository; relative to where the command is called."
+    )
+    clean: bool = Field(False, description="Refuse to launch while files are changed.")
+    untracked: bool = Field(False, description="Whether files that git does not know count as changes.")
+    diff: int = Field(
+        1_000_000, ge=0, description="The largest difference that is kept, in bytes; a larger one is left out."
+    )
+
+
+class GitInfo:
+    """Write commit, branch, and the changes since into `git/` of the run directory, when the run is launched.
+
+    With `clean` a launch with changed files is refused before anything is created.
+    """
+
+    Options = GitInfoOptions
+    on_error = "warn"
+
+    def __init__(self, options: GitInfoOptions) -> None:
+        self._options = options
+
+    @hookimpl
+    def check_recipe(self) -> str | None:
+        if not self._options.clean:
+            return None
+        repository = Repository.of(Path(self._options.folder))
+        if repository is None:
+            return f"clean = true, and {self._options.folder!r} is in no git repository, or git cannot be called"
+        changed = repository.changed(untracked=self._options.untracked)
+        if not changed:
+            return None
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        names = f"{', '.join(changed[:_SHOWN])}{more}"
+        return f"clean = true, and files are changed: {names}; commit them, or set clean = false"
+
+    @hookimpl
+    def on_launch_start(self, launch: Launch) -> None:
+        folder = launch.paths.root / "git"
+        repository = Repository.of(Path(self._options.folder))
+        if repository is None:
+            records.write_json(records.free(folder / "info.json"), {"repository": None})
+            return
+        told = repository.describe(untracked=self._options.untracked)
+        difference = repository.difference()
+        kept = len(difference.encode(errors="surrogateescape")) <= self._options.diff
+        if difference and kept:
+            file = records.free(folder / "changes.patch")
+            records.write(file, difference)
+            told["patch"] = file.name
+        elif difference:
+            told["patch"] = None
+            told["why_no_patch"] = f"it has more than {self._options.diff} bytes"
+        records.write_json(records.free(folder / "info.json"), told)
+
+
+class Repository(NamedTuple):
+    """A git repository, by its uppermost folder."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Repository | None:
+        """That which holds `folder`; None where there is none, or git cannot say."""
+        root = _git(folder, "rev-parse", "--show-toplevel")
+        return None if root is None else cls(Path(root.rstrip("\n")))
+
+    def changed(self, *, untracked: bool) -> list[str]:
+        """The files that are not as the last commit has them, staged ones too."""
+        shown = f"--untracked-files={'all' if untracked else 'no'}"
+        listed = _git(self.root, "status", "--porcelain=v1", "-z", "--no-renames", shown)
+        return [entry[3:] for entry in (listed or "").split("\0") if entry]
+
+    def describe(self, *, untracked: bool) -> dict[str, Any]:
+        """Commit, branch, remote and changed files."""
+        changed = self.changed(untracked=untracked)
+        remote = _line(self.root, "config", "--get", "remote.origin.url")
+        return {
+            "repository": str(self.root),
+            "commit": _line(self.root, "rev-parse", "--verify", "HEAD"),
+            "branch": _line(self.root, "symbolic-ref", "--short", "HEAD"),
+            "describe": _line(self.root, "describe", "--always", "--dirty", "--tags"),
+            "committed": _line(self.root, "log", "-1", "--format=%cI"),
+            "remote": None if remote is None else records.masked("remote", remote),
+            "dirty": bool(changed),
+            "changed": changed,
+        }
+
+    def difference(self) -> str:
+        """What has changed since the last commit, as a patch that `git apply` takes."""
+        return _git(self.root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or ""
+
+
+def _line(folder: Path, *arguments: str) -> str | None:
+    answer = _git(folder, *arguments)
+    return answer.strip() or None if answer is not None else None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            timeout=_PATIENCE,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, no such setting
+        return None
+    return done.stdout.decode(errors="surrogateescape")
