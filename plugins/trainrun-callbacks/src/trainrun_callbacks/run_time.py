@@ -78,6 +78,5 @@ class RunTime:
         event = {"event": "run_time", "time": time.time(), "seconds": round(total, 3), "attempts": attempts}
         trained = [line[_TRAINING] for line in records.read(launch.paths.metrics) if _TRAINING in line]
         reason = f"{total:.3g} s in all{': ' if shown else ''}{shown}"
-        records.append_event(
-            launch.paths.events, {**event, "training": logged[-1] if logged else None, "reason": reason}
-        )
+        event |= {"training": trained[-1] if trained else None, "reason": reason}
+        records.append_event(launch.paths.events, event)
