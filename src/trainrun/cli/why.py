@@ -21,7 +21,16 @@ from trainrun.rundir.records import Outcome
 from trainrun.rundir.summary import Attempt, Summary, attempts, read_outcome, summarize
 from trainrun.rundir.view import tell
 
-_ODD = {"lease_takeover", "request_refused", "straggler", "quarantine", "set_aside", "trusted"}
+_ODD = {
+    "lease_takeover",
+    "request_refused",
+    "straggler",
+    "quarantine",
+    "set_aside",
+    "trusted",
+    "tracker_outage",
+    "tracker_back",
+}
 
 
 @click.command("why")

@@ -145,6 +145,8 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
             yield _of_checkpoint(kind, event)
         case "lease_takeover":
             yield f"taken over from {event.get('former')}: {reason}"
+        case "tracker_outage" | "tracker_back":
+            yield f"tracker {event.get('plugin')}: {reason}"
         case "request_refused":
             yield f"{event.get('file')} was refused: {reason}"
         case "outcome":
