@@ -280,7 +280,8 @@ def test_what_is_known_to_be_wrong_vetoes_the_launch() -> None:
     tables = {"best-checkpoint": {"monitor": "eval/loss", "top_k": 2}, "second": other}
     (clash,) = plugin().check_recipe(recipe(**tables))
     assert clash == "several tables make the link checkpoints/best-2; give each another link"
-    assert plugin().check_recipe(recipe(**tables | {"second": {**other, "weights_only": True}})) == []
+    for harmless in ({"weights_only": True}, {"enabled": False}, {"link": "other"}):
+        assert plugin().check_recipe(recipe(**tables | {"second": {**other, **harmless}})) == []
 
 
 def test_numbers_of_another_metric_are_forgotten() -> None:

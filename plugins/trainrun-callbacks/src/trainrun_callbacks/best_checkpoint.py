@@ -182,7 +182,8 @@ class BestCheckpoint:
 
 def _clash(recipe: Recipe) -> str | None:
     """Two instances with one name for their links."""
-    tables = [table.options for name, table in recipe.plugins.items() if (table.use or name) == _NAME]
+    used = [table for name, table in recipe.plugins.items() if (table.use or name) == _NAME]
+    tables = [table.options for table in used if table.enabled is True]
     names = [
         f"{folder}/{table.get('link', 'best')}{f'-{place}' if place > 1 else ''}"
         for table in tables

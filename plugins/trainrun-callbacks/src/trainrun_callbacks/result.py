@@ -67,7 +67,8 @@ class Result:
         records.write_json(launch.paths.root / FILE, told)
 
     def _modes(self, recipe: Recipe) -> dict[str, str]:
-        tables = [table.options for name, table in recipe.plugins.items() if (table.use or name) in _MONITORS]
+        used = [table for name, table in recipe.plugins.items() if (table.use or name) in _MONITORS]
+        tables = [table.options for table in used if table.enabled is True]
         watched = {str(table["monitor"]): str(table.get("mode", "min")) for table in tables if "monitor" in table}
         return {**watched, **self._options.best}
 
