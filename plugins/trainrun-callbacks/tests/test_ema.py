@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
+from trainrun_callbacks.averages import Averages
 from trainrun_callbacks.ema import Ema, EmaOptions
 
 from trainrun import hookimpl
@@ -196,3 +198,32 @@ def test_a_sharded_average_goes_on_with_any_number_of_ranks(fork_recipe: ForkRec
     )
     for one, other in zip(checkpoint(straight, 6), checkpoint(resumed, 6), strict=True):
         assert equal(one, other) if then == (2, "fsdp") else close(one, other)
+
+
+class Second:
+    """Another split to evaluate."""
+
+    @hookimpl
+    def build_dataset(self, split: str) -> Any:
+        images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        return TensorDataset(images, torch.arange(40) % 10) if split == "second" else None
+
+
+def test_it_is_evaluated_on_every_split_and_training_goes_on_as_without_it(fork_recipe: ForkRecipe) -> None:
+    splits = ["evaluate.splits=['eval', 'second']"]
+    sharded = ["parallel.strategy=fsdp", *splits]
+    without = fork_recipe(RECIPE, Second, overrides=splits)
+    whole_, parts = (fork_recipe(RECIPE, Second, ema(decay=0.5), overrides=one) for one in (splits, sharded))
+    for name in ("eval/loss", "second/loss"):
+        assert whole_.series(name) == pytest.approx(parts.series(name), abs=1e-4)
+        assert whole_.series(name)[6] != pytest.approx(without.series(name)[6], abs=1e-4)
+    assert whole_.series("train/loss") == without.series("train/loss")
+
+
+def test_an_update_waits_for_no_device() -> None:
+    """A meta tensor has no values: whatever would read one raises."""
+    averages = Averages({"a": torch.ones(3, device="meta"), "b": torch.ones(2, device="meta", dtype=torch.bfloat16)})
+    for weight in (1.0, 0.1):
+        averages.update(weight)
+    averages.swap_in()
+    averages.swap_out()

@@ -80,7 +80,7 @@ def test_which_updates_are_skipped(run_recipe: RunRecipe, options: dict[str, Any
 def test_all_ranks_skip_for_what_one_of_them_has_seen(fork_recipe: ForkRecipe, strategy: str) -> None:
     task = Steep(**LARGE)
     overrides = [f"parallel.strategy={strategy}"]
-    for norm in (2.0, "inf"):
+    for norm in (2.0, "inf", 1.0):
         plugin = skipping(threshold=10.0, norm_type=norm)
         result = fork_recipe(RECIPE, plugin, task=task, report=lambda: task.skipped, overrides=overrides)
         assert result.reports == [[2, 4, 5], [2, 4, 5]]

@@ -44,7 +44,8 @@ def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
     """The mean over ranks of each scalar. Waits for the device, once; a collective where there are several ranks."""
     if not values:
         return []
-    together = torch.stack([value.detach().float().reshape(()) for value in values])
+    device = values[-1].device  # those that a checkpoint held are on the host
+    together = torch.stack([value.detach().to(device, torch.float32).reshape(()) for value in values])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(together)
         together /= dist.get_world_size()
