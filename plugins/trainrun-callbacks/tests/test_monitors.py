@@ -95,7 +95,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_monitors_read_nothing_beyond_the_one_transfer_of_a_log(
     fork_recipe: ForkRecipe, reads: list[str], strategy: str
 ) -> None:
