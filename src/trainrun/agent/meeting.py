@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+_ALONE: dict[str, Any] = {"host": "localhost", "node": 0, "nodes": 1, "timeout": 60}
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """What elastic is told of it. `told`: this node has opened the store, and the others must learn its port."""
+    """What elastic is told of it. `told`: this node has opened the store, and the others must learn its port.
 
-    nodes: int = 1
-    backend: str = "c10d"
-    endpoint: str = "localhost:0"  # bound by the agent itself: nobody can take it in between
-    configs: dict[str, Any] = field(default_factory=dict)
-    port: int = 0
-    told: bool = False
+    configs: with the node's rank, as the backend "static" wants it: "c10d" waits up to 0.3 s, lest many nodes come at
+    once, and again for whoever may come late.
+    """
+
+    nodes: int
+    endpoint: str
+    configs: dict[str, Any]
+    port: int
+    told: bool
+    backend: str = "static"
 
 
 @contextmanager
@@ -25,16 +31,15 @@ def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
     """A new store for each attempt: the keys that workers leave in it do not tell attempts apart.
 
     On node 0 it is opened here, on a port that the kernel chooses; elastic, asked to open one on the same port in the
-    same process, gets this one.
+    same process, gets this one. seat: None where there is one node only.
     """
-    if seat is None:
-        yield Meeting()
-        return
+    told = seat is not None
+    seat = seat or _ALONE
     store = _open_store(str(seat["host"])) if seat["node"] == 0 else None
     port = int(seat["port"]) if store is None else int(store.port)
     host = f"[{seat['host']}]" if ":" in seat["host"] else seat["host"]
     configs = {"rank": seat["node"], "timeout": seat["timeout"]}
-    yield Meeting(seat["nodes"], "static", f"{host}:{port}", configs, port, told=store is not None)
+    yield Meeting(seat["nodes"], f"{host}:{port}", configs, port, told=told and store is not None)
     del store  # held until here
 
 
