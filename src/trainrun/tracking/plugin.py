@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 
+from trainrun.builtin import SMOKE_CHECK
 from trainrun.errors import EnvironmentProblem
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from trainrun.rundir.records import Outcome
     from trainrun.tracking.delivery import TrackerProcess
 
+# What `trainrun smoke` and `verify-resume` add to a run: nothing of such a trial belongs on a server.
+_TRIALS = frozenset({SMOKE_CHECK, "trainrun.worker.checkpoint.trail:Trail"})
 _SPOOL = "metrics"  # the built-in plugin that writes what is sent
 
 
@@ -102,7 +105,7 @@ class TrackerPlugin:
         from trainrun.tracking.delivery import TrackerProcess  # noqa: PLC0415 - it imports this module
         from trainrun.tracking.process import Order  # noqa: PLC0415
 
-        if not self.is_on:
+        if not self.is_on or any(instance.target in _TRIALS for instance in launch.resolved.instances):
             return
         if not any(instance.name == _SPOOL for instance in launch.resolved.instances):
             raise EnvironmentProblem(f"the built-in plugin {_SPOOL} is turned off, so that there is nothing to send")

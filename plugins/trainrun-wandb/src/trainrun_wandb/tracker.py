@@ -55,11 +55,12 @@ class WandbTracker:
                 stop_fn=lambda: None,  # else W&B interrupts this process when somebody presses stop on its page
             ),
         )
-        self._row = self._run.starting_step - 1 if online else int(mark.get("row", -1))
+        noted = int(mark.get("row", -2))
+        self._row = self._run.starting_step - 1 if online else max(noted, -1)
         self._coded = bool(mark.get("code", False))
         self._histograms = Histograms(facts.paths.trackers)
         self._log_code(facts)
-        return Opened(self._mark(), self._row if online else None)
+        return Opened(self._mark(), self._row if self._row != noted and online else None)
 
     def send(self, records: Sequence[Record]) -> Mark:
         for step, group in groupby(records, key=lambda record: record.step):
@@ -78,9 +79,12 @@ class WandbTracker:
     def close(self) -> None:
         if self._histograms is not None:
             self._histograms.close()
-        if self._run is not None:
-            run, self._run = self._run, None
+        run, self._run = self._run, None
+        if run is not None:
             run.finish()
+        import wandb  # noqa: PLC0415
+
+        wandb.teardown(1)  # ends W&B's own process, which would call the run's id taken after an `init` that failed
 
     def _merged(self, step: int, records: Iterator[Record]) -> tuple[dict[str, Any], float]:
         """One row of all records of a step, with its histograms, and when it was logged first."""
