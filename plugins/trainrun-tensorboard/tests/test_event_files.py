@@ -23,7 +23,12 @@ FAILED = Ending("failed", 1, "a worker died", 2, {})
 
 @pytest.fixture
 def facts(tmp_path: Path) -> RunFacts:
-    values = {"train.steps": 4, "optimizer.lr": 0.1, "optimizer.name": "adamw", "data.drop_last": True}
+    values: dict[str, str | int | float | bool] = {
+        "train.steps": 4,
+        "optimizer.lr": 0.1,
+        "optimizer.name": "adamw",
+        "data.drop_last": True,
+    }
     return RunFacts("run-1", "digits", RunPaths(tmp_path), "[train]\nsteps = 4", values, resumed=False)
 
 
