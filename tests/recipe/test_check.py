@@ -121,6 +121,10 @@ def test_unknown_keys_say_where_they_belong(problems: Problems, text: str, hint:
         ("", "task: is missing; expected a table"),
         ("[task]\n", "task.use: is missing; expected a string that is not empty"),
         ("[train]\n", "train: how long to train is not said; set train.steps or train.epochs"),
+        (
+            '[train]\nsteps = 1\n[evaluate]\nsplits = ["eval", "train"]\n',
+            "evaluate.splits: 'train' names what is trained on",
+        ),
         ("[train]\nsteps = 1\nepochs = 1\n", "train.epochs: steps and epochs are both set; keep one of the two"),
         (
             "[launch]\nworkers = 3\n[train]\nsteps = 1\nbatch_size = 64\n",

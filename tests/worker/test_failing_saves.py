@@ -88,6 +88,32 @@ def test_plugins_hear_of_it_on_all_ranks(
         assert saved == "/step-000004 saved"
 
 
+def test_the_ends_of_saves_are_heard_in_their_order_also_at_once(
+    training: Trainer, regression: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first save fails only when the second is about to begin, so that both are told at the end of the run."""
+    begun, begin = threading.Event(), commit.begin
+
+    class Begins:
+        @hookimpl
+        def on_checkpoint_start(self, run: Any) -> None:
+            if run.step == 2:
+                begun.set()
+
+    def late(checkpoints: Path, step: int, attempt: int) -> Path:
+        if step == 1:
+            assert begun.wait(PATIENCE)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return begin(checkpoints, step, attempt)
+
+    monkeypatch.setattr(commit, "begin", late)
+    trained = training(regression, Hears, Begins, train={"steps": 2}, checkpoint={"every": 1, "at_end": False})
+    failed, saved = (trained.paths.root / "heard-0").read_text().splitlines()
+    assert failed.startswith("/step-000001 failed")
+    assert saved == "/step-000002 saved"
+    assert [one["decision"] for one in trained.saves] == ["unsaved", "saved"]
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_too_many_in_a_row_stop_the_training(
     background: bool, training: Trainer, regression: type, monkeypatch: pytest.MonkeyPatch

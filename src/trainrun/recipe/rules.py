@@ -61,6 +61,13 @@ def _batches(data: Mapping[str, Any]) -> Iterator[Broken]:
         yield Broken(("train", "micro_batch_size"), what, f"take a divisor of {share}")
 
 
+def _splits(data: Mapping[str, Any]) -> Iterator[Broken]:
+    splits = data.get("evaluate", {}).get("splits")
+    if isinstance(splits, list) and "train" in splits:
+        hint = "give the training samples that are to be evaluated a split of their own, such as 'train-part'"
+        yield Broken(("evaluate", "splits"), "'train' names what is trained on", hint)
+
+
 def _optimizer(data: Mapping[str, Any]) -> Iterator[Broken]:
     table, name = data.get("optimizer", {}), _optimizer_name(data)
     if name in NEEDS_CLOSURE:
@@ -127,6 +134,7 @@ def _instances(data: Mapping[str, Any]) -> Iterator[Broken]:
 _RULES: tuple[tuple[tuple[Key, ...], Rule], ...] = (
     ((("train", "steps"), ("train", "epochs")), _length),
     ((("train", "batch_size"), ("train", "micro_batch_size"), ("launch", "workers"), ("launch", "nodes")), _batches),
+    ((("evaluate", "splits"),), _splits),
     ((("optimizer", "name"),), _optimizer),
     ((("scheduler", "name"),), _scheduler),
     ((("parallel", "strategy"), ("parallel", "wrap"), ("optimizer", "name")), _parallel),

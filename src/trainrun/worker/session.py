@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LATE = {"warn", "disable", "lost"}
+# Kinds of decisions as they are carried out; the ends of saves in the order in which they came.
+_ORDER = (("warn",), ("disable",), ("saved", "unsaved"), ("checkpoint",), ("evaluate",), ("stop",))
 _ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off here
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
 
@@ -228,12 +230,12 @@ class Session:
         """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
         groups = _by_key([decision for decision in decisions if not self._is_met(decision)])
         self._applied |= {group[0].key: self.state.decisions.step for group in groups}
-        for kind in ("warn", "disable", "saved", "unsaved", "checkpoint", "evaluate", "stop"):
-            matching = [group for group in groups if group[0].kind == kind]
+        for kinds in _ORDER:
+            matching = [group for group in groups if group[0].kind in kinds]
             for group in matching:
                 self.record(*group)
             if matching:
-                self._carry_out(kind, [group[0] for group in matching])
+                self._carry_out(kinds[0], [group[0] for group in matching])
 
     def _is_met(self, decision: Decision) -> bool:
         """Whether this is a wish for a checkpoint that another rank posted earlier, and that was carried out since."""
@@ -261,10 +263,10 @@ class Session:
             for decision in decisions:
                 self.hooks.disable(decision.plugin)
             self.look_at_plan()
-        elif kind in ("saved", "unsaved"):
+        elif kind == "saved":
             for decision in decisions:
                 step, seconds, problem = saving.read(decision)
-                if kind == "saved":
+                if decision.kind == "saved":
                     self.saving.committed(self, self.state.paths.checkpoints / decision.hook, seconds)
                 else:
                     self.saving.failed(self, step, problem)
