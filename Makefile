@@ -75,6 +75,7 @@ bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restart
 	$(BIN)/python tests/benchmarks/decision_cost.py
 	$(BIN)/python tests/benchmarks/checkpoint_stall.py
 	$(BIN)/python tests/benchmarks/throughput.py
+	$(BIN)/python tests/benchmarks/monitoring.py
 	$(BIN)/python tests/benchmarks/skip.py
 
 soak: $(VENV)/.test $(TRACKERS)/.packages  ## the long tests, then hundreds of launches, kills and races; SOAK=20 make soak for fewer

@@ -1,7 +1,7 @@
 """Write the pages that are made from the code: `make docs`. A guard test compares them with the code.
 
 docs/hooks.md comes from the hookspecs, docs/recipe.md from the recipe's JSON Schema, docs/commands.md from
-the click commands.
+the click commands, docs/gallery.md from what trainrun's own plugins declare.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import gallery
 
 from trainrun import hookspecs
 from trainrun.cli.main import cli
@@ -259,6 +260,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "hooks.md": hooks_page,
     "recipe.md": recipe_page,
     "commands.md": commands_page,
+    "gallery.md": lambda: gallery.page(table, type_text, default_text),
 }
 
 

@@ -15,7 +15,7 @@ from trainrun.cli.main import cli
 from trainrun.recipe.schema import base_schema
 
 
-@pytest.mark.parametrize("page", ["hooks.md", "recipe.md", "commands.md"])
+@pytest.mark.parametrize("page", ["hooks.md", "recipe.md", "commands.md", "gallery.md"])
 def test_page_is_what_the_generator_makes(page: str, root: Path, generate: ModuleType) -> None:
     written = (root / "docs" / page).read_text(encoding="utf-8")
     assert written == generate.PAGES[page](), f"docs/{page} is out of date: run `make docs`"
@@ -70,3 +70,22 @@ def test_every_recipe_key_has_a_description() -> None:
     assert [
         f"{name} {key}" for name, keys in tables() for key, item in keys.items() if not item.get("description")
     ] == []
+
+
+def test_every_option_of_our_plugins_has_a_description(generate: ModuleType) -> None:
+    listed, _ = generate.gallery.plugins()
+    assert [
+        f"{one.instance.name} {name}"
+        for one in listed
+        for name, value in (one.description.options_schema or {}).get("properties", {}).items()
+        if not value.get("description")
+    ] == []
+
+
+def test_every_plugin_has_a_page_of_its_own(root: Path, generate: ModuleType) -> None:
+    """A section by its name in one of the pages on callbacks and trackers; those of trainrun itself are exempt."""
+    pages = [*(root / "docs" / "callbacks").glob("*.md"), root / "docs" / "trackers.md"]
+    written = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+    listed, _ = generate.gallery.plugins()
+    names = [one.instance.name for one in listed if (one.instance.distribution or "trainrun") != "trainrun"]
+    assert [name for name in names if f"\n## {name}\n" not in written] == []

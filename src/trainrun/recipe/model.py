@@ -290,7 +290,7 @@ class PluginTable(Table):
     use: str | None = Field(default=None, min_length=1, description="The plugin; left out, the name of the table.")
     enabled: bool | dict[str, Any] = Field(
         default=True,
-        description="`false` turns the plugin off; a table of recipe keys turns it on only where all have these values.",
+        description="`false` turns the plugin off; a table of recipe keys: on only where all have these values.",
     )
     on_error: Literal["fail", "disable", "warn"] | None = Field(
         default=None, description="What an exception in one of its event hooks does; left out, the plugin's own choice."

@@ -1,0 +1,84 @@
+"""Tokens a second of chargpt on two workers: with all monitors, over none; and what each plugin costs a step.
+
+`--write` leaves the costs, by the ledger that every run keeps, where the gallery finds them (docs/costs.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from measure import interleave, paired, show, spread
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+COSTS = HERE.parents[1] / "docs" / "costs.json"
+TRAINING = {"task", "providers"}  # what they take is the training itself
+# Once a run, not in each step.
+ONCE = {"on_worker_start", "on_train_start", "on_train_end", "on_worker_end", "on_completed", "on_resume"}
+
+
+def run(recipe: str) -> tuple[float, Mapping[str, float]]:
+    """Tokens a second, and each plugin's microseconds a step on rank 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "rate"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "THROUGHPUT_FILE": str(report)}
+        command = [str(BIN / "trainrun"), "launch", recipe, "-o", f"run.dir={folder}/runs"]
+        done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+        (status,) = Path(folder).glob("runs/2*/status.json")
+        return float(report.read_text(encoding="utf-8")), costs(json.loads(status.read_text(encoding="utf-8")))
+
+
+def costs(status: Mapping[str, object]) -> Mapping[str, float]:
+    """Microseconds a step by plugin, of the hooks that are called while it trains."""
+    rows, steps = status["cost"], status["step"]
+    assert isinstance(rows, list)
+    assert isinstance(steps, int)
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["hook"] not in ONCE:
+            found[row["instance"]] = found.get(row["instance"], 0.0) + 1e6 * row["total_seconds"] / steps
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--write", action="store_true", help="write docs/costs.json")
+    arguments = parser.parse_args()
+
+    trials = {"no monitors": partial(run, "throughput.toml"), "all monitors": partial(run, "monitoring.toml")}
+    found = interleave(trials, arguments.rounds)
+    rates = {name: [rate for rate, _ in runs] for name, runs in found.items()}
+    ratios = {name: paired(values, rates["no monitors"], operator.truediv) for name, values in rates.items()}
+    show(
+        ("chargpt, 2 workers", "tokens/s", "ratio"),
+        [(name, spread(values, 0), spread(ratios[name], 3)) for name, values in rates.items()],
+    )
+    measured = [by_plugin for _, by_plugin in found["all monitors"]]
+    names = [name for name in measured[0] if name not in TRAINING]
+    values = {name: [one.get(name, 0.0) for one in measured] for name in names}
+    show(("plugin", "µs a step on rank 0"), [(name, spread(values[name], 1)) for name in names])
+    if arguments.write:
+        about = (
+            "chargpt of 4 layers and width 128 on two CPU workers, 80 steps logged every 10,"
+            f" torch on {os.cpu_count()} cores of {platform.machine()}; medians of {arguments.rounds} runs"
+        )
+        plugins = {name: round(median(values[name]), 1) for name in sorted(names)}
+        COSTS.write_text(json.dumps({"about": about, "plugins": plugins}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
