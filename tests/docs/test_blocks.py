@@ -64,7 +64,9 @@ def blocks() -> list[Block]:
         for match in BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             info = dict(re.findall(r'(\w+)="([^"]+)"', match[2]))
-            found.append(Block(str(page.relative_to(ROOT)), line, match[1], info.get("title"), info.get("needs"), match[3]))
+            found.append(
+                Block(str(page.relative_to(ROOT)), line, match[1], info.get("title"), info.get("needs"), match[3])
+            )
     return found
 
 
