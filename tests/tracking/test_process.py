@@ -77,6 +77,7 @@ def test_a_tracker_that_hangs_is_left_at_the_deadline(start: Any, server: Any, l
     assert str(delivery) == "2 of 2 records could not be sent (there was no answer in time)"
 
 
+@pytest.mark.long
 def test_one_that_is_down_at_the_end_is_given_up_soon(start: Any, server: Any, log: Log, until: Until) -> None:
     server.set("down")
     sender = start()
