@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,24 @@ def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
 
 
 def _open_store(host: str) -> Any:
+    """A store on a port that the kernel chooses, bound before anybody is told of it.
+
+    The port is bound here and not by torch: of a port that was chosen for it, it does not clear the entry of a former
+    store there, and then elastic would not get this store but an error, "address already in use".
+    """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415 - it takes seconds
 
-    return TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    bound = _bind(host)
+    port = bound.getsockname()[1]
+    return TCPStore(
+        host, port, is_master=True, wait_for_workers=False, multi_tenant=True, master_listen_fd=bound.detach()
+    )
+
+
+def _bind(host: str) -> socket.socket:
+    """A listening socket: on one node for this machine only, else on all of its addresses, as torch has it."""
+    if host == _ALONE["host"]:
+        return socket.create_server((host, 0))
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
