@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections import Counter
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from trainrun import UsageError, hookimpl
 from trainrun.testing import HookRecorder, LaunchRecipe, RunRecipe
+from trainrun.testing.targets import importable_target
 
 RECIPE = """
 task = { use = "digits", channels = 2, hidden = 8 }
@@ -83,3 +85,15 @@ def test_exceptions_are_recorded(run_recipe: RunRecipe, hook_recorder: type[Hook
 
     result = run_recipe(RECIPE, Broken, hook_recorder, fails=True)
     assert result.hooks()[-2:] == ["on_exception", "on_worker_end"]
+
+
+def test_a_class_in_a_folder_that_is_no_package_is_named_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest may have the folder on its path, where workers would not find it."""
+    file = tmp_path / "folder" / "thing.py"
+    file.parent.mkdir()
+    file.write_text("class Thing: ...\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    thing = importlib.import_module("folder.thing").Thing
+    assert importable_target(thing) == f"{file}:Thing"

@@ -75,9 +75,9 @@ def _names(plugin: type | ModuleType) -> tuple[str, str]:
 def _is_importable(module: str, file: Path) -> bool:
     """Whether a new process would find this file under the module's name. Not under the names pytest gives to tests."""
     spec = PathFinder.find_spec(module.partition(".")[0])
-    if spec is None:
+    if spec is None or spec.origin is None:  # a namespace: any folder below a place that only pytest searches is one
         return False
-    places = spec.submodule_search_locations or [spec.origin or ""]
+    places = spec.submodule_search_locations or [spec.origin]
     return any(file.resolve().is_relative_to(Path(place).resolve()) for place in places)
 
 
