@@ -102,7 +102,7 @@ def test_it_installs_passes_its_tests_and_shows_up(tmp_path: Path, python: str) 
     assert "3 passed" in call(python, "-m", "pytest", "-p", "no:cacheprovider")
     listed = call(python, "-m", "trainrun", "plugins")
     assert f"{NAME} 0.1.0" in listed
-    assert "Log the norm of all weights" in listed
+    assert "Log how long an update takes" in listed
 
 
 @pytest.mark.long

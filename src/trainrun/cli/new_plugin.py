@@ -55,9 +55,9 @@ _SOURCE = '''\
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from trainrun import Field, PluginOptions, hookimpl
 
 if TYPE_CHECKING:
@@ -71,22 +71,27 @@ class ${plugin}Options(PluginOptions):
 
 
 class $plugin:
-    """Log the norm of all weights as `$name/weight_norm`, every few steps."""
+    """Log how long an update takes as `$name/seconds`, every few steps."""
 
     Options = ${plugin}Options
     on_error = "disable"  # it only observes: training goes on without it
 
     def __init__(self, options: ${plugin}Options) -> None:
         self._options = options
+        self._began = 0.0
         self._measured = 0
 
     # `trainrun hooks` lists every hook; take whichever of its arguments you need, by name.
-    # One rank is enough here, as all ranks hold the same weights.
-    @hookimpl(ranks="zero")
-    def on_update_end(self, run: Run) -> None:
-        if run.step % self._options.every == 0 and run.model is not None:
-            norms = [parameter.detach().norm() for parameter in run.model.parameters()]
-            run.log("$name/weight_norm", torch.stack(norms).norm(), reduce="zero")
+    @hookimpl
+    def on_step_start(self) -> None:
+        self._began = perf_counter()
+
+    # On all ranks, as is this hook's default: with reduce="max" the slowest one counts. A hookimpl for rank 0 only says
+    # @hookimpl(ranks="zero"), and must not compute with the model then, whose parts may be on other ranks.
+    @hookimpl
+    def on_update_end(self, run: Run, skipped: str | None) -> None:
+        if run.step % self._options.every == 0 and skipped is None:
+            run.log("$name/seconds", perf_counter() - self._began, reduce="max")
             self._measured += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,13 +122,13 @@ every = 2
 def test_measures_every_few_steps(run_recipe: RunRecipe) -> None:
     result = run_recipe(RECIPE)
     assert result.outcome.ok
-    assert list(result.series("$name/weight_norm")) == [2, 4]
+    assert list(result.series("$name/seconds")) == [2, 4]
 
 
 def test_runs_with_two_workers(launch_recipe: LaunchRecipe) -> None:
     result = launch_recipe(RECIPE)
     assert result.outcome.ok
-    assert list(result.series("$name/weight_norm")) == [2, 4]
+    assert list(result.series("$name/seconds")) == [2, 4]
 
 
 def test_every_must_be_positive() -> None:
@@ -134,7 +139,7 @@ def test_every_must_be_positive() -> None:
 _README = """\
 # $name
 
-A plugin for trainrun. It logs the norm of all weights every few steps.
+A plugin for trainrun. It logs how long an update takes, every few steps.
 
 ```sh
 pip install -e '.[test]'
