@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
