@@ -21,6 +21,8 @@ from trainrun.recipe.model import Recipe
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Outcome
 
+_NAMED = 8  # plugins that are installed and not enabled, up to which a launch names them
+
 
 class Staged(NamedTuple):
     """A launch about which nothing is left to be found wrong before something is created."""
@@ -75,8 +77,9 @@ def announce(resolved: Resolved, write: Say) -> None:
         write(f"note: {note}")
     active = [_shown(one.name, one.plugin, one.version) for one in resolved.instances if one.role == "plugin"]
     write(f"plugins: {', '.join(active) or 'none beside the built-in ones'}")
-    if resolved.installed_not_enabled:
-        write(f"installed, not enabled: {', '.join(resolved.installed_not_enabled)}")
+    if others := resolved.installed_not_enabled:
+        few = len(others) <= _NAMED
+        write(f"installed, not enabled: {', '.join(others) if few else f'{len(others)} others; see trainrun plugins'}")
 
 
 def _shown(name: str, plugin: str | None, version: str | None) -> str:
