@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from trainrun_callbacks.flops import peak_of
 from trainrun_callbacks.throughput import Throughput, ThroughputOptions
 
 from trainrun import RecipeError, hookimpl
@@ -133,9 +134,37 @@ def test_flops_are_those_of_the_model(run_recipe: RunRecipe, fork_recipe: ForkRe
     tokens = {one: value / WIDTH for one, value in result.series("throughput/tokens").items()}
     assert tokens == pytest.approx(samples, rel=0.5)  # each rank has a clock of its own
     lines = [json.loads(line) for line in result.paths.rank_log(0).read_text().splitlines()]
+    steps = {one: value / ROWS for one, value in samples.items()}
+    assert result.series("throughput/steps") == pytest.approx(steps)  # also at the first step, which is logged
     (told,) = [line for line in lines if line["event"] == "model FLOPs"]
     assert told["per_sample"] == per_sample
     assert told["how"] == f"counted in the first micro-batch of rank 0, of {ROWS // ranks} samples"
+
+
+@pytest.mark.parametrize(
+    ("name", "halves", "expected"),
+    [
+        ("NVIDIA A100-SXM4-40GB", True, 312e12),
+        ("NVIDIA H100 80GB HBM3", False, 67e12),
+        ("NVIDIA H100 PCIe", True, 756e12),
+        ("Tesla V100-PCIE-16GB", True, 112e12),
+        ("NVIDIA L40S", True, 362e12),
+        ("NVIDIA L40", True, None),
+        ("NVIDIA RTX A4000", True, None),
+        ("NVIDIA GH200 480GB", True, None),
+        ("NVIDIA A10", False, None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", True, None),
+    ],
+)
+def test_peaks_are_those_of_that_very_model(name: str, halves: bool, expected: float | None) -> None:
+    assert peak_of(name, halves=halves) == expected
+
+
+def test_without_a_known_peak_there_is_no_share_and_the_log_says_so(run_recipe: RunRecipe) -> None:
+    result = run_recipe(RECIPE.replace("peak_flops = 1e6", ""), task=Stack)
+    assert result.series("throughput/flops")
+    assert not result.series("throughput/mfu")
+    assert "unknown; set peak_flops for throughput/mfu" in result.paths.rank_log(0).read_text()
 
 
 def test_compiled_code_is_not_counted(launch_recipe: LaunchRecipe) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# Dense peaks in floating-point operations a second by the vendors' data sheets, for 16-bit matrices.
+# Dense peaks in floating-point operations a second by the vendors' data sheets, for 16-bit matrices. The words that a
+# device's name must have, those with more of them first.
 _PEAKS = {
-    "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "V100 PCIE": 112e12,
+    "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
     "A40": 150e12,
@@ -18,7 +23,16 @@ _PEAKS = {
     "V100": 125e12,
     "T4": 65e12,
 }
-_FULL = {"H200": 67e12, "H100 PCIe": 51e12, "H100": 67e12, "A100": 19.5e12, "V100": 15.7e12, "T4": 8.1e12}
+_FULL = {
+    "H100 PCIe": 51e12,
+    "H100 NVL": 60e12,
+    "V100 PCIE": 14e12,
+    "H200": 67e12,
+    "H100": 67e12,
+    "A100": 19.5e12,
+    "V100": 15.7e12,
+    "T4": 8.1e12,
+}
 
 
 class FlopCounter:
@@ -49,6 +63,13 @@ def peak(device: torch.device, precision: str) -> float | None:
     """The peak of a known GPU for matrices of 16 bits, or of 32 where that is what the recipe trains in."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    table = _PEAKS if precision in ("bf16", "fp16") else _FULL
-    return next((flops for part, flops in table.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device), halves=precision in ("bf16", "fp16"))
+
+
+def peak_of(name: str, *, halves: bool) -> float | None:
+    """The same by a device's name. Nothing for others, among them other models of a series and parts of a GPU (MIG)."""
+    words = set(re.split(r"[\s-]+", name))
+    if "MIG" in words:
+        return None
+    table = _PEAKS if halves else _FULL
+    return next((flops for known, flops in table.items() if words.issuperset(known.split())), None)

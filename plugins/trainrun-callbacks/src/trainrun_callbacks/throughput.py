@@ -87,7 +87,7 @@ class Throughput:
     def on_step_start(self, run: Run) -> None:
         self._resume()
         if self._began is None and run.device.type != "cuda":
-            self._begin(run)
+            self._begin(run, run.step - 1)
 
     @hookimpl
     def on_microbatch_start(self, batch: Any) -> None:
@@ -111,7 +111,7 @@ class Throughput:
         # The host runs ahead of a GPU, but by as much at the end of a window as at its beginning; but for the first.
         if self._began is not None:
             self._log(run, self._clock() - self._began)
-        self._begin(run)
+        self._begin(run, run.step)
 
     @hookimpl
     def on_evaluation_start(self) -> None:
@@ -126,9 +126,9 @@ class Throughput:
         if self._counter is not None and self._counter.counting:
             self._counter.stop()
 
-    def _begin(self, run: Run) -> None:
-        self._began, self._samples, self._steps, self._tokens = self._clock(), run.samples_seen, run.step, 0
-        self._steps -= not run.logs_now
+    def _begin(self, run: Run, steps: int) -> None:
+        """A new window, after so many steps."""
+        self._began, self._samples, self._steps, self._tokens = self._clock(), run.samples_seen, steps, 0
 
     def _pause(self) -> None:
         if self._paused is None:
