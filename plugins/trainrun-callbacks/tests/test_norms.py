@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,13 +108,74 @@ def test_halves_and_empty_shards_count() -> None:
     assert greatest["all"].item() == 300
 
 
+class LosesOne:
+    """Makes a value of the last weight's gradient NaN, in the shard of rank 0."""
+
+    before = ("norms",)
+
+    @hookimpl
+    def on_gradients_ready(self, run: Any) -> None:
+        gradient = dict(run.module.named_parameters())["10.weight"].grad
+        if run.world.rank == 0 and run.step == 2:
+            gradient.to_local().view(-1)[0] = math.nan
+
+
+def test_the_greatest_of_shards_keeps_a_nan_of_one_rank(fork_recipe: ForkRecipe) -> None:
+    table = '[plugins.norms]\nnorm_type = "inf"\neach = ["10.*"]\n'
+    recipe = RECIPE.replace("steps = 4", "steps = 2").replace(", clip_grad_norm = 0.01", "")
+    (record, *_) = fork_recipe(recipe + table, LosesOne, overrides=['parallel.strategy="fsdp"']).metrics
+    assert record["grad_norm/total"] == "nan"
+    assert record["grad_norm/10.weight"] == "nan"
+    assert math.isfinite(record["grad_norm/10.bias"])
+
+
+@pytest.mark.parametrize("order", [2.0, math.inf])
+def test_each_parameter_may_have_its_own(order: float) -> None:
+    tensors = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0]), "c": torch.tensor([2.0])}
+    norms = GroupedNorms(tensors, {"total": ("*",)}, order, ("a", "c"))(list(tensors.values()))
+    values = torch.tensor([3.0, 4.0, 1.0, 2.0])
+    expected = {"a": 5.0 if order == 2 else 4.0, "c": 2.0, "total": torch.linalg.vector_norm(values, order).item()}
+    assert {name: norm.item() for name, norm in norms.items()} == pytest.approx(expected)
+
+
+def test_each_is_of_all_that_is_asked_for(run_recipe: RunRecipe) -> None:
+    table = '[plugins.norms]\nparameters = true\nupdates = true\neach = ["*.bias"]\n'
+    (record, *_) = run_recipe(RECIPE + table).metrics
+    for prefix in ("grad_norm", "param_norm", "update_ratio"):
+        found = {name for name in record if name.startswith(prefix)}
+        assert {f"{prefix}/total", f"{prefix}/10.bias"} <= found
+        assert f"{prefix}/10.weight" not in found
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [('each = ["fc*"]', r"each: fc\* = .* fits no trained"), ('gradients = false\neach = ["*"]', "all false; set one")],
+)
+def test_each_that_gives_nothing_ends_the_run(run_recipe: RunRecipe, table: str, told: str) -> None:
+    with pytest.raises(HookFailed, match=told):
+        run_recipe(RECIPE + f"[plugins.norms]\n{table}\n")
+
+
+def test_parameters_that_are_all_zero_have_no_ratio() -> None:
+    module = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(module.weight)
+    torch.nn.init.zeros_(module.bias)
+    logged: dict[str, float] = {}
+    log = lambda name, value, reduce: logged.update({name: value.item()})  # noqa: E731
+    run: Any = SimpleNamespace(module=module, world=SimpleNamespace(rank=0), logs_now=True, log=log)
+    plugin = Norms(NormsOptions(gradients=False, updates=True))
+    plugin.on_train_start(run)
+    plugin.on_gradients_ready(run)
+    torch.nn.init.ones_(module.weight)
+    plugin.on_update_end(run)
+    assert logged == {"update_ratio/total": 0.0}
+
+
 def test_no_parameter_with_a_gradient_is_norm_zero() -> None:
     assert GroupedNorms({}, {"all": ("*",)}, 2.0)([])["all"].item() == 0
 
 
 def test_between_logs_nothing_is_computed() -> None:
-    from types import SimpleNamespace
-
     module = torch.nn.Linear(1, 1)
     logged: list[str] = []
     run: Any = SimpleNamespace(

@@ -18,6 +18,8 @@ from trainrun_callbacks.sharded import OverRanks, local
 if TYPE_CHECKING:
     from trainrun import Run
 
+Pattern = Annotated[str, Field(min_length=1)]
+
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -35,13 +37,19 @@ class NormsOptions(PluginOptions):
         description="The same of what the update changes, divided by the norm of the parameters. Costs a copy of the"
         " parameters in the steps that are logged.",
     )
+    each: list[Pattern] = Field(
+        [],
+        description="Shell patterns of parameters that also get a metric each, by their names: of those of the three"
+        " that are asked for.",
+    )
     norm_type: Annotated[float, Field(gt=0)] | Literal["inf"] = Field(2.0, description='The p of the p-norm, or "inf".')
 
 
 class Norms:
     """Log `grad_norm/NAME`, `param_norm/NAME` and `update_ratio/NAME` of the steps that are logged.
 
-    Gradients are taken as they are before clipping: reduced over ranks, and without the loss scale of fp16.
+    NAME is that of a group, or with `each` of a parameter. Gradients are taken as they are before clipping: reduced
+    over ranks, and without the loss scale of fp16.
     Sharded parameters count as a whole. Nothing is read by the host before the log.
     """
 
@@ -53,7 +61,7 @@ class Norms:
         self._order = math.inf if options.norm_type == "inf" else float(options.norm_type)
         self._groups = {what: groups(getattr(options, what)) for what in ("gradients", "parameters", "updates")}
         self._parameters: dict[str, torch.nn.Parameter] = {}
-        self._passes: dict[tuple[object, ...], GroupedNorms] = {}
+        self._passes: dict[str, tuple[tuple[str, ...], GroupedNorms]] = {}
         self._before: list[Tensor] = []
         self._here = False
 
@@ -84,7 +92,7 @@ class Norms:
         weights = self._norms("updates", self._parameters, before)
         torch._foreach_sub_(before, [local(one.detach()) for one in self._parameters.values()])
         changes = self._norms("updates", self._parameters, before)
-        self._log(run, "update_ratio", {name: norm / weights[name] for name, norm in changes.items()})
+        self._log(run, "update_ratio", {name: _ratio(norm, weights[name]) for name, norm in changes.items()})
 
     def _norms(
         self, what: str, tensors: Mapping[str, Tensor], parts: Sequence[Tensor] | None = None
@@ -92,17 +100,21 @@ class Norms:
         """parts: what this rank holds of `tensors`, where it is not what they hold now."""
         if not self._groups[what]:
             return {}
-        key = (what, *tensors)
-        if key not in self._passes:
-            self._passes[key] = GroupedNorms(tensors, self._groups[what], self._order)
-        return self._passes[key]([local(one) for one in tensors.values()] if parts is None else parts)
+        names, norms = self._passes.get(what, ((), None))
+        if norms is None or names != tuple(tensors):  # others have a gradient than at the log before
+            norms = GroupedNorms(tensors, self._groups[what], self._order, tuple(self._options.each))
+            self._passes[what] = tuple(tensors), norms
+        return norms([local(one) for one in tensors.values()] if parts is None else parts)
 
     def _log(self, run: Run, prefix: str, norms: Mapping[str, Tensor]) -> None:
         for name, norm in norms.items():
             run.log(f"{prefix}/{name}", norm, reduce="zero")
 
     def _require_matches(self) -> None:
-        for what, chosen in self._groups.items():
+        if self._options.each and not any(self._groups.values()):
+            raise TrainingError("norms: each is set, but gradients, parameters and updates are all false; set one")
+        each = {pattern: (pattern,) for pattern in self._options.each}
+        for what, chosen in (*self._groups.items(), ("each", each)):
             for name, patterns in chosen.items():
                 if not any(fits(parameter, patterns) for parameter in self._parameters):
                     some = ", ".join(list(self._parameters)[:5]) or "none"
@@ -112,11 +124,21 @@ class Norms:
 
 
 class GroupedNorms:
-    """The norms of groups of tensors, which are chosen by name, in one pass over all of them."""
+    """The norms of groups of tensors, which are chosen by name, in one pass over all of them.
 
-    def __init__(self, tensors: Mapping[str, Tensor], chosen: Mapping[str, tuple[str, ...]], order: float) -> None:
+    each: patterns of those whose own norms are wanted too, by their names.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        chosen: Mapping[str, tuple[str, ...]],
+        order: float,
+        each: tuple[str, ...] = (),
+    ) -> None:
         self._order = order
         self._names = list(chosen)
+        self._alone = {name: place for place, name in enumerate(tensors) if fits(name, each)}
         self._over_ranks = OverRanks(list(tensors.values()))
         self._halves = [one.dtype in _HALVES for one in tensors.values()].count(True)
         rows = [[fits(name, patterns) for name in tensors] for patterns in chosen.values()]
@@ -130,12 +152,19 @@ class GroupedNorms:
             return {name: torch.zeros(()) for name in self._names}
         norms = self._each(parts)
         finite = math.isfinite(self._order)
-        powers = norms**self._order if finite else norms
-        powers = self._over_ranks(powers, dist.ReduceOp.SUM if finite else dist.ReduceOp.MAX)
+        powers = self._over_ranks(norms**self._order, dist.ReduceOp.SUM) if finite else self._greatest(norms)
         # Not a product with zeros and ones, which would carry a NaN into every group.
         mine = torch.where(self._members, powers, 0.0)
         totals = mine.sum(dim=1) ** (1 / self._order) if finite else mine.amax(dim=1)
-        return dict(zip(self._names, totals.unbind(), strict=True))
+        found = dict(zip(self._names, totals.unbind(), strict=True))
+        whole = powers ** (1 / self._order) if finite else powers
+        return {name: whole[place] for name, place in self._alone.items()} | found
+
+    def _greatest(self, norms: Tensor) -> Tensor:
+        """The greatest of all ranks. Which of a NaN and a number is the greater is not defined there, so they part."""
+        rows = torch.stack([norms.nan_to_num(nan=0.0, posinf=math.inf), norms.isnan().double()], dim=1)
+        greatest, unknown = self._over_ranks(rows, dist.ReduceOp.MAX).unbind(dim=1)
+        return torch.where(unknown > 0, math.nan, greatest)
 
     def _each(self, parts: Sequence[Tensor]) -> Tensor:
         """The norm of each part, as one vector."""
@@ -145,6 +174,11 @@ class GroupedNorms:
         if self._halves:
             norms += torch._foreach_norm(full[cut:], self._order, dtype=torch.float32)
         return torch.stack([norm.to(full[0].device) for norm in norms]).double()  # whose squares do not overflow
+
+
+def _ratio(change: Tensor, weight: Tensor) -> Tensor:
+    """0 where there is nothing to divide by."""
+    return torch.where(weight == 0, 0.0, change / weight)
 
 
 def _not_empty(part: Tensor) -> Tensor:
