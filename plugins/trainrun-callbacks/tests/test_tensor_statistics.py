@@ -63,6 +63,15 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     )
 
 
+def test_large_tensors_are_looked_at_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    values[4, 6] = math.nan
+    whole = summary([values])
+    monkeypatch.setattr("trainrun_callbacks.tensor_statistics._CHUNK", 4)
+    for name, value in summary([values]).items():
+        torch.testing.assert_close(value, whole[name])
+
+
 def test_a_pattern_that_fits_nothing_ends_the_run(run_recipe: RunRecipe) -> None:
     with pytest.raises(HookFailed, match=r"gradients: last = \['fc.\*'\] fits nothing; there are: 0.weight"):
         run_recipe(RECIPE.replace("10.*", "fc.*"))

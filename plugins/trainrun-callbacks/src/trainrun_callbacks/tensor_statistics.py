@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Statistic = Literal["mean", "std", "min", "max", "nonfinite"]
 
+_CHUNK = 2**21  # values that are looked at together: some copies of so many in double precision
+
 
 class TensorStatisticsOptions(PluginOptions):
     """What to look at."""
@@ -125,7 +127,13 @@ def summary(tensors: Iterable[Tensor]) -> dict[Statistic, Tensor]:
 
 def _part(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Sum, sum of squares, number of finite values and of all; and the greatest of -values and of values."""
-    values = tensor.detach().double().flatten()
+    parts = [_of_chunk(chunk) for chunk in tensor.detach().flatten().split(_CHUNK)]
+    sums, extremes = (torch.stack(rows) for rows in zip(*parts, strict=True))
+    return sums.sum(dim=0), extremes.amax(dim=0)
+
+
+def _of_chunk(chunk: Tensor) -> tuple[Tensor, Tensor]:
+    values = chunk.double()
     finite = values.isfinite()
     kept = torch.where(finite, values, 0.0)
     count = torch.full((), values.numel(), dtype=torch.float64, device=values.device)
