@@ -63,6 +63,20 @@ def test_inputs_may_be_kept_too(run_recipe: RunRecipe) -> None:
     assert found["10"][0]["output"].shape == (4, 10)
 
 
+def test_what_cannot_be_kept_turns_it_off_and_not_the_forward(
+    run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(value: Any) -> Any:
+        raise MemoryError("no room for a copy")
+
+    monkeypatch.setattr("trainrun_callbacks.writing.kept", full)
+    result = run_recipe(RECIPE)
+    (decision,) = [event for event in result.events if event.get("decision") == "disable"]
+    assert decision["hook"] == "on_forward_end"
+    assert "no room for a copy" in decision["reason"]
+    assert not (result.paths.root / "activations").exists()
+
+
 def test_at_the_greatest_size_it_stops_and_says_so(run_recipe: RunRecipe) -> None:
     result = run_recipe(RECIPE, overrides=["plugins.activations.max_mib=0.003"])
     assert files(result) == ["step-2/rank-0.pt"]

@@ -48,6 +48,7 @@ class Activations:
         self._found: dict[str, Any] = {}
         self._writer: FileWriter | None = None
         self._written = 0
+        self._error: Exception | None = None
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> list[str]:
@@ -114,8 +115,11 @@ class Activations:
         from trainrun_callbacks.writing import kept  # noqa: PLC0415
 
         del module
-        call = {"inputs": kept(given), "output": kept(output)} if self._options.inputs else kept(output)
-        self._found.setdefault(name, []).append(call)
+        try:
+            call = {"inputs": kept(given), "output": kept(output)} if self._options.inputs else kept(output)
+            self._found.setdefault(name, []).append(call)
+        except Exception as error:  # within the forward; raised where the plugin's policy applies
+            self._error = self._error or error
 
     def _unhook(self) -> None:
         for handle in self._handles:
@@ -127,6 +131,9 @@ class Activations:
 
         self._unhook()
         found, self._found = self._found, {}
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         assert self._writer is not None
         self._written += size_of(found)
         if self._written > self._options.max_mib * _MIB:
