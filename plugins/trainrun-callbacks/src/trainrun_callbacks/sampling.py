@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+_ENDING = 5.0  # seconds
+
 
 class Ticker:
     """Calls `tick` every `seconds` on a thread of its own. What it raises ends the thread, and is in `error`."""
@@ -21,9 +23,9 @@ class Ticker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a call that is going on is seen through."""
+        """End. A call that is going on is given a while; one that hangs ends with the process."""
         self._end.set()
-        self._thread.join(timeout=self._seconds + 1)
+        self._thread.join(timeout=_ENDING)
 
     def raise_error(self) -> None:
         """Raise what `tick` has raised, once."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 
 _WAITING = 16  # jobs that may wait; then whoever brings more waits too, so that memory is bounded
+_CLOSING = 60.0  # seconds in which what is left is done
 
 Job = Callable[[], None]
 
@@ -34,10 +37,17 @@ class FileWriter:
         self._jobs.join()
         self._raise()
 
-    def close(self) -> None:
-        """Do what is left, and end the thread."""
-        self._jobs.put(None)
-        self._thread.join()
+    def close(self, seconds: float = _CLOSING) -> None:
+        """Do what is left, and end the thread. One that has not ended in time ends with the process."""
+        deadline = monotonic() + seconds
+        with suppress(queue.Full):
+            self._jobs.put(None, timeout=seconds)
+            self._thread.join(max(0.0, deadline - monotonic()))
+        if self._thread.is_alive():
+            raise TimeoutError(
+                f"{self._thread.name}: not all is written {seconds:g} s after training; look at the disk, or for a"
+                " device that does not answer"
+            )
 
     def _raise(self) -> None:
         error, self._error = self._error, None
