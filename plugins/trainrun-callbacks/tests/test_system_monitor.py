@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,6 @@ seconds = 0.1
 def test_the_machine_is_in_the_log(fork_recipe: ForkRecipe) -> None:
     result = fork_recipe(RECIPE)
     last = result.metrics[-1]
-    assert 0 <= last["system/cpu_percent"] <= 100
     assert 0 < last["system/memory_percent"] <= 100
     assert last["system/process_gib"] < last["system/memory_gib"]
     assert last["system/disk_free_gib"] > 0
@@ -42,6 +42,14 @@ def test_rates_are_those_since_the_sample_before(tmp_path: Path, monkeypatch: py
     assert "sent_mib_per_second" not in probe.sample()
     second = probe.sample()
     assert (second["sent_mib_per_second"], second["received_mib_per_second"]) == (5.0, 0.0)
+
+
+def test_the_load_of_processors_is_since_the_sample_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter([0.0, 62.5])
+    monkeypatch.setattr("trainrun_callbacks.system_probe.psutil.cpu_percent", lambda: next(loads))
+    probe = Probe(tmp_path, gpus=False)
+    assert "cpu_percent" not in probe.sample()  # which psutil answers with 0
+    assert probe.sample()["cpu_percent"] == 62.5
 
 
 class NVMLError(Exception):
@@ -80,6 +88,20 @@ def test_gpus_say_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert gpu == {"gpu0/percent": 80.0, "gpu0/memory_percent": 25.0, "gpu0/watts": 250.0}
 
 
+def test_a_gpu_that_does_not_tell_its_memory_tells_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = stand_in(
+        DeviceGetCount=lambda: 1,
+        DeviceGetHandleByIndex=lambda index: index,
+        DeviceGetMemoryInfo=refuse,
+        DeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=80),
+        DeviceGetTemperature=refuse,
+        DeviceGetPowerUsage=refuse,
+    )
+    monkeypatch.setattr(system_probe, "pynvml", nvml)
+    found = Probe(tmp_path, gpus="auto").sample()
+    assert [name for name in found if name.startswith("gpu")] == ["gpu0/percent"]
+
+
 def test_a_machine_without_gpus_is_an_error_only_where_they_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +138,24 @@ def test_other_machines_have_names_of_their_own() -> None:
     plugin.on_train_start(run)
     plugin.on_worker_end()  # after the first sample
     plugin.on_update_end(run)
-    assert logged["system/node1/cpu_percent"] == "last"
+    assert logged["system/node1/memory_percent"] == "last"
+
+
+def test_a_call_that_hangs_ends_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainrun_callbacks.sampling._ENDING", 0.05)
+    begun, answer = threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        begun.set()
+        answer.wait()
+
+    ticker = Ticker("hangs", 60, hangs)
+    ticker.start()
+    assert begun.wait(10)
+    ticker.stop()
+    (thread,) = [one for one in threading.enumerate() if one.name == "hangs"]
+    assert thread.daemon
+    answer.set()
 
 
 def test_an_error_on_the_thread_is_raised_where_the_policy_applies() -> None:

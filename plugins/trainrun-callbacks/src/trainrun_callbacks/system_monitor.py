@@ -26,7 +26,8 @@ class SystemMonitor:
 
     `cpu_percent`, `memory_percent`, `memory_gib`, `process_gib` (of the worker), `disk_percent` and `disk_free_gib`
     (where the run directory is), `sent_mib_per_second` and `received_mib_per_second`, and of each GPU `gpuN/percent`,
-    `gpuN/memory_percent`, `gpuN/celsius` and `gpuN/watts`. Machines other than the first are `system/nodeN/…`.
+    `gpuN/memory_percent`, `gpuN/celsius` and `gpuN/watts`, where N counts as NVML (and nvidia-smi) does, whatever
+    CUDA_VISIBLE_DEVICES says. Machines other than the first are `system/nodeN/…`.
     Needs psutil (`trainrun-callbacks[system]`), and nvidia-ml-py for GPUs (`trainrun-callbacks[nvidia]`).
     """
 

@@ -24,20 +24,24 @@ class Probe:
     def __init__(self, folder: Path, gpus: bool | Literal["auto"]) -> None:
         self._folder = folder
         self._process = psutil.Process()
+        self._sampled = False
         self._network: tuple[float, int, int] | None = None
         self._gpus = _handles(required=gpus is True) if gpus else []
 
     def sample(self) -> dict[str, float]:
-        """What there is to say now. Rates are since the sample before; the first has none."""
+        """What there is to say now. Rates and `cpu_percent` are since the sample before; the first has none."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._folder))
         found = {
-            "cpu_percent": psutil.cpu_percent(),
             "memory_percent": memory.percent,
             "memory_gib": (memory.total - memory.available) / _GIB,
             "process_gib": self._process.memory_info().rss / _GIB,
             "disk_percent": disk.percent,
             "disk_free_gib": disk.free / _GIB,
         }
+        load = psutil.cpu_percent()  # 0 the first time, when there is nothing to compare with
+        if self._sampled:
+            found["cpu_percent"] = load
+        self._sampled = True
         found |= dict(self._rates())
         for index, handle in enumerate(self._gpus):
             found |= {f"gpu{index}/{name}": value for name, value in _gpu(handle)}
@@ -67,10 +71,9 @@ def _handles(*, required: bool) -> list[Any]:
 
 
 def _gpu(handle: Any) -> Iterator[tuple[str, float]]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     readings: dict[str, Callable[[], float]] = {
         "percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-        "memory_percent": lambda: 100 * memory.used / memory.total,
+        "memory_percent": lambda: _used(pynvml.nvmlDeviceGetMemoryInfo(handle)),
         "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
         "watts": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
     }
@@ -79,3 +82,7 @@ def _gpu(handle: Any) -> Iterator[tuple[str, float]]:
             yield name, float(read())
         except pynvml.NVMLError_NotSupported:
             continue  # many GPUs do not tell everything
+
+
+def _used(memory: Any) -> float:
+    return 100 * float(memory.used) / float(memory.total)
