@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,22 @@ def test_by_default_monitors_with_many_metrics_are_left_out_and_so_is_the_rest_a
     assert list(result.series("seconds/epoch")) == [4]
     lines = (result.paths.root / "metrics.txt").read_text().splitlines()
     assert lines[-2].split() == ["step", "train/loss", "train/samples_per_second", "eval/accuracy", "eval/loss"]
+
+
+def warnings(result: Any) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in result.paths.rank_log(0).read_text().splitlines()]
+    return [line for line in lines if line["event"].startswith("patterns of metrics-table")]
+
+
+def test_patterns_that_show_nothing_are_named_at_the_end(run_recipe: RunRecipe) -> None:
+    recipe = RECIPE.replace('"eval/*"]', '"eval/*", "eval/acuracy", "phase/*"]')
+    (told,) = warnings(run_recipe(recipe, Talks))
+    assert told["metrics"] == ["eval/acuracy", "phase/*"]  # a slip, and what is left out by default
+    assert {"eval/accuracy", "phase/step"} <= set(told["there_are"])
+
+
+def test_patterns_that_all_fit_are_not_worth_a_word(run_recipe: RunRecipe) -> None:
+    assert warnings(run_recipe(RECIPE + "\n[plugins.heartbeat]\n")) == []
 
 
 def test_columns_stay_and_new_ones_come_after_them() -> None:

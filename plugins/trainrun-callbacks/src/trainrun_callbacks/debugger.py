@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from trainrun import EnvironmentProblem, Field, PluginOptions, hookimpl
 
 if TYPE_CHECKING:
-    from trainrun import Recipe, Run
-    from trainrun.launch.handle import Launch
+    from trainrun import Launch, Recipe, Run
 
 _HOST = "127.0.0.1"
 

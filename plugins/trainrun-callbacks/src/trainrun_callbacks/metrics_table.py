@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from trainrun import Field, PluginOptions, hookimpl
 
 if TYPE_CHECKING:
-    from trainrun import Run
-    from trainrun.launch.handle import Launch
+    from trainrun import Launch, Run
 
 _STEP = "step"
 _NARROWEST = 10
@@ -56,12 +55,15 @@ class MetricsTable:
         self._splits: tuple[str, ...] = ()
         self._latest: dict[str, float] = {}
         self._step = 0
+        self._seen: dict[str, None] = {}  # the names that were logged, in their order
+        self._run: Run | None = None
         self._offset: int | None = None
 
     # --- in the worker: write ---
 
     @hookimpl(ranks="zero")
     def on_worker_start(self, run: Run) -> None:
+        self._run = run
         self._file = run.paths.root / "metrics.txt"
         self._splits = tuple(f"{split}/" for split in run.recipe.evaluate.splits)
 
@@ -69,6 +71,7 @@ class MetricsTable:
     def on_log(self, metrics: Mapping[str, float], step: int) -> None:
         chosen = {name: value for name, value in metrics.items() if self._is_chosen(name)}
         self._latest |= chosen
+        self._seen |= dict.fromkeys(metrics)
         self._step = step
         if ("log" if "train/loss" in metrics else "evaluation") in self._options.at and self._is_whole(metrics):
             self._write(step, chosen)
@@ -78,6 +81,18 @@ class MetricsTable:
         del epoch
         if "epoch" in self._options.at:
             self._write(self._step, self._latest)
+
+    @hookimpl(ranks="zero", background=True)
+    def on_train_end(self) -> None:
+        shown = [name for name in self._seen if self._is_chosen(name)]
+        idle = [one for one in self._options.metrics if not any(fnmatchcase(name, one) for name in shown)]
+        if idle and self._run is not None:
+            self._run.logger.warning(
+                "patterns of metrics-table fit no metric, or only what exclude leaves out",
+                metrics=idle,
+                exclude=self._options.exclude,
+                there_are=list(self._seen),
+            )
 
     def _is_whole(self, metrics: Iterable[str]) -> bool:
         """Whether this is a log of training or evaluation, and not what is left to say when training has ended."""
