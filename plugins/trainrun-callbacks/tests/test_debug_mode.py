@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from trainrun_callbacks.debug_mode import DebugMode, DebugModeOptions
 
 from trainrun import hookimpl
 from trainrun.testing import RunRecipe
@@ -46,6 +48,38 @@ class Task:
         run.log("anomalies", torch.is_anomaly_enabled(), reduce="last")
         values = model(batch["row"])
         return (values * 0).sqrt().mean() if self.broken else values.mean()
+
+
+class Plain(torch.nn.Linear):
+    """A layer whose class has the flag."""
+
+    debug = False
+
+
+class Computed(torch.nn.Linear):
+    """A layer with a property of that name."""
+
+    @property
+    def debug(self) -> bool:
+        return False
+
+
+class Method(torch.nn.Linear):
+    """A layer with a method of that name."""
+
+    def debug(self) -> None:
+        """Do nothing."""
+
+
+def test_a_flag_of_the_class_is_set_on_the_module_and_taken_away() -> None:
+    model = torch.nn.Sequential(Plain(1, 1), Computed(1, 1), Method(1, 1), Flagged())
+    run: Any = SimpleNamespace(smoke=True, model=model, logger=SimpleNamespace(info=lambda *_, **__: None))
+    plugin = DebugMode(DebugModeOptions(attribute="debug", anomalies=False))
+    plugin.on_train_start(run)
+    assert [vars(module).get("debug") for module in model] == [True, None, None, True]
+    plugin.on_worker_end()
+    assert [vars(module).get("debug") for module in model] == [None, None, None, False]
+    assert Plain.debug is False
 
 
 def first_batches(result: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,9 @@ from trainrun_callbacks.selecting import named_tensors
 
 if TYPE_CHECKING:
     from trainrun import Run
+
+
+_NOTHING = object()
 
 
 class DebugModeOptions(PluginOptions):
@@ -23,7 +27,8 @@ class DebugModeOptions(PluginOptions):
     attribute: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*$",
-        description="Set this attribute to true on each module of the model that has it, until training ends.",
+        description="Set this attribute to true on each module of the model that has it, or whose class does, until"
+        " training ends.",
     )
     shapes: bool = Field(True, description="Log the shapes of the first training batch.")
 
@@ -40,7 +45,7 @@ class DebugMode:
         self._options = options
         self._on = False
         self._batch_told = False
-        self._before: list[tuple[torch.nn.Module, Any]] = []
+        self._before: list[tuple[torch.nn.Module, dict[str, Any]]] = []
         self._detected: tuple[bool, bool] | None = None
 
     @hookimpl(mutates=True)
@@ -65,15 +70,23 @@ class DebugMode:
         if self._detected is not None:
             torch.autograd.set_detect_anomaly(*self._detected)
             self._detected = None
-        for module, value in self._before:
-            setattr(module, str(self._options.attribute), value)
+        for module, own in self._before:
+            delattr(module, str(self._options.attribute))
+            vars(module).update(own)
         self._before = []
 
     def _set(self, run: Run, name: str, model: torch.nn.Module) -> None:
-        self._before = [(module, getattr(module, name)) for module in model.modules() if name in vars(module)]
-        for module, _ in self._before:
-            setattr(module, name, True)
+        for module in model.modules():
+            if _has_value(module, name):
+                self._before.append((module, {name: vars(module)[name]} if name in vars(module) else {}))
+                setattr(module, name, True)
         run.logger.info("debug flag set", attribute=name, modules=len(self._before))
+
+
+def _has_value(module: torch.nn.Module, name: str) -> bool:
+    """Whether the module, or its class, has such an attribute that is no method or property."""
+    found = inspect.getattr_static(module, name, _NOTHING)
+    return found is not _NOTHING and not callable(found) and not hasattr(found, "__get__")
 
 
 def described(batch: Any) -> dict[str, str]:
