@@ -10,7 +10,8 @@ import pytest
 import torch
 from trainrun_callbacks.predictions import read_predictions
 
-from trainrun.testing import ForkRecipe, LaunchRecipe, Result
+from trainrun import hookimpl
+from trainrun.testing import ForkRecipe, LaunchRecipe, Result, RunRecipe
 
 RECIPE = """
 task = { use = "digits", channels = 2, hidden = 4 }
@@ -72,7 +73,7 @@ wait = 0
 warmup = 1
 active = 1
 """
-READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__")
+READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__", "to")
 
 
 @pytest.fixture
@@ -90,9 +91,68 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return read
 
-    for name in READS:
+    for name in READS[:-1]:
         monkeypatch.setattr(torch.Tensor, name, counting(name))
+    monkeypatch.setattr(torch.Tensor, "to", counting_to(found))
     return found
+
+
+def counting_to(found: list[str]) -> Any:
+    """`Tensor.to`, which counts where it is asked for the host by its name."""
+    function = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
+        asked = [one for one in (*arguments[:1], settings.get("device")) if isinstance(one, str)]
+        if "cpu" in asked and threading.current_thread() is threading.main_thread():
+            found.append("to")
+        return function(tensor, *arguments, **settings)
+
+    return to
+
+
+def test_a_transfer_to_the_host_by_its_name_is_a_read(reads: list[str]) -> None:
+    one = torch.zeros(())
+    one.to("cpu")
+    one.to(device="cpu")
+    one.to(torch.float64)
+    one.to(one.device)
+    assert reads == ["to", "to"]
+
+
+class Strict:
+    """Makes it an error to wait for the GPU within a step that is not logged."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    @hookimpl(tryfirst=True)
+    def on_step_start(self, run: Any) -> None:
+        if run.step > 1 and not run.logs_now:  # the first step counts operations, and says what is in the batch
+            torch.cuda.set_sync_debug_mode("error")
+
+    @hookimpl(trylast=True)
+    def on_step_end(self, run: Any) -> None:
+        self.steps += torch.cuda.get_sync_debug_mode() == 2
+        torch.cuda.set_sync_debug_mode("default")
+        run.log("strict/steps", self.steps, reduce="last")
+
+    @hookimpl
+    def on_worker_end(self) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="torch.cuda.set_sync_debug_mode sees waits for a GPU, and here is none; reads of tensors are counted on the"
+    " CPU too",
+)
+def test_on_a_gpu_nothing_waits_for_it_between_logs(run_recipe: RunRecipe) -> None:
+    # Those two read on threads, to which the mode applies too, and at the end of a recording.
+    without = ["plugins.activations.enabled=false", "plugins.profiler.enabled=false"]
+    result = run_recipe(RECIPE + MONITORS, Strict, overrides=["train.device=cuda", *without])
+    assert result.outcome.ok, result.outcome.reason
+    assert [event for event in result.events if event.get("decision") == "disable"] == []
+    assert result.series("strict/steps")[6] == 3  # 2, 4 and 5
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
