@@ -38,7 +38,10 @@ class Histograms:
 
     def _of(self, path: Path, step: int) -> dict[str, Any]:
         file = self._files.get(path)
-        if file is None or path.stat().st_ino != _inode(file):
+        if file is not None and path.stat().st_ino != _inode(file):
+            file.close()
+            file = None
+        if file is None:
             file = self._files[path] = path.open("rb")
         while (line := file.readline()).endswith(b"\n"):
             with suppress(ValueError):  # half a line, of a worker that was killed

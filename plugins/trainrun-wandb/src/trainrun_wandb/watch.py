@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from trainrun import Run
+    from trainrun import Recipe, Run
+
+_SENDER, _SELF = ("wandb", ":Wandb"), ("wandb-watch", ":WandbWatch")  # what a table names: entry point or class
 
 
 class WandbWatchOptions(PluginOptions):
@@ -39,29 +41,39 @@ class WandbWatch:
 
     def __init__(self, options: WandbWatchOptions) -> None:
         self._options = options
-        self._last = -options.every  # so that the first step that is logged is watched
+        self._last = 0  # the step of the last look
         self._names: list[str] = []
         self._counted: torch.Tensor | None = None
 
+    @hookimpl
+    def check_recipe(self, recipe: Recipe) -> str | None:
+        """Refuse a recipe that watches and has nothing to send what is seen. Plugins of `-p` are not known here."""
+        if recipe.run.autoload or not _has(recipe, _SELF) or _has(recipe, _SENDER):
+            return None
+        return "nothing would send its histograms; add a table [plugins.wandb], which may be empty"
+
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Drop what an earlier attempt has left of steps that are made again."""
+        """Drop what an earlier attempt has left of steps that are made again; go on behind its last look."""
         path = self._path(run)
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= run.step]
+            kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= run.step]
+            self._last = _step(kept[-1]) if kept else 0
             if len(kept) < len(lines):
                 scratch = path.with_suffix(".tmp")
                 scratch.write_bytes(b"".join(kept))
                 scratch.replace(path)
 
     @hookimpl(ranks="zero")
-    def on_gradients_ready(self, run: Run, model: torch.nn.Module) -> None:
-        if not run.logs_now or run.step - self._last < self._options.every:
+    def on_gradients_ready(self, run: Run) -> None:
+        every = self._options.every
+        if not run.logs_now or run.step // every == self._last // every:
             return
         import torch  # noqa: PLC0415 - the client imports this module too
 
-        found = list(self._tensors(model))
+        assert run.module is not None
+        found = list(self._tensors(run.module))
         self._last, self._names = run.step, [name for name, _ in found]
         if found:
             self._counted = torch.stack([_histogram(tensor.detach(), self._options.bins) for _, tensor in found])
@@ -84,16 +96,24 @@ class WandbWatch:
 
     def _tensors(self, model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in model.named_parameters():
-            short = name.removeprefix("module.")
-            if not any(fnmatchcase(short, glob) for glob in self._options.match):
+            if not any(fnmatchcase(name, glob) for glob in self._options.match):
                 continue
             if "gradients" in self._options.log and parameter.grad is not None:
-                yield f"gradients/{short}", parameter.grad
+                yield f"gradients/{name}", parameter.grad
             if "parameters" in self._options.log:
-                yield f"parameters/{short}", parameter
+                yield f"parameters/{name}", parameter
 
     def _path(self, run: Run) -> Path:
         return run.paths.tracker_extra(run.name)
+
+
+def _has(recipe: Recipe, names: tuple[str, str]) -> bool:
+    uses = (table.use or name for name, table in recipe.plugins.items() if table.enabled is not False)
+    return any(use == names[0] or use.endswith(names[1]) for use in uses)
+
+
+def _step(line: bytes) -> int:
+    return int(json.loads(line)["step"])
 
 
 def _histogram(tensor: torch.Tensor, bins: int) -> torch.Tensor:
