@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainrun import Field
+from trainrun import Field, Recipe
 from trainrun.tracking import Ending, Mark, Opened, Record, RunFacts, RunPaths, TrackerOptions, TrackerPlugin
 
 
@@ -62,5 +62,6 @@ class ToFile(TrackerPlugin):
         return FileTracker(self.options.folder)
 
     @classmethod
-    def place(cls, options: FileTrackerOptions) -> str:
+    def place(cls, options: FileTrackerOptions, recipe: Recipe) -> str:
+        del recipe
         return f"the folder {options.folder}"

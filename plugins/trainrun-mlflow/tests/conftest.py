@@ -43,6 +43,10 @@ import json, os, sys
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 from mlflow import MlflowClient
 client = MlflowClient(sys.argv[1])
+def files(run, folder):
+    found = client.list_artifacts(run, folder)
+    return sorted(path for one in found for path in (files(run, one.path) if one.is_dir else [one.path]))
+
 answer = []
 for experiment in client.search_experiments():
     for run in client.search_runs([experiment.experiment_id]):
@@ -51,7 +55,7 @@ for experiment in client.search_experiments():
             "experiment": experiment.name, "name": run.info.run_name, "status": run.info.status,
             "params": run.data.params, "tags": run.data.tags,
             "metrics": {key: sorted([m.step, m.timestamp, m.value] for m in rows) for key, rows in found.items()},
-            "artifacts": [one.path for one in client.list_artifacts(run.info.run_id)],
+            "artifacts": files(run.info.run_id, None),
         })
 print(json.dumps(answer))
 """

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from trainrun_mlflow import MLflow, MLflowOptions
 
+from trainrun import Recipe
+
 Read = Callable[[str], list[dict[str, Any]]]
 
 pytestmark = pytest.mark.usefixtures("packages")
@@ -36,8 +38,9 @@ def test_a_database_beside_the_runs(make_run: Any, read: Read, tmp_path: Path, u
     assert steps(found) == [1, 2, 4]
     assert math.isnan(found["metrics"]["a_b"][0][2])
     assert found["metrics"]["big"][0][2] > 1e300
-    assert set(found["artifacts"]) >= {"recipe.toml", "tracker-mlflow.out"}
+    assert found["artifacts"] == ["logs/tracker-mlflow.out", "recipe.toml"]
     expected = {"team": "vision", "trainrun.outcome": "finished", "trainrun.exit_code": "0", "trainrun.step": "9"}
+    expected |= {"final.train/loss": "0.25", "final.a_b": "nan", "final.big": "inf"}
     assert expected.items() <= found["tags"].items()
     assert found["tags"]["mlflow.source.git.commit"] == "abc"
 
@@ -113,7 +116,31 @@ def test_more_than_one_request_takes(make_run: Any, read: Read, tmp_path: Path) 
     assert steps(found, "metric 1499") == [1, 2]
 
 
-def test_two_experiments_of_one_server_are_two_places() -> None:
-    one, other = MLflowOptions(experiment="a"), MLflowOptions(experiment="b")
-    assert MLflow.place(one) != MLflow.place(other)
-    assert MLflow.place(one) == MLflow.place(MLflowOptions(experiment="a", name="x"))
+@pytest.mark.long
+def test_all_that_a_resume_changes_is_told(make_run: Any, read: Read, tmp_path: Path) -> None:
+    """More tags than one request takes."""
+    run = make_run(USE)
+    for value in (1, 2):
+        lines = [f"key{number} = {value}" for number in range(150)]
+        run.paths.recipe.write_text("\n".join(['[run]\nname = "digits"\n\n[task]', *lines]))
+        run.log(value)
+        run.start(resumed=value == 2)
+        assert run.end().complete
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert {f"resumed.task.key{number}": "2" for number in range(150)}.items() <= found["tags"].items()
+
+
+def test_two_experiments_of_one_server_are_two_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.from_data({"run": {"name": "digits"}, "task": {"use": "digits"}, "train": {"steps": 1}})
+
+    def place(**options: Any) -> str:
+        return MLflow.place(MLflowOptions(**options), recipe)
+
+    assert place(experiment="a") != place(experiment="b")
+    assert place(experiment="a") == place(experiment="a", name="x")
+    assert place() == place(experiment="digits", tracking_uri=f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert place() == place(tracking_uri="sqlite:///runs/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert place() == place(tracking_uri="http://server/")

@@ -67,7 +67,10 @@ def test_scalars_parameters_recipe_and_outcome(make: Any, facts: RunFacts, tmp_p
     assert (found["group"], found["status"]) == ("run-1", 1)
     assert found["texts"] == {
         "recipe": ["```toml\n[train]\nsteps = 4\n```"],
-        "outcome": ["**finished** at step 4, exit code 0\n\nall 4 steps were made"],
+        "outcome": [
+            "**finished** at step 4, exit code 0\n\nall 4 steps were made\n\n"
+            "| metric | last value |\n| --- | --- |\n| loss | 0.25 |"
+        ],
     }
 
 
@@ -180,3 +183,10 @@ def test_an_absolute_folder_gets_one_for_each_run(tmp_path: Path) -> None:
 
     assert folder("tensorboard") == paths.root / "tensorboard"
     assert folder(str(tmp_path / "all")) == tmp_path / "all" / "run-1"
+    assert folder(str(tmp_path / "x" / ".." / "all")) == tmp_path / "x" / ".." / "all" / "run-1"
+
+
+@pytest.mark.parametrize("folder", ["../tb", "a/../../tb"])
+def test_a_relative_folder_stays_in_the_run(folder: str) -> None:
+    with pytest.raises(ValueError, match="leaves the run's folder; give one within it, or an absolute one"):
+        TensorBoardOptions.from_table({"folder": folder})

@@ -48,7 +48,7 @@ def values(items):
 
 answer = []
 for path in sorted(Path(sys.argv[1]).glob("wandb/*run-*/*.wandb")):
-    one = {"rows": [], "config": {}, "summary": {}, "exit": None, "run": {}, "files": []}
+    one = {"rows": [], "config": {}, "summary": {}, "exit": None, "run": {}, "files": [], "code": []}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "history":
@@ -65,7 +65,9 @@ for path in sorted(Path(sys.argv[1]).glob("wandb/*run-*/*.wandb")):
         elif kind == "exit":
             one["exit"] = record.exit.exit_code
         elif kind == "artifact":
-            one["files"] += [entry.path for entry in record.artifact.manifest.contents]
+            one["code"] += [entry.path for entry in record.artifact.manifest.contents]
+        elif kind == "files":
+            one["files"] += sorted(item.path for item in record.files.files)
     answer.append(one)
 print(json.dumps(answer))
 """

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from trainrun_wandb import Wandb, WandbOptions
 
+from trainrun import Recipe
 from trainrun.rundir.files import append_line
 from trainrun.rundir.paths import RunPaths
 
@@ -26,9 +27,15 @@ def rows(part: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def recipe(**run: str) -> Recipe:
+    return Recipe.from_data({"run": run, "task": {"use": "digits"}, "train": {"steps": 1}})
+
+
 def test_an_offline_run(make_run: Any, read: Read) -> None:
-    run = make_run(USE, **OFFLINE, project="p", group="g", tags=["a", "b"], code=True)
+    files = ["*.toml", "logs/*.txt", "wandb/**/*"]
+    run = make_run(USE, **OFFLINE, project="p", group="g", tags=["a", "b"], code=True, artifacts=files)
     run.paths.source.mkdir()
+    (run.paths.logs / "note [1].txt").write_text("hello")
     (run.paths.source / "task.py").write_text("print()\n")
     append_line(run.paths.tracker_extra("watch"), {"step": 2, "time": 1.0, "histograms": {"gradients/w": HISTOGRAM}})
     run.log(1, 2)
@@ -47,8 +54,11 @@ def test_an_offline_run(make_run: Any, read: Read) -> None:
     assert math.isnan(last["a"])
     assert (last["_step"], last["b"]) == (4, math.inf)
     assert part["rows"][0]["_timestamp"] == 1_700_000_001.5
-    assert part["summary"]["outcome"] == "failed"
+    said = {"outcome": "failed", "outcome_step": 9, "train/loss": 0.5, "eval/accuracy": 0.5}
+    assert said.items() <= part["summary"].items()
     assert part["exit"] == 1
+    assert part["code"] == ["task.py"]
+    assert set(part["files"]) - {"requirements.txt"} == {"logs/note [1].txt", "recipe.toml"}  # that is W&B's own
 
 
 @pytest.mark.long
@@ -91,7 +101,7 @@ def test_a_server_that_does_not_answer(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", request.getfixturevalue(server))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    run = make_run(USE, system=False, connect=1.0)
+    run = make_run(USE, system=False, timeout=1.0)
     run.log(1, 2)
     run.start(deadline=5.0)
     until(lambda: run.events == ["tracker_outage"])
@@ -101,7 +111,11 @@ def test_a_server_that_does_not_answer(
 
 
 def test_two_instances_differ_in_project_or_mode() -> None:
-    assert Wandb.place(WandbOptions(project="a")) != Wandb.place(WandbOptions(project="b"))
-    assert Wandb.place(WandbOptions(project="a")) == Wandb.place(WandbOptions(project="a", tags=["x"]))
-    assert Wandb.place(WandbOptions(mode="disabled")) is None
+    def place(**options: Any) -> str | None:
+        return Wandb.place(WandbOptions(**options), recipe(name="digits"))
+
+    assert place(project="a") != place(project="b")
+    assert place(project="a") == place(project="a", tags=["x"])
+    assert place() == place(project="digits")
+    assert place(mode="disabled") is None
     assert not Wandb(WandbOptions(mode="disabled")).is_on

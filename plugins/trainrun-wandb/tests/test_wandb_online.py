@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.long
 
 USE = "trainrun_wandb:Wandb"
-ONLINE = {"system": False, "connect": 2.0, "project": "p"}
+ONLINE = {"system": False, "timeout": 2.0, "project": "p"}
 
 
 def steps(stand_in: Any) -> list[int]:

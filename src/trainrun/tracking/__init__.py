@@ -10,7 +10,7 @@ from trainrun.rundir.paths import RunPaths
 from trainrun.tracking.facts import Ending, RunFacts
 from trainrun.tracking.plugin import TrackerPlugin
 from trainrun.tracking.spool import Position, Record, Spool
-from trainrun.tracking.tracker import Mark, Opened, Tracker, TrackerOptions
+from trainrun.tracking.tracker import Mark, Opened, ServerOptions, Tracker, TrackerOptions
 
 __all__ = [
     "Ending",
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "RunFacts",
     "RunPaths",
+    "ServerOptions",
     "Spool",
     "Tracker",
     "TrackerOptions",

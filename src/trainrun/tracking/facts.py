@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import tomli
@@ -43,6 +44,12 @@ class RunFacts:
             raise EnvironmentProblem(f"{paths.recipe}: cannot be read: {error}") from error
         name = str(data.get("run", {}).get("name") or paths.run_id)
         return cls(paths.run_id, name, paths, text, flatten(data), resumed, read_json(paths.manifest) or {})
+
+    def files(self, globs: Iterable[str]) -> list[Path]:
+        """The files of the run that fit any of the globs, each once, sorted. A link that leads out of it does not."""
+        root = self.paths.root.resolve()
+        found = {path for glob in globs for path in self.paths.root.glob(glob)}
+        return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(root))
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,12 @@ class TrackerPlugin:
         return True
 
     @classmethod
-    def place(cls, options: Any) -> str | None:
+    def place(cls, options: Any, recipe: Recipe) -> str | None:
         """Where an instance with these options writes to, in words: two must not say the same. None: it never clashes.
 
-        `options` is an `Options` of the same class.
+        `options` is an `Options` of the same class. What they leave out is said as what it comes to, by `recipe`.
         """
-        del options
+        del options, recipe
         return None
 
     # --- before a launch ---
@@ -77,8 +77,8 @@ class TrackerPlugin:
                 yield f"the package {module} is not installed; pip install {distribution}"
 
     def _clashes(self, recipe: Recipe) -> Iterator[str]:
-        place = self.place(self.options)
-        names = [name for name, options in self._instances(recipe) if self.place(options) == place]
+        place = self.place(self.options, recipe)
+        names = [name for name, options in self._instances(recipe) if self.place(options, recipe) == place]
         if place is not None and len(names) > 1:
             yield f"{' and '.join(names)} would both write to {place}; give each a place of its own, or leave out one"
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple, Protocol
+
+import pydantic
 
 from trainrun.plugin.options import Field, PluginOptions
 from trainrun.tracking.facts import Ending, RunFacts
@@ -19,6 +22,26 @@ class TrackerOptions(PluginOptions):
     deadline: float = Field(
         30.0, gt=0, description="Seconds at the end of a launch to send what is left; `trainrun sync` sends the rest."
     )
+
+
+class ServerOptions(TrackerOptions):
+    """What the tables of trackers with a server, or a store of files, may say too."""
+
+    timeout: float = Field(20.0, gt=0, description="Seconds after which a server that does not answer is an outage.")
+    artifacts: list[str] = Field(
+        ["recipe.toml"], description="Globs of files of the run that are sent at the end, as seen from its folder."
+    )
+
+    @pydantic.field_validator("artifacts")
+    @classmethod
+    def _within_the_run(cls, artifacts: list[str]) -> list[str]:
+        for glob in artifacts:
+            path = PurePath(glob)
+            if not path.parts or path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"got {glob!r}; give globs within the run's folder, such as 'logs/*.out'")
+            if any("**" in part and part != "**" for part in path.parts):
+                raise ValueError(f"got {glob!r}; '**' stands alone between slashes, as in 'traces/**/*.json'")
+        return artifacts
 
 
 class Opened(NamedTuple):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainrun import Field
-from trainrun.tracking import RunPaths, Tracker, TrackerOptions, TrackerPlugin
+from trainrun.tracking import RunPaths, ServerOptions, Tracker, TrackerPlugin
 from trainrun_mlflow.tracker import MLflowTracker
 
+if TYPE_CHECKING:
+    from trainrun import Recipe
+
 _VARIABLE = "MLFLOW_TRACKING_URI"
+_SQLITE = "sqlite:///"
 
 
-class MLflowOptions(TrackerOptions):
+class MLflowOptions(ServerOptions):
     """Where to log."""
 
     tracking_uri: str | None = Field(
@@ -23,8 +29,6 @@ class MLflowOptions(TrackerOptions):
     experiment: str | None = Field(None, min_length=1, description="The experiment; left out, the name of the run.")
     name: str | None = Field(None, min_length=1, description="What the run is called; left out, its id.")
     tags: dict[str, str] = Field({}, description="Tags of the run.")
-    artifacts: list[str] = Field(["recipe.toml"], description="Globs of files of the run that are uploaded at the end.")
-    timeout: float = Field(20.0, gt=0, description="Seconds after which a server that does not answer is an outage.")
 
 
 class MLflow(TrackerPlugin):
@@ -39,10 +43,16 @@ class MLflow(TrackerPlugin):
 
     def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
         del name
-        local = f"sqlite:///{paths.root.parent / 'mlflow.db'}"
-        return MLflowTracker(self.options, self.options.tracking_uri or os.environ.get(_VARIABLE) or local)
+        return MLflowTracker(self.options, _uri(self.options, paths.root.parent))
 
     @classmethod
-    def place(cls, options: MLflowOptions) -> str:
-        where = options.tracking_uri or os.environ.get(_VARIABLE) or "mlflow.db in the folder of runs"
-        return f"the experiment {options.experiment or '(run.name)'} of {where}"
+    def place(cls, options: MLflowOptions, recipe: Recipe) -> str:
+        uri = _uri(options, Path(recipe.run.dir)).rstrip("/")
+        if uri.startswith(_SQLITE):
+            uri = f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
+        return f"the experiment {options.experiment or recipe.run.name} of {uri}"
+
+
+def _uri(options: MLflowOptions, runs: Path) -> str:
+    """Where to log. runs: the folder of runs."""
+    return options.tracking_uri or os.environ.get(_VARIABLE) or f"{_SQLITE}{runs / 'mlflow.db'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 _TAG = "trainrun.run_id"
 _BATCH = 1000  # metrics in one request: the most that servers take
-_PARAMETERS = 100  # parameters in one request
+_FEW = 100  # parameters, or tags, in one request
 _LENGTH = 5000  # characters of a tag or parameter
+_NAME = 250  # characters of the name of a tag
 _FOREIGN = re.compile(r"[^/\w.\- :]")  # what names may not hold
 _SQLITE = "sqlite:///"
 _KILLED = {"interrupted", "terminated"}
@@ -34,7 +35,7 @@ class MLflowTracker:
         self._uri = uri
         self._client: Any = None
         self._run = ""
-        self._paths: Any = None
+        self._facts: RunFacts | None = None
         self._fresh = True  # nothing has been sent since the last trouble
 
     def open(self, facts: RunFacts, mark: Mark) -> Opened:
@@ -42,7 +43,7 @@ class MLflowTracker:
         _settle(self._options.timeout)
         from mlflow import MlflowClient  # noqa: PLC0415 - only in the tracker's process, and only when it is used
 
-        self._client, self._fresh, self._paths = MlflowClient(self._uri), True, facts.paths
+        self._client, self._fresh, self._facts = MlflowClient(self._uri), True, facts
         experiment = self._experiment(self._options.experiment or facts.name)
         run = self._found(experiment, facts) or self._created(experiment, facts)
         self._run = run.info.run_id
@@ -61,10 +62,9 @@ class MLflowTracker:
 
     def finish(self, ending: Ending) -> None:
         said = {"outcome": ending.state, "reason": ending.reason, "exit_code": ending.exit_code, "step": ending.step}
-        for name, value in said.items():
-            self._client.set_tag(self._run, f"trainrun.{name}", str(value)[:_LENGTH])
-        for path in self._artifacts():
-            self._client.log_artifact(self._run, str(path))
+        tags = {f"trainrun.{name}": str(value)[:_LENGTH] for name, value in said.items()}
+        self._log_tags(tags | {f"final.{_name(name)}": repr(value) for name, value in ending.metrics.items()})
+        self._log_files()
         failed = "KILLED" if ending.state in _KILLED else "FAILED"
         self._client.set_terminated(self._run, "FINISHED" if ending.exit_code == 0 else failed)
 
@@ -102,31 +102,40 @@ class MLflowTracker:
 
     def _log_parameters(self, run: Run, facts: RunFacts) -> None:
         """Log what is new. A parameter of MLflow cannot change: what a resume changes becomes a tag."""
-        from mlflow.entities import Param, RunTag  # noqa: PLC0415
+        from mlflow.entities import Param  # noqa: PLC0415
 
         wanted = {_name(name): str(value)[:_LENGTH] for name, value in facts.parameters.items()}
         known = run.data.params
         new = [Param(name, value) for name, value in wanted.items() if name not in known]
-        for start in range(0, len(new), _PARAMETERS):
-            self._client.log_batch(self._run, params=new[start : start + _PARAMETERS])
-        changed = [RunTag(f"resumed.{k}", value) for k, value in wanted.items() if known.get(k, value) != value]
-        if changed:
-            self._client.log_batch(self._run, tags=changed[:_PARAMETERS])
+        for start in range(0, len(new), _FEW):
+            self._client.log_batch(self._run, params=new[start : start + _FEW])
+        self._log_tags({f"resumed.{k}": value for k, value in wanted.items() if known.get(k, value) != value})
+
+    def _log_tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag  # noqa: PLC0415
+
+        tags = [RunTag(name[:_NAME], value) for name, value in values.items()]
+        for start in range(0, len(tags), _FEW):
+            self._client.log_batch(self._run, tags=tags[start : start + _FEW])
 
     # --- what is sent ---
 
     def _without_known(self, metrics: Sequence[Metric]) -> list[Metric]:
-        """Leave out what the server has taken although no answer came, or the process died before it took note."""
-        known: set[tuple[str, int, int]] = set()
-        for key in {metric.key for metric in metrics}:
-            history = self._client.get_metric_history(self._run, key)
-            known |= {(key, one.step, one.timestamp) for one in history}
-        return [metric for metric in metrics if (metric.key, metric.step, metric.timestamp) not in known]
+        """Leave out what the server has taken although no answer came, or the process died before it took note.
 
-    def _artifacts(self) -> Iterator[Path]:
-        root: Path = self._paths.root
-        for glob in self._options.artifacts:
-            yield from (path for path in sorted(root.glob(glob)) if path.is_file())
+        Metrics are sent in their order, so that its last value of each tells how far it has got: one request,
+        however long the run is.
+        """
+        has = self._client.get_run(self._run).data.to_proto().metrics
+        last = {one.key: (one.step, one.timestamp) for one in has}
+        return [one for one in metrics if one.key not in last or (one.step, one.timestamp) > last[one.key]]
+
+    def _log_files(self) -> None:
+        """Each into the folder that it has in the run."""
+        assert self._facts is not None
+        for path in self._facts.files(self._options.artifacts):
+            folder = path.relative_to(self._facts.paths.root).parent.as_posix()
+            self._client.log_artifact(self._run, str(path), artifact_path=None if folder == "." else folder)
 
 
 def _metrics(records: Sequence[Record]) -> Iterator[Metric]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydantic
 
 from trainrun import Field
 from trainrun.tracking import RunPaths, Tracker, TrackerOptions, TrackerPlugin
 from trainrun_tensorboard.writer import EventFiles
+
+if TYPE_CHECKING:
+    from trainrun import Recipe
 
 
 class TensorBoardOptions(TrackerOptions):
@@ -16,6 +22,13 @@ class TensorBoardOptions(TrackerOptions):
         Path("tensorboard"),
         description="Where event files go: a folder of the run, or an absolute one in which each run gets a folder.",
     )
+
+    @pydantic.field_validator("folder")
+    @classmethod
+    def _within_the_run(cls, folder: Path) -> Path:
+        if ".." in folder.parts and not folder.expanduser().is_absolute():
+            raise ValueError(f"got '{folder}', which leaves the run's folder; give one within it, or an absolute one")
+        return folder
 
 
 class TensorBoard(TrackerPlugin):
@@ -34,5 +47,6 @@ class TensorBoard(TrackerPlugin):
         return EventFiles(folder / paths.run_id if folder.is_absolute() else paths.root / folder)
 
     @classmethod
-    def place(cls, options: TensorBoardOptions) -> str:
-        return f"the folder {options.folder}"
+    def place(cls, options: TensorBoardOptions, recipe: Recipe) -> str:
+        del recipe
+        return f"the folder {options.folder.expanduser()}"

@@ -50,6 +50,8 @@ class EventFiles:
         now = time.time()
         status = encoding.SUCCESS if ending.exit_code == 0 else encoding.FAILURE
         said = f"**{ending.state}** at step {ending.step}, exit code {ending.exit_code}\n\n{ending.reason}"
+        if ending.metrics:
+            said += f"\n\n{_table(ending)}"
         events = (
             encoding.version(now),
             encoding.session_end(now, status),
@@ -98,6 +100,12 @@ class EventFiles:
 
     def _mark(self) -> Mark:
         return {"file": self._name, "size": self._size}
+
+
+def _table(ending: Ending) -> str:
+    """The last value of each metric, as Markdown."""
+    rows = (f"| {name} | {value:.6g} |" for name, value in sorted(ending.metrics.items()))
+    return "\n".join(("| metric | last value |", "| --- | --- |", *rows))
 
 
 def _stamp(name: str) -> int:

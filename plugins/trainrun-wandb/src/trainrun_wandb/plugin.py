@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from typing import TYPE_CHECKING, Literal
 
 from trainrun import Field
-from trainrun.tracking import RunPaths, Tracker, TrackerOptions, TrackerPlugin
+from trainrun.tracking import RunPaths, ServerOptions, Tracker, TrackerPlugin
 from trainrun_wandb.tracker import WandbTracker
 
+if TYPE_CHECKING:
+    from trainrun import Recipe
 
-class WandbOptions(TrackerOptions):
+_ENTITY = "WANDB_ENTITY"
+
+
+class WandbOptions(ServerOptions):
     """Where and how to log."""
 
     mode: Literal["online", "offline", "disabled"] = Field(
@@ -22,7 +28,6 @@ class WandbOptions(TrackerOptions):
     tags: list[str] = Field([], description="Tags of the run.")
     code: bool = Field(False, description="Upload the run's snapshot of the task's code.")
     system: bool = Field(True, description="Have W&B measure the machine too: CPU, memory, GPUs.")
-    connect: float = Field(20.0, gt=0, description="Seconds after which a server that does not answer is an outage.")
 
 
 class Wandb(TrackerPlugin):
@@ -45,7 +50,8 @@ class Wandb(TrackerPlugin):
         return WandbTracker(self.options)
 
     @classmethod
-    def place(cls, options: WandbOptions) -> str | None:
+    def place(cls, options: WandbOptions, recipe: Recipe) -> str | None:
         if options.mode == "disabled":
             return None
-        return f"the {options.mode} project {options.entity or '(default entity)'}/{options.project or '(run.name)'}"
+        entity = options.entity or os.environ.get(_ENTITY) or "(default entity)"
+        return f"the {options.mode} project {entity}/{options.project or recipe.run.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from glob import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from trainrun_wandb.plugin import WandbOptions
 
 _SUMMARY = "outcome"
+_OWN = "wandb"  # W&B's own folder in that of the run
 
 
 class WandbTracker:
@@ -26,6 +28,7 @@ class WandbTracker:
     def __init__(self, options: WandbOptions) -> None:
         self._options = options
         self._run: Any = None
+        self._facts: RunFacts | None = None
         self._row = -1
         self._coded = False
         self._histograms: Histograms | None = None
@@ -33,7 +36,7 @@ class WandbTracker:
     def open(self, facts: RunFacts, mark: Mark) -> Opened:
         import wandb  # noqa: PLC0415 - only in the tracker's process, and only when it is used
 
-        options, online = self._options, self._options.mode == "online"
+        options, online, self._facts = self._options, self._options.mode == "online", facts
         self._run = wandb.init(
             project=options.project or facts.name,
             entity=options.entity,
@@ -49,7 +52,7 @@ class WandbTracker:
             settings=wandb.Settings(
                 console="off",
                 silent=True,
-                init_timeout=options.connect,
+                init_timeout=options.timeout,
                 disable_git=True,
                 x_disable_stats=not options.system,
                 stop_fn=lambda: None,  # else W&B interrupts this process when somebody presses stop on its page
@@ -70,9 +73,9 @@ class WandbTracker:
         return self._mark()
 
     def finish(self, ending: Ending) -> None:
-        self._run.summary.update(
-            {_SUMMARY: ending.state, f"{_SUMMARY}_reason": ending.reason, f"{_SUMMARY}_step": ending.step}
-        )
+        said = {_SUMMARY: ending.state, f"{_SUMMARY}_reason": ending.reason, f"{_SUMMARY}_step": ending.step}
+        self._run.summary.update({**ending.metrics, **said})
+        self._save_files()
         self._run.finish(exit_code=ending.exit_code)
         self._run = None
 
@@ -101,6 +104,13 @@ class WandbTracker:
         if self._options.code and not self._coded and any(path.is_file() for path in source.rglob("*")):
             self._run.log_code(str(source), include_fn=lambda _: True)
             self._coded = True
+
+    def _save_files(self) -> None:
+        assert self._facts is not None
+        root = self._facts.paths.root
+        for path in self._facts.files(self._options.artifacts):
+            if _OWN not in path.relative_to(root).parts[:1]:
+                self._run.save(escape(str(path)), base_path=str(root), policy="now")
 
     def _mark(self) -> Mark:
         return {"row": self._row, "code": self._coded}
