@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,12 +78,15 @@ class Skip:
 
 
 class BreakOff:
-    """Stops training while the evaluation of step 3 goes on, as a signal to all ranks would."""
+    """Stops training while the evaluation of step 3 goes on, as `trainrun stop` would."""
+
+    asked = False
 
     @hookimpl
     def on_evaluation_batch_start(self, run: Any) -> None:
-        if run.step == 3:
-            run._state.stop = ("a test", "test")
+        if run.step == 3 and not self.asked:
+            self.asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def expected(after: list[dict[str, torch.Tensor]], decay: float, steps: list[int]) -> dict[str, torch.Tensor]:

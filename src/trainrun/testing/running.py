@@ -24,6 +24,8 @@ from trainrun.testing.ranks import ForkedRanks, RankError
 from trainrun.testing.result import Result
 from trainrun.testing.targets import LivePlugins, importable_target, plugin_name, unload
 from trainrun.worker.main import train
+from trainrun.worker.signals import Inbox, user_signals
+from trainrun.worker.ties import Ties
 from trainrun.worker.world import World
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ class RunRecipe:
 class ForkRecipe:
     """Trains on ranks that are forked from the test's own process: several of them, in milliseconds.
 
-    Client hooks are not called, and what a plugin keeps in memory stays in its rank. Files are below `folder`.
+    Client hooks are not called, and what a plugin keeps in memory stays in its rank. A signal that a rank sends itself
+    is taken as a worker would take it: `os.kill(os.getpid(), signal.SIGTERM)` stops the run. Files are below `folder`.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +114,9 @@ class ForkRecipe:
 
         def job(rank: int) -> tuple[Outcome, Any]:
             world = World(rank, rank, 0, workers, workers, 1)
-            return train(paths, world=world, attempt=attempt), report()
+            inbox = Inbox(users=user_signals(launch.recipe.launch))
+            inbox.install()
+            return train(paths, world=world, attempt=attempt, ties=Ties(inbox=inbox)), report()
 
         answers = self._ranks(job, workers)
         errors = [answer for answer in answers if isinstance(answer, RankError)]
