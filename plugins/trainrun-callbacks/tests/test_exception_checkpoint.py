@@ -78,6 +78,43 @@ def test_the_report_is_honest_about_the_update(run_recipe: RunRecipe, place: str
     assert told["weights"] == "the whole model, as this rank has it"
 
 
+class FailsWhileEvaluating:
+    """Raises in the evaluation of step 3, and keeps the weights after each step in a file."""
+
+    @hookimpl
+    def on_step_end(self, run: Any) -> None:
+        torch.save(dict(run.module.state_dict()), run.paths.root / "weights.pt")
+
+    @hookimpl
+    def on_evaluation_batch_start(self, run: Any) -> None:
+        raise ValueError("as asked")
+
+
+def test_a_failure_in_an_evaluation_leaves_the_weights_and_not_their_average(run_recipe: RunRecipe) -> None:
+    overrides = ['evaluate={every=3, splits=["eval"]}', "plugins.ema.decay=0.5"]
+    result = run_recipe(RECIPE, FailsWhileEvaluating, overrides=overrides, fails=True)
+    assert (report(result)["phase"], report(result)["weights_of_step"]) == ("evaluation", 3)
+    weights = load_file(result.paths.root / "failures" / "attempt-1-rank-0" / "weights.safetensors")
+    kept = torch.load(result.paths.root / "weights.pt", weights_only=True)
+    assert weights.keys() == kept.keys()
+    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+
+
+def test_a_resumed_run_that_fails_before_its_first_update_has_the_weights_of_the_checkpoint(
+    fork_recipe: ForkRecipe,
+) -> None:
+    class FailsAtOnce:
+        @hookimpl
+        def on_train_start(self, run: Any) -> None:
+            if run.world.rank == run.world.size - 1:
+                raise ValueError("as asked")
+
+    first = fork_recipe(RECIPE, overrides=["train.steps=2", "checkpoint.at_end=true"])
+    second = fork_recipe(RECIPE, FailsAtOnce, after=first, fails=True)
+    told = report(second, "attempt-2-rank-1")
+    assert (told["update_of_this_step"], told["weights_of_step"], told["step"]) == ("complete", 2, 2)
+
+
 def test_weights_and_optimizer_are_those_that_it_had(run_recipe: RunRecipe) -> None:
     kept: dict[str, torch.Tensor] = {}
 

@@ -93,6 +93,11 @@ class Averaging:
         self._restore()
 
     @hookimpl(mutates=True, tryfirst=True)
+    def on_exception(self) -> None:
+        """What others then save are the weights, also where the average was to stay. No other rank is asked."""
+        self._restore()
+
+    @hookimpl(mutates=True, tryfirst=True)
     def on_train_end(self, run: Run) -> None:
         self._restore()
         if self._averages is None or not self._count or not (self._stays or self._when.save):

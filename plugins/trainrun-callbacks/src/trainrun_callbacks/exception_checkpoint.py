@@ -50,6 +50,10 @@ class ExceptionCheckpoint:
         self._updating = False  # the optimizer was called, and has not answered
         self._updated = 0  # the last step whose update is complete
 
+    @hookimpl
+    def on_resume(self, run: Run) -> None:
+        self._updated = run.step
+
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
         """Remove what ranks were writing when they were killed."""
