@@ -16,7 +16,7 @@ class EpochTimer:
     """Log `seconds/epoch`, and `seconds/SPLIT` for the evaluation of each split: those of the slowest rank.
 
     The time of an epoch includes its evaluations. An epoch that is interrupted and resumed counts
-    the time of both parts, not the time between them.
+    the time of both parts, not the time between them. Where training ends within an epoch, that one is not logged.
     """
 
     on_error = "disable"
@@ -26,6 +26,7 @@ class EpochTimer:
         self._epoch_started: float | None = None
         self._evaluation_started = 0.0
         self._before = 0.0  # spent on this epoch before the run was resumed
+        self._stopped = False
 
     @hookimpl
     def on_epoch_start(self, resumed: bool) -> None:
@@ -34,9 +35,18 @@ class EpochTimer:
         self._epoch_started = self._clock()
 
     @hookimpl
+    def on_stop_requested(self) -> None:
+        self._stopped = True
+
+    @hookimpl
     def on_epoch_end(self, run: Run) -> None:
-        run.log("seconds/epoch", self._elapsed(), reduce="max")
-        self._epoch_started, self._before = None, 0.0
+        """Log the epoch if it is over. After a stop its time stays, because a resumed run ends the epoch again."""
+        ends = self._stopped or run.step == run.total_steps
+        complete = not ends or run.epoch_progress == 1.0
+        if complete:
+            run.log("seconds/epoch", self._elapsed(), reduce="max")
+        if complete and not self._stopped:
+            self._epoch_started, self._before = None, 0.0
 
     @hookimpl
     def on_evaluation_start(self) -> None:
