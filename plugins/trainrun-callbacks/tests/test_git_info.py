@@ -125,3 +125,27 @@ def test_no_repository(tmp_path: Path, launch: Any, monkeypatch: pytest.MonkeyPa
     assert info(launch) == {"repository": None}
     monkeypatch.setenv("PATH", str(folder))
     assert plugin(folder, clean=True).check_recipe() == veto
+
+
+@pytest.mark.parametrize("silent", ["status", "diff"])
+def test_what_git_cannot_say_is_no_clean_tree(
+    repository: Path, launch: Any, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    commit(repository, a="1\n")
+    run = subprocess.run
+
+    def slow(command: list[str], **how: Any) -> Any:
+        if silent in command:
+            raise subprocess.TimeoutExpired(command, 30)
+        return run(command, **how)
+
+    monkeypatch.setattr(subprocess, "run", slow)
+    veto = plugin(repository, clean=True).check_recipe()
+    plugin(repository).on_launch_start(launch)
+    told = info(launch)
+    if silent == "status":
+        assert veto == f"clean = true, and git cannot say which files are changed in {repository}; set clean = false"
+        assert (told["dirty"], told["changed"]) == (None, None)
+    else:
+        assert veto is None
+        assert (told["patch"], told["why_no_patch"]) == (None, "git gave none")

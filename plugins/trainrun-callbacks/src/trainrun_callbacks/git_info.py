@@ -50,6 +50,8 @@ class GitInfo:
         if repository is None:
             return f"clean = true, and {self._options.folder!r} is in no git repository, or git cannot be called"
         changed = repository.changed(untracked=self._options.untracked)
+        if changed is None:
+            return f"clean = true, and git cannot say which files are changed in {repository.root}; set clean = false"
         if not changed:
             return None
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -65,14 +67,14 @@ class GitInfo:
             return
         told = repository.describe(untracked=self._options.untracked)
         difference = repository.difference()
-        kept = len(difference.encode(errors="surrogateescape")) <= self._options.diff
-        if difference and kept:
+        if difference is None:
+            told |= {"patch": None, "why_no_patch": "git gave none"}
+        elif len(difference.encode(errors="surrogateescape")) > self._options.diff:
+            told |= {"patch": None, "why_no_patch": f"it has more than {self._options.diff} bytes"}
+        elif difference:
             file = records.free(folder / "changes.patch")
             records.write(file, difference)
             told["patch"] = file.name
-        elif difference:
-            told["patch"] = None
-            told["why_no_patch"] = f"it has more than {self._options.diff} bytes"
         records.write_json(records.free(folder / "info.json"), told)
 
 
@@ -87,14 +89,14 @@ class Repository(NamedTuple):
         root = _git(folder, "rev-parse", "--show-toplevel")
         return None if root is None else cls(Path(root.rstrip("\n")))
 
-    def changed(self, *, untracked: bool) -> list[str]:
-        """The files that are not as the last commit has them, staged ones too."""
+    def changed(self, *, untracked: bool) -> list[str] | None:
+        """The files that are not as the last commit has them, staged ones too; None where git cannot say."""
         shown = f"--untracked-files={'all' if untracked else 'no'}"
         listed = _git(self.root, "status", "--porcelain=v1", "-z", "--no-renames", shown)
-        return [entry[3:] for entry in (listed or "").split("\0") if entry]
+        return None if listed is None else [entry[3:] for entry in listed.split("\0") if entry]
 
     def describe(self, *, untracked: bool) -> dict[str, Any]:
-        """Commit, branch, remote and changed files."""
+        """Commit, branch, remote and changed files; None for what git cannot say."""
         changed = self.changed(untracked=untracked)
         remote = _line(self.root, "config", "--get", "remote.origin.url")
         return {
@@ -104,13 +106,13 @@ class Repository(NamedTuple):
             "describe": _line(self.root, "describe", "--always", "--dirty", "--tags"),
             "committed": _line(self.root, "log", "-1", "--format=%cI"),
             "remote": None if remote is None else records.masked("remote", remote),
-            "dirty": bool(changed),
+            "dirty": None if changed is None else bool(changed),
             "changed": changed,
         }
 
-    def difference(self) -> str:
-        """What has changed since the last commit, as a patch that `git apply` takes."""
-        return _git(self.root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or ""
+    def difference(self) -> str | None:
+        """What has changed since the last commit, as a patch that `git apply` takes; None where git gives none."""
+        return _git(self.root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
 
 
 def _line(folder: Path, *arguments: str) -> str | None:
@@ -129,6 +131,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             timeout=_PATIENCE,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, no such setting
+    # No git, no repository, no commit yet, no such setting, or no answer in time: git cannot say.
+    except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode(errors="surrogateescape")
