@@ -200,6 +200,36 @@ def test_weights_of_later_steps_are_put_aside_where_an_older_checkpoint_is_gone_
     assert there == ["best-step-000008.safetensors", "best.safetensors", "superseded-best-step-000006.safetensors"]
 
 
+@pytest.mark.parametrize("change", ['monitor="eval/other"', 'mode="min"'])
+def test_weights_that_were_best_by_another_metric_are_put_aside(fork_recipe: ForkRecipe, change: str) -> None:
+    overrides = ["plugins.best-checkpoint.weights_only=true"]
+    first = fork_recipe(RECIPE, task=Scripted, overrides=[*overrides, "train.steps=6", "checkpoint.at_end=true"])
+    late = [f"plugins.best-checkpoint.{change}", "evaluate.every=99", "train.steps=7"]
+    fork_recipe(RECIPE, task=scripted(s7=math.nan), overrides=[*overrides, *late], after=first)
+    there = sorted(path.name for path in (first.paths.root / "weights").iterdir())
+    assert "superseded-best-step-000006.safetensors" in there
+
+
+def test_a_link_that_cannot_be_made_is_tried_again_and_fails_nothing(
+    run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.symlink_to
+    tries: list[str] = []
+
+    def symlink_to(self: Path, target: str) -> None:
+        tries.extend([target] if str(target).startswith("step-") else [])
+        if tries == ["step-000002"]:
+            raise OSError(28, "No space left on device")
+        original(self, target)
+
+    monkeypatch.setattr(Path, "symlink_to", symlink_to)
+    task = scripted(s2=0.5, s4=0.4, s6=0.4, s8=0.4, s10=0.4, s12=0.4)
+    result = run_recipe(RECIPE, task=task)
+    assert links(result) == {"best": "step-000002"}
+    assert tries == ["step-000002", "step-000002"]
+    assert "the links to the best were not made" in result.paths.rank_log(0).read_text()
+
+
 class FullDisk:
     """The disk is full while the checkpoint of step 6 is written."""
 
@@ -276,10 +306,15 @@ def test_what_is_known_to_be_wrong_vetoes_the_launch() -> None:
     assert split == "monitor = 'train/loss' names no evaluated split; there is eval/NAME"
     (link,) = plugin(link="step-000100").check_recipe(recipe())
     assert "could be taken for a checkpoint" in link
-    other = {"use": "best-checkpoint", "monitor": "eval/f1", "link": "best-2"}
-    tables = {"best-checkpoint": {"monitor": "eval/loss", "top_k": 2}, "second": other}
+    (place,) = plugin(link="best-2").check_recipe(recipe())
+    assert "could be taken for a place in a ranking" in place
+    other = {"use": "best-checkpoint", "monitor": "eval/f1"}
+    tables = {"best-checkpoint": {"monitor": "eval/loss"}, "second": other}
     (clash,) = plugin().check_recipe(recipe(**tables))
-    assert clash == "several tables make the link checkpoints/best-2; give each another link"
+    assert clash == "several tables make the link checkpoints/best; give each another link"
+    last = {"last-checkpoint": {"link": "best"}, "best-checkpoint": {"monitor": "eval/loss"}}
+    assert plugin().check_recipe(recipe(**last)) == [clash]
+    assert plugin().check_recipe(recipe(**last | {"last-checkpoint": {}})) == []
     for harmless in ({"weights_only": True}, {"enabled": False}, {"link": "other"}):
         assert plugin().check_recipe(recipe(**tables | {"second": {**other, **harmless}})) == []
 

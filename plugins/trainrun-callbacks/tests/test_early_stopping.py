@@ -101,6 +101,11 @@ def test_stops_at_the_threshold(mode: str, far: float, reached: float) -> None:
     assert answers == [None, "eval/loss is 0.5, as good as the threshold 0.5"]
 
 
+def test_infinity_is_not_as_good_as_the_threshold() -> None:
+    assert reasons(early_stopping(mode="max", threshold=0.5), math.inf) == [None]
+    assert reasons(early_stopping(mode="min", threshold=0.5), -math.inf) == [None]
+
+
 def test_the_first_evaluations_are_passed_over() -> None:
     plugin = early_stopping(patience=1, skip_first=2, threshold=0.0)
     assert reasons(plugin, -1.0, 5.0, 4.0, 3.0) == [None, None, None, None]

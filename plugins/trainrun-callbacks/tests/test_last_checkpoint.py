@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from trainrun_callbacks.last_checkpoint import LastCheckpoint, LastCheckpointOptions
@@ -39,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def run(tmp_path: Any) -> Any:
-    return SimpleNamespace(step=0, paths=SimpleNamespace(checkpoints=tmp_path))
+    return SimpleNamespace(step=0, paths=SimpleNamespace(checkpoints=tmp_path), logger=Mock())
 
 
 def link(result: Result, name: str = "last") -> str:
@@ -105,6 +106,24 @@ def test_a_link_to_nothing_is_removed(clock: Clock, run: Any) -> None:
     (run.paths.checkpoints / "last").symlink_to("step-000004")
     last(clock).on_train_start(run)
     assert list(run.paths.checkpoints.iterdir()) == []
+
+
+def test_what_is_no_checkpoint_is_passed_over(clock: Clock, run: Any) -> None:
+    run.step = 9
+    for name in ("step-x", "step-000004", "step-000008.tmp", "step-000010"):
+        (run.paths.checkpoints / name).mkdir()
+    last(clock).on_train_start(run)
+    assert str((run.paths.checkpoints / "last").readlink()) == "step-000004"
+
+
+def test_a_link_that_cannot_be_made_fails_nothing(clock: Clock, run: Any) -> None:
+    (run.paths.checkpoints / "last").mkdir()
+    plugin = last(clock)
+    plugin.on_checkpoint_saved(run, checkpoint="x/step-000004")
+    run.logger.warning.assert_called_once()
+    (run.paths.checkpoints / "last").rmdir()
+    plugin.on_checkpoint_saved(run, checkpoint="x/step-000005")
+    assert str((run.paths.checkpoints / "last").readlink()) == "step-000005"
 
 
 def test_what_is_known_to_be_wrong_vetoes_the_launch() -> None:

@@ -60,8 +60,8 @@ class Bare(Flat):
     kind = None
 
 
-def plateau(monitor: str = "eval/error") -> PlateauCheck:
-    return PlateauCheck(PlateauCheckOptions(monitor=monitor))
+def plateau(monitor: str = "eval/error", **options: Any) -> PlateauCheck:
+    return PlateauCheck(PlateauCheckOptions(monitor=monitor, **options))
 
 
 def test_the_rate_falls_with_the_metric_on_all_ranks_and_goes_on(fork_recipe: ForkRecipe) -> None:
@@ -77,6 +77,22 @@ def test_the_rate_falls_with_the_metric_on_all_ranks_and_goes_on(fork_recipe: Fo
 def test_a_metric_that_is_not_there_fails_the_run(run_recipe: RunRecipe) -> None:
     with pytest.raises(HookFailed, match=r"'eval/los': there is no such metric; this evaluation has: eval/error"):
         run_recipe(RECIPE, plateau("eval/los"), task=Flat())
+
+
+class Late(Flat):
+    """The error is there from step 3 on, and does not get better."""
+
+    @hookimpl
+    def evaluation_step(self, run: Any) -> dict[str, float]:
+        return {"error": 1.0} if run.step >= 3 else {"other": 1.0}
+
+
+def test_a_metric_may_come_later_but_must_come(run_recipe: RunRecipe) -> None:
+    task = Late()
+    run_recipe(RECIPE, plateau(must_exist="later"), task=task)
+    assert task.rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25]
+    with pytest.raises(HookFailed, match=r"no evaluation had it; the last one had: eval/error"):
+        run_recipe(RECIPE, plateau("eval/los", must_exist="later"), task=Late())
 
 
 @pytest.mark.parametrize(("task", "kind"), [(Stepped, "StepLR"), (Bare, "none")])

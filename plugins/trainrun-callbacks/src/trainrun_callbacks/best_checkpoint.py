@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from trainrun_callbacks.ranking import Ranking, Scored, rows, scored
 if TYPE_CHECKING:
     from trainrun import Recipe, Run
 
-_NAME = "best-checkpoint"
+_LINKS = {"best-checkpoint": "best", "last-checkpoint": "last"}  # the plugins that make links, with their defaults
 _WEIGHTS = ".safetensors"
 
 
@@ -45,10 +46,12 @@ class BestCheckpoint:
 
     def __init__(self, options: BestCheckpointOptions) -> None:
         self._options = options
-        self._monitor = Monitor(options)
+        self._monitor = Monitor(options, options.mode)
         self._ranking = Ranking(options.top_k, options.mode)
         self._asked: list[Scored] = []  # good enough, and being saved
         self._saved = -1
+        self._links_fail = False
+        self._begins = True  # no links were made yet in this attempt
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> list[str]:
@@ -69,8 +72,6 @@ class BestCheckpoint:
             if one.step in there:
                 self._ranking.add(one)
         self._asked = []
-        if self._options.weights_only and run.world.rank == 0:
-            self._supersede(run)
         self._link(run)
 
     # Around all others, because one may take the weights back that it has put in for the evaluation.
@@ -88,6 +89,8 @@ class BestCheckpoint:
         self._asked = [one for one in self._asked if one.step > self._saved]
         for one in found:
             self._take(run, one)
+        if self._links_fail:
+            self._link(run)
 
     @hookimpl
     def on_checkpoint_failed(self, checkpoint: str) -> None:
@@ -114,6 +117,8 @@ class BestCheckpoint:
 
     def _judge(self, run: Run, new: Scored) -> None:
         self._ranking.keep(self._there(run, self._ranking.entries))
+        if self._links_fail:
+            self._link(run)
         place = self._ranking.place(new, self._asked)
         if place is None:
             return
@@ -144,15 +149,7 @@ class BestCheckpoint:
             run.save_weights(path)
         except OSError as error:
             run.logger.warning("the best weights were not saved", step=new.step, reason=str(error))
-        if run.world.rank == 0:
-            _superseded(path).unlink(missing_ok=True)
         self._take(run, new)
-
-    def _supersede(self, run: Run) -> None:
-        """Weights of later steps than the one that the run goes on from get another name, as its checkpoints do."""
-        for path in self._files(run):
-            if int(path.stem.rpartition("-")[2]) > run.step:
-                path.replace(_superseded(path))
 
     def _there(self, run: Run, entries: list[Scored]) -> set[int]:
         """Of which steps there is what was saved: what rank 0 sees counts for all, so that all go on alike."""
@@ -160,13 +157,31 @@ class BestCheckpoint:
         return {one.step for one, there in zip(entries, _of_rank_0(run, seen), strict=True) if there}
 
     def _link(self, run: Run) -> None:
+        """Rank 0 makes links and files as the ranking says. What fails is tried again at the next save or evaluation.
+
+        In a run that goes on weights which the ranking does not know may be those of later steps, or of another
+        metric: they get another name, and are not removed.
+        """
         if run.world.rank > 0:
             return
+        try:
+            self._make_links(run)
+            self._links_fail = self._begins = False
+        except OSError as error:
+            self._links_fail = True
+            run.logger.warning("the links to the best were not made, and will be tried again", reason=str(error))
+
+    def _make_links(self, run: Run) -> None:
         paths = [self._path(run, step) for step in self._ranking.steps]
         targets = [path.name for path in paths if path.exists()]
         point_ranked(self._folder(run), self._options.link, targets, _WEIGHTS if self._options.weights_only else "")
         for path in self._files(run) if self._options.weights_only else []:
-            if path.name not in targets:
+            superseded = path.with_name(f"superseded-{path.name}")
+            if path.name in targets:
+                superseded.unlink(missing_ok=True)
+            elif self._begins:
+                path.replace(superseded)
+            else:
                 path.unlink(missing_ok=True)
 
     def _folder(self, run: Run) -> Path:
@@ -177,18 +192,18 @@ class BestCheckpoint:
         return self._folder(run) / (f"{self._options.link}-{name}{_WEIGHTS}" if self._options.weights_only else name)
 
     def _files(self, run: Run) -> list[Path]:
-        return list(self._folder(run).glob(f"{self._options.link}-step-*{_WEIGHTS}"))
+        ours = re.compile(rf"{re.escape(self._options.link)}-step-[0-9]+{re.escape(_WEIGHTS)}")
+        folder = self._folder(run)
+        return [path for path in folder.iterdir() if ours.fullmatch(path.name)] if folder.is_dir() else []
 
 
 def _clash(recipe: Recipe) -> str | None:
-    """Two instances with one name for their links."""
-    used = [table for name, table in recipe.plugins.items() if (table.use or name) == _NAME]
-    tables = [table.options for table in used if table.enabled is True]
+    """Several instances with one name for their links. Those of further places cannot be the name of another."""
+    used = [(table.use or name, table) for name, table in recipe.plugins.items()]
     names = [
-        f"{folder}/{table.get('link', 'best')}{f'-{place}' if place > 1 else ''}"
-        for table in tables
-        for folder in ["weights" if table.get("weights_only") else "checkpoints"]
-        for place in range(1, table.get("top_k", 1) + 1)
+        f"{'weights' if table.options.get('weights_only') else 'checkpoints'}/{table.options.get('link', _LINKS[name])}"
+        for name, table in used
+        if name in _LINKS and table.enabled is True
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
     return f"several tables make the link {', '.join(twice)}; give each another link" if twice else None
@@ -196,10 +211,6 @@ def _clash(recipe: Recipe) -> str | None:
 
 def _step(checkpoint: str) -> int:
     return int(Path(checkpoint).name.rpartition("-")[2])
-
-
-def _superseded(path: Path) -> Path:
-    return path.with_name(f"superseded-{path.name}")
 
 
 def _of_rank_0(run: Run, numbers: list[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ class EarlyStopping:
 
     def __init__(self, options: EarlyStoppingOptions) -> None:
         self._options = options
-        self._monitor = Monitor(options)
+        self._monitor = Monitor(options, options.mode)
         self._rates: list[float] | None = None
         self._best: float | None = None
         self._seen = 0
@@ -87,7 +88,7 @@ class EarlyStopping:
 
     def _good_enough(self, value: float) -> str | None:
         threshold = self._options.threshold
-        if threshold is None or not self._monitor.gain(value, threshold) >= 0:
+        if threshold is None or not math.isfinite(value) or self._monitor.gain(value, threshold) < 0:
             return None
         return f"{self._options.monitor} is {value:g}, as good as the threshold {threshold:g}"
 

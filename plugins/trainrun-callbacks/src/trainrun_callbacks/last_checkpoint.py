@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -12,6 +13,8 @@ from trainrun_callbacks.links import LINK_NAME, point, problem
 
 if TYPE_CHECKING:
     from trainrun import Run
+
+_CHECKPOINT = re.compile(r"step-([0-9]+)")
 
 
 class LastCheckpointOptions(PluginOptions):
@@ -48,13 +51,7 @@ class LastCheckpoint:
     def on_train_start(self, run: Run) -> None:
         """Begin to count; and repair the link, which may lead to a checkpoint that was put aside since."""
         self._since = self._clock()
-        link = run.paths.checkpoints / self._options.link
-        steps = {_step(path): path.name for path in run.paths.checkpoints.glob("step-*")}
-        older = [step for step in steps if step <= run.step]
-        if older:
-            point(link, steps[max(older)])
-        elif link.is_symlink():
-            link.unlink()
+        self._point(run, _newest(run.paths.checkpoints, run.step))
 
     @hookimpl(ranks="zero")
     def should_checkpoint(self) -> str | None:
@@ -66,7 +63,7 @@ class LastCheckpoint:
 
     @hookimpl(ranks="zero")
     def on_checkpoint_saved(self, run: Run, checkpoint: str) -> None:
-        point(run.paths.checkpoints / self._options.link, Path(checkpoint).name)
+        self._point(run, Path(checkpoint).name)
 
     def state_dict(self) -> dict[str, Any]:
         return {"elapsed": self._elapsed()}
@@ -74,9 +71,23 @@ class LastCheckpoint:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._before = state["elapsed"]
 
+    def _point(self, run: Run, target: str | None) -> None:
+        """Move the link on, or remove it. Where that fails, the next save tries it again."""
+        link = run.paths.checkpoints / self._options.link
+        try:
+            if target is not None:
+                point(link, target)
+            elif link.is_symlink():
+                link.unlink()
+        except OSError as error:
+            run.logger.warning("the link to the newest checkpoint was not made", link=link.name, reason=str(error))
+
     def _elapsed(self) -> float:
         return self._before + (0.0 if self._since is None else self._clock() - self._since)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def _newest(folder: Path, limit: int) -> str | None:
+    """The name of the newest checkpoint up to that step. What is called otherwise is not one."""
+    found = [(path.name, _CHECKPOINT.fullmatch(path.name)) for path in folder.glob("step-*")]
+    older = {int(match[1]): name for name, match in found if match and int(match[1]) <= limit}
+    return older[max(older)] if older else None

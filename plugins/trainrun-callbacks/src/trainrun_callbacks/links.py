@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LINK_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_RANKED = re.compile(r"-[0-9]+$")
 _RESERVED = ("step-", "bad-step-", "superseded-step-")  # how checkpoints are called
 
 
 def problem(name: str) -> str | None:
     """What is wrong with the name of a link, beside its characters."""
-    if not name.startswith(_RESERVED):
-        return None
-    return f"link = {name!r} could be taken for a checkpoint; give it another name"
+    if name.startswith(_RESERVED):
+        return f"link = {name!r} could be taken for a checkpoint; give it another name"
+    if _RANKED.search(name):
+        return f"link = {name!r} could be taken for a place in a ranking; let it end without a hyphen and a number"
+    return None
 
 
 def point(link: Path, target: str) -> bool:

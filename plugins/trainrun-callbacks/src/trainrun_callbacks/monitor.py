@@ -14,22 +14,28 @@ if TYPE_CHECKING:
 Mode = Literal["min", "max"]
 
 
-class MonitorOptions(PluginOptions):
+class WatchOptions(PluginOptions):
     """Which evaluation metric to watch."""
 
     monitor: str = Field(min_length=1, description="The evaluation metric to watch, such as `eval/accuracy`.")
-    mode: Mode = Field("min", description="Whether smaller or larger is better.")
     must_exist: Literal["first", "later"] = Field(
         "first",
         description="When the metric must be there: in the `first` evaluation of its split, or `later`, by the end.",
     )
 
 
-class Monitor:
-    """Reads the metric out of each evaluation."""
+class MonitorOptions(WatchOptions):
+    """Which evaluation metric to watch, and what is good."""
 
-    def __init__(self, options: MonitorOptions) -> None:
+    mode: Mode = Field("min", description="Whether smaller or larger is better.")
+
+
+class Monitor:
+    """Reads the metric out of each evaluation. mode: whether `"min"` or `"max"` is better, for those who compare."""
+
+    def __init__(self, options: WatchOptions, mode: Mode = "min") -> None:
         self._options = options
+        self._mode = mode
         self.name = options.monitor
         self.seen = False
         self._missed: list[str] = []  # the names that there were instead
@@ -65,7 +71,7 @@ class Monitor:
 
     def gain(self, value: float, reference: float) -> float:
         """How much better one value is than another; negative where it is worse."""
-        return value - reference if self._options.mode == "max" else reference - value
+        return value - reference if self._mode == "max" else reference - value
 
     def better(self, value: float, reference: float | None, by: float = 0.0) -> bool:
         """Whether a value is better than another by more than that; one that is not finite never is."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, TrainingError, hookimpl
+from trainrun_callbacks.monitor import Monitor, WatchOptions
 
 if TYPE_CHECKING:
     from trainrun import Recipe
 
 
-class PlateauCheckOptions(PluginOptions):
+class PlateauCheckOptions(WatchOptions):
     """Which metric the scheduler is stepped with."""
 
     monitor: str = Field(min_length=1, description="The evaluation metric, such as `eval/loss`.")
@@ -23,22 +24,18 @@ class PlateauCheck:
     Such a scheduler wants a metric, and trainrun steps schedulers once an update, without any. With this plugin it is
     stepped with `monitor` at the end of each evaluation that has it, on all ranks alike, and not after
     updates. The launch is refused where the metric's split is not evaluated, and the run fails where there is no such
-    metric, or where the task's scheduler is of another kind and has no use for one.
+    metric when there must be one, or where the task's scheduler is of another kind and has no use for one.
     """
 
     Options = PlateauCheckOptions
 
     def __init__(self, options: PlateauCheckOptions) -> None:
-        self._monitor = options.monitor
+        self._monitor = Monitor(options)
         self._scheduler: MetricStepped | None = None
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
-        splits = recipe.evaluate.splits
-        if any(self._monitor.startswith(f"{split}/") for split in splits):
-            return None
-        names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
-        return f"monitor = {self._monitor!r} names no evaluated split; there is {names}"
+        return self._monitor.problem(recipe)
 
     @hookimpl(wrapper=True)
     def build_scheduler(self) -> Generator[None, Any, Any]:
@@ -55,11 +52,23 @@ class PlateauCheck:
     @hookimpl(mutates=True)
     def on_evaluation_end(self, split: str, metrics: Mapping[str, float]) -> None:
         assert self._scheduler is not None
-        if self._monitor in metrics:
-            self._scheduler.step_with(metrics[self._monitor])
-        elif self._monitor.startswith(f"{split}/"):
-            known = ", ".join(sorted(metrics)) or "none"
-            raise TrainingError(f"monitor = {self._monitor!r}: there is no such metric; this evaluation has: {known}")
+        value = self._monitor.read(split, metrics)
+        if value is not None:
+            self._scheduler.step_with(value)
+
+    @hookimpl
+    def on_stop_requested(self) -> None:
+        self._monitor.stopped()
+
+    @hookimpl
+    def on_train_end(self) -> None:
+        self._monitor.require_seen()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self._monitor.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._monitor.seen = state["seen"]
 
 
 class MetricStepped:
