@@ -86,6 +86,15 @@ def test_all_ranks_skip_for_what_one_of_them_has_seen(fork_recipe: ForkRecipe, s
         assert result.reports == [[2, 4, 5], [2, 4, 5]]
 
 
+@pytest.mark.parametrize("norm", [2.0, "inf"])
+def test_all_ranks_skip_also_where_each_has_gradients_of_its_own(fork_recipe: ForkRecipe, norm: Any) -> None:
+    task = Steep(**LARGE)
+    overrides = ["parallel.strategy=none"]
+    plugin = skipping(threshold=10.0, norm_type=norm)
+    result = fork_recipe(RECIPE, plugin, task=task, report=lambda: task.skipped, overrides=overrides)
+    assert result.reports == [[2, 4, 5], [2, 4, 5]]
+
+
 def test_a_skipped_update_leaves_the_weights_and_the_reason_is_recorded(run_recipe: RunRecipe) -> None:
     seen = []
 

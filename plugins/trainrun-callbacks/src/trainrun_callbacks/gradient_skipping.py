@@ -33,6 +33,7 @@ class GradientSkipping:
     """Skip the update where the norm of the gradients is above `threshold`, or is no finite number.
 
     The norm is that of all gradients, over all ranks, unscaled and before clipping, so that all ranks decide alike.
+    Where ranks have different gradients (`parallel.strategy = "none"`), all skip what one of them would.
     What is infinite is a matter of `non_finite` alone: with `non_finite = false` neither NaN nor an infinite norm is
     skipped. A skipped update leaves model, optimizer and scheduler as they were, and counts as a step.
     """
@@ -53,7 +54,7 @@ class GradientSkipping:
     @hookimpl(mutates=True)
     def should_skip_update(self, run: Run, model: torch.nn.Module, grad_norm: torch.Tensor) -> str | None:
         norm = grad_norm if self._options.norm_type == _SHARED else _norm(model, float(self._options.norm_type))
-        reason = self._judge(float(norm), run.step)
+        reason = _agreed(self._judge(float(norm), run.step), run, model)
         self._in_a_row = 0 if reason is None else self._in_a_row + 1
         self._skipped += reason is not None
         run.log("train/skipped", self._skipped, reduce="zero")
@@ -77,6 +78,17 @@ class GradientSkipping:
         if threshold is None or step < self._options.start or norm <= threshold:
             return None
         return f"the norm of the gradients is {norm:.4g}, above {threshold:g}"
+
+
+def _agreed(reason: str | None, run: Run, model: torch.nn.Module) -> str | None:
+    """Where each rank may have gradients of its own, all skip what one of them skips. A collective there."""
+    import torch  # noqa: PLC0415 - the client imports this module, and must stay free of it
+
+    from trainrun_callbacks.reductions import of_any_rank, same_everywhere  # noqa: PLC0415
+
+    if same_everywhere(model) or not of_any_rank(torch.tensor(reason is not None, device=run.device)):
+        return reason
+    return reason or "another rank skips the update for its gradients"
 
 
 def _norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
