@@ -110,5 +110,5 @@ def test_what_cannot_be_is_vetoed(table: dict[str, int], problem: str) -> None:
 
 
 def test_before_the_first_epoch_of_the_schedule_the_recipe_counts() -> None:
-    plugin = schedule(**{"2": 16, "10": 64})
+    plugin = schedule(**{"02": 16, "10": 64})
     assert [plugin.choose_batch_size(epoch) for epoch in (1, 2, 9, 10, 11)] == [None, 16, 16, 64, 64]

@@ -59,6 +59,21 @@ def test_the_end_is_checked_too_and_the_optimizer_where_asked_for(fork_recipe: F
     assert "exp_avg of 0.weight in the optimizer: ranks 0 against 1" in str(result.error)
 
 
+class Forgets:
+    """Has the optimizer of rank 1 forget what it knows of one parameter."""
+
+    @hookimpl(mutates=True)
+    def on_update_end(self, run: Any) -> None:
+        if run.step == 2 and run.world.rank == 1:
+            del run.optimizer.state[run.optimizer.param_groups[0]["params"][0]]
+
+
+def test_tensors_that_some_ranks_do_not_have_are_named(fork_recipe: ForkRecipe) -> None:
+    result = fork_recipe(RECIPE, Forgets, overrides=["plugins.parameter-check.optimizer=true"], fails=True)
+    assert "the ranks hold different tensors at step 2: " in str(result.error)
+    assert "exp_avg of 0.weight in the optimizer: on ranks 0 only" in str(result.error)
+
+
 def test_a_warning_does_not_end_the_run(fork_recipe: ForkRecipe) -> None:
     overrides = ['plugins.parameter-check.on_difference="warn"']
     result = fork_recipe(RECIPE, Drifts, overrides=overrides)

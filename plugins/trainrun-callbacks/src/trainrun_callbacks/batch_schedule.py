@@ -48,5 +48,5 @@ class BatchSchedule:
 
     @hookimpl
     def choose_batch_size(self, epoch: int) -> int | None:
-        begun = [int(first) for first in self._schedule if int(first) <= epoch]
-        return self._schedule[str(max(begun))] if begun else None
+        begun = [first for first in self._schedule if int(first) <= epoch]
+        return self._schedule[max(begun, key=int)] if begun else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -63,14 +64,21 @@ class ParameterCheck:
         if run.world.size == 1:
             return
         found = dict(self._tensors(run))
-        unlike = _unlike(torch.stack([fingerprint(tensor, run.device) for tensor in found.values()]))
-        if not unlike:
-            return
         names = list(found)
-        shown = "; ".join(f"{names[place]}: {_grouped(ranks)}" for place, ranks in unlike[:_SHOWN])
-        more = f"; and {len(unlike) - _SHOWN} more" if len(unlike) > _SHOWN else ""
+        told = zlib.crc32("\n".join(names).encode())
+        if _unlike(torch.tensor([len(names), told], device=run.device)):
+            self._tell(run, f"tensors at step {run.step}", _apart(_gathered(names, run.device)))
+        elif names:
+            unlike = _unlike(torch.stack([fingerprint(tensor, run.device) for tensor in found.values()]))
+            values = [f"{names[place]}: {_grouped(ranks)}" for place, ranks in unlike]
+            self._tell(run, f"values at step {run.step}", values)
+
+    def _tell(self, run: Run, what: str, differences: list[str]) -> None:
+        if not differences:
+            return
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         message = (
-            f"the ranks hold different values at step {run.step}: {shown}{more}; "
+            f"the ranks hold different {what}: {'; '.join(differences[:_SHOWN])}{more}; "
             "something changes the model or its gradients on some ranks only"
         )
         if self._options.on_difference == "fail":
@@ -118,6 +126,29 @@ def _unlike(mine: torch.Tensor) -> list[tuple[int, list[list[int]]]]:
                 groups.setdefault(value, []).append(rank)
             found.append((place, list(groups.values())))
     return found
+
+
+def _gathered(names: Sequence[str], device: torch.device) -> list[list[str]]:
+    """The names that each rank has. A collective; as tensors, because objects would need numpy."""
+    data = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8, device=device)
+    sizes = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(sizes, torch.tensor(len(data), device=device))
+    longest = max(int(size) for size in sizes)
+    texts = [torch.empty(longest, dtype=torch.uint8, device=device) for _ in sizes]
+    distributed.all_gather(texts, torch.nn.functional.pad(data, (0, longest - len(data))))
+    pairs = zip(texts, sizes, strict=True)
+    return [bytes(text[: int(size)].tolist()).decode().split("\n") if size else [] for text, size in pairs]
+
+
+def _apart(everybody: Sequence[Sequence[str]]) -> list[str]:
+    """Which names are there on some ranks only, or that their order differs."""
+    known = dict.fromkeys(name for theirs in everybody for name in theirs)
+    found = []
+    for name in known:
+        having = [str(rank) for rank, theirs in enumerate(everybody) if name in theirs]
+        if len(having) < len(everybody):
+            found.append(f"{name}: on ranks {', '.join(having)} only")
+    return found or ["their order"]
 
 
 def _grouped(groups: Sequence[Sequence[int]]) -> str:
