@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trainrun_callbacks.result import Result, ResultOptions
+from trainrun_callbacks.result import Result, ResultOptions, read_results
 
 from trainrun import Outcome, Recipe
 
@@ -20,7 +20,7 @@ LINES = [
 
 def finished(tmp_path: Path, outcome: Outcome, plugins: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     recipe = Recipe.from_data({"task": {"use": "digits"}, "train": {"steps": 1}, "plugins": plugins or {}})
-    paths = SimpleNamespace(root=tmp_path, metrics=tmp_path / "metrics.jsonl")
+    paths = SimpleNamespace(root=tmp_path, metrics=tmp_path / "metrics.jsonl", events=tmp_path / "events.jsonl")
     launch: Any = SimpleNamespace(paths=paths, recipe=recipe, run_id="run")
     plugin = Result(ResultOptions(**options))
     plugin.on_launch_start()
@@ -60,3 +60,22 @@ def test_a_run_that_failed_before_its_first_log(tmp_path: Path) -> None:
     told = finished(tmp_path, Outcome("failed", 4, "no device"))
     assert (told["ok"], told["reason"], told["metrics"], told["best"]) == (False, "no device", {}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
+
+
+@pytest.mark.usefixtures("metrics")
+def test_a_metric_that_was_never_logged_is_told_with_those_there_were(tmp_path: Path) -> None:
+    told = finished(tmp_path, Outcome("finished", 0, ""), best={"eval/acc": "max", "eval/loss": "min"})
+    assert list(told["best"]) == ["eval/loss"]
+    (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert event["event"] == "warning"
+    known = "eval/accuracy, eval/loss, train/loss"
+    assert event["reason"] == f"result: best names eval/acc, never logged; there were: {known}"
+
+
+def test_results_of_several_runs_are_read_together(tmp_path: Path) -> None:
+    assert read_results(tmp_path / "missing") == []
+    for name in ("one", "two", "unfinished"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "latest").symlink_to("two")
+    written = [finished(tmp_path / name, Outcome("finished", 0, "")) for name in ("two", "one")]
+    assert read_results(tmp_path) == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class Result:
     @hookimpl
     def on_launch_end(self, launch: Launch, outcome: Outcome) -> None:
         last, best = _metrics(launch.paths.metrics, self._modes(launch.recipe))
+        _warn(launch, [name for name in self._options.best if last and name not in last], list(last))
         failure = outcome.first_failure
         told = {
             "version": 1,
@@ -73,6 +75,16 @@ class Result:
         return {**watched, **self._options.best}
 
 
+def read_results(runs: Path) -> list[dict[str, Any]]:
+    """What is in the `result.json` of each run in a folder, the run that was launched first before all others.
+
+    Links to runs do not count, and neither do runs that have no result. Raises ValueError where one is no JSON.
+    """
+    files = [path / FILE for path in runs.glob("*") if not path.is_symlink()]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+    return sorted(found, key=lambda one: (one["started"], one["run"]))
+
+
 def _metrics(path: Path, modes: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The last value of each metric with its step, and the best of some."""
     last: dict[str, Any] = {}
@@ -86,6 +98,13 @@ def _metrics(path: Path, modes: Mapping[str, str]) -> tuple[dict[str, Any], dict
             if name in modes and isinstance(value, int | float) and _better(value, best.get(name), modes[name]):
                 best[name] = {"value": value, "step": step, "mode": modes[name]}
     return last, best
+
+
+def _warn(launch: Launch, missing: list[str], known: list[str]) -> None:
+    """Have it among the run's events that metrics which the recipe names were never logged."""
+    if missing:
+        reason = f"result: best names {', '.join(missing)}, never logged; there were: {', '.join(sorted(known))}"
+        records.append_event(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})
 
 
 def _better(value: float, old: Mapping[str, Any] | None, mode: str) -> bool:
