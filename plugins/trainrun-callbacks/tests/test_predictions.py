@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,10 @@ def test_what_cannot_be_written_is_raised_in_training() -> None:
     writer.close()
 
 
-def test_nothing_is_written_before_an_evaluation() -> None:
+def test_before_an_evaluation_nothing_is_written_and_no_thread_is_there() -> None:
     plugin = Predictions(PredictionsOptions())
-    plugin.on_evaluation_batch_end(batch=None, size=1, outputs={})
+    before = threading.active_count()
+    plugin.on_evaluation_batch_end(batch=None, size=1, outputs={})  # else it would miss "predictions"
+    assert threading.active_count() == before
     plugin.on_train_end()
     plugin.on_worker_end()
