@@ -166,7 +166,7 @@ class Run:
         self._state.metrics.add(name, value, reduce)
 
     def request_stop(self, reason: str) -> None:
-        """Ask for training to stop. Any rank may; all ranks stop at the same step, as for `should_stop`."""
+        """Ask for training to stop. Any rank may, from any thread; all ranks stop at one step, as for `should_stop`."""
         self._state.decisions.post("stop", self.name, "request_stop", reason)
 
     def request_checkpoint(self, reason: str) -> None:
