@@ -3,7 +3,11 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import torch
+from trainrun_callbacks.profiler import Profiler, ProfilerOptions
 
 from trainrun import hookimpl
 from trainrun.testing import ForkRecipe, RunRecipe
@@ -43,6 +47,31 @@ def test_one_rank_may_record_twice(fork_recipe: ForkRecipe) -> None:
 
 def test_training_that_ends_first_leaves_what_there_is(run_recipe: RunRecipe) -> None:
     assert traces(run_recipe(RECIPE, overrides=["train.steps=3"])) == ["rank-0-step-3.json.gz"]
+
+
+def test_on_a_gpu_a_failure_does_not_wait_for_it() -> None:
+    told: list[str] = []
+    logger = SimpleNamespace(warning=lambda event, **rest: told.append(event))
+    run: Any = SimpleNamespace(step=3, device=torch.device("cuda"), logger=logger)
+    plugin: Any = Profiler(ProfilerOptions())
+    plugin.on_exception(run)
+    assert told == []
+    plugin._profile = SimpleNamespace()  # which cannot be stopped
+    plugin.on_exception(run)
+    assert told == ["the trace of these steps is lost: training failed"]
+
+
+class Fails:
+    """Fails in step 3."""
+
+    @hookimpl
+    def on_update_end(self, run: Any) -> None:
+        if run.step == 3:
+            raise RuntimeError("lost")
+
+
+def test_on_the_cpu_a_failure_leaves_what_there_is(run_recipe: RunRecipe) -> None:
+    assert traces(run_recipe(RECIPE, Fails, fails=True)) == ["rank-0-step-3.json.gz"]
 
 
 class Asks:

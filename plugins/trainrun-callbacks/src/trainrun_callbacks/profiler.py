@@ -40,7 +40,7 @@ class Profiler:
     """Write Chrome traces to `profiles/rank-N-step-S.json.gz` in the run directory; S is the last step in them.
 
     They open in Perfetto (ui.perfetto.dev) and chrome://tracing. While it records, steps take longer; otherwise it
-    costs nothing.
+    costs nothing. Where training fails on a GPU while it records, that trace is lost.
     """
 
     Options = ProfilerOptions
@@ -87,8 +87,14 @@ class Profiler:
         self._end()
 
     @hookimpl
-    def on_exception(self) -> None:
-        self._end()
+    def on_exception(self, run: Run) -> None:
+        if self._profile is None:
+            return
+        if run.device.type != "cuda":
+            self._end()
+            return
+        # To end the recording would wait for the GPU, which may be what hangs.
+        run.logger.warning("the trace of these steps is lost: training failed", step=run.step)
 
     def _begin(self, run: Run, wait: int) -> None:
         options = self._options
