@@ -69,7 +69,7 @@ def section(one: Listed, specs: Specs, cost: float | None, tools: tuple[Table, T
     described = one.description
     facts = [f"runs in: {', '.join(_loci(described, specs)) or 'nothing'}", f"on error: {described.on_error}"]
     if any(impl.mutates for impl in described.impls):
-        facts += ["changes training"]
+        facts += ["changes training or uses a collective"]
     if any(impl.background for impl in described.impls):
         facts += ["works in the background"]
     if cost is not None:
