@@ -113,8 +113,8 @@ class Norms:
     def _require_matches(self) -> None:
         if self._options.each and not any(self._groups.values()):
             raise TrainingError("norms: each is set, but gradients, parameters and updates are all false; set one")
-        each = {pattern: (pattern,) for pattern in self._options.each}
-        for what, chosen in (*self._groups.items(), ("each", each)):
+        wanted = self._groups | {"each": {pattern: (pattern,) for pattern in self._options.each}}
+        for what, chosen in wanted.items():
             for name, patterns in chosen.items():
                 if not any(fits(parameter, patterns) for parameter in self._parameters):
                     some = ", ".join(list(self._parameters)[:5]) or "none"

@@ -127,7 +127,7 @@ def summary(tensors: Iterable[Tensor]) -> dict[Statistic, Tensor]:
 
 def _part(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Sum, sum of squares, number of finite values and of all; and the greatest of -values and of values."""
-    parts = [_of_chunk(chunk) for chunk in tensor.detach().flatten().split(_CHUNK)]
+    parts = [_of_chunk(chunk) for chunk in torch.split(tensor.detach().flatten(), _CHUNK)]
     sums, extremes = (torch.stack(rows) for rows in zip(*parts, strict=True))
     return sums.sum(dim=0), extremes.amax(dim=0)
 
