@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -165,18 +166,20 @@ class Table:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Write lines of a table to standard error: headers bold and cut to its width where that is a terminal."""
-    if not sys.stderr.isatty():
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
-        sys.stderr.flush()
-        return
-    from rich.console import Console  # noqa: PLC0415 - rich is imported only on a terminal
-    from rich.text import Text  # noqa: PLC0415
+    """Write lines of a table to standard error: headers bold and lines cut to its width where that is a terminal.
 
-    console = Console(file=sys.stderr)
-    for line in lines:
-        style = "bold" if line.lstrip().startswith(_STEP) else ""
-        console.print(Text(line, style), no_wrap=True, overflow="ellipsis")
+    Through `sys.stderr` as it is, so that they come above the line that shows the progress: a console of rich's own
+    would go past what keeps that line in its place.
+    """
+    if sys.stderr.isatty():
+        lines = [_styled(line, shutil.get_terminal_size().columns) for line in lines]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
+
+
+def _styled(line: str, width: int) -> str:
+    cut = line if len(line) < width else f"{line[: width - 2]}…"
+    return f"\x1b[1m{cut}\x1b[0m" if line.lstrip().startswith(_STEP) else cut
 
 
 def _number(value: float | None) -> str:
