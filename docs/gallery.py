@@ -20,7 +20,7 @@ INTRO = """\
 Every plugin that trainrun itself and its own distributions bring. The tables are what the plugins declare; `trainrun
 plugins` shows the same of what is installed with you, and `trainrun hooks train.toml` how it plays together. *Cost* is
 what the plugin's hooks took on rank 0 for each step of a training, by the ledger that every run keeps; it is shown
-where `tests/benchmarks/plugin_cost.py` measures it.
+where `tests/benchmarks/monitoring.py` measures it.
 """
 
 Table = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]

@@ -20,6 +20,8 @@ from statistics import median
 
 from measure import interleave, paired, show, spread
 
+from trainrun.builtin import BUILTINS
+
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 COSTS = HERE.parents[1] / "docs" / "costs.json"
@@ -53,31 +55,54 @@ def costs(status: Mapping[str, object]) -> Mapping[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--write", action="store_true", help="write docs/costs.json")
-    arguments = parser.parse_args()
-
+def compare(rounds: int) -> dict[str, list[float]]:
+    """Print what the monitors cost altogether and each; answers with each one's microseconds a step by run."""
     trials = {"no monitors": partial(run, "throughput.toml"), "all monitors": partial(run, "monitoring.toml")}
-    found = interleave(trials, arguments.rounds)
+    found = interleave(trials, rounds)
     rates = {name: [rate for rate, _ in runs] for name, runs in found.items()}
     ratios = {name: paired(values, rates["no monitors"], operator.truediv) for name, values in rates.items()}
     show(
         ("chargpt, 2 workers", "tokens/s", "ratio"),
         [(name, spread(values, 0), spread(ratios[name], 3)) for name, values in rates.items()],
     )
-    measured = [by_plugin for _, by_plugin in found["all monitors"]]
+    return by_plugin([costs for _, costs in found["all monitors"]])
+
+
+def by_plugin(measured: list[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Each plugin's costs, by run; printed too."""
     names = [name for name in measured[0] if name not in TRAINING]
     values = {name: [one.get(name, 0.0) for one in measured] for name in names}
     show(("plugin", "µs a step on rank 0"), [(name, spread(values[name], 1)) for name in names])
+    return values
+
+
+def write(values: Mapping[str, list[float]]) -> None:
+    """Put the medians where the gallery finds them, beside those of plugins that were not measured now."""
+    kept = json.loads(COSTS.read_text(encoding="utf-8"))["plugins"] if COSTS.exists() else {}
+    about = (
+        "chargpt of 4 layers and width 128 on two CPU workers, 80 steps logged every 10, those of others.toml with two"
+        f" evaluations and checkpoints, torch on {os.cpu_count()} cores of {platform.machine()}; medians"
+    )
+    plugins = kept | {name: round(median(each), 1) for name, each in values.items()}
+    content = {"about": about, "plugins": dict(sorted(plugins.items()))}
+    COSTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", choices=("monitors", "others"))
+    parser.add_argument("--write", action="store_true", help="write docs/costs.json")
+    arguments = parser.parse_args()
+
+    values: dict[str, list[float]] = {}
+    if arguments.only != "others":
+        values |= compare(arguments.rounds)
+    if arguments.only != "monitors":
+        others = by_plugin([run("others.toml")[1] for _ in range(arguments.rounds)])
+        values |= {name: each for name, each in others.items() if name not in dict(BUILTINS)}
     if arguments.write:
-        about = (
-            "chargpt of 4 layers and width 128 on two CPU workers, 80 steps logged every 10,"
-            f" torch on {os.cpu_count()} cores of {platform.machine()}; medians of {arguments.rounds} runs"
-        )
-        plugins = {name: round(median(values[name]), 1) for name in sorted(names)}
-        COSTS.write_text(json.dumps({"about": about, "plugins": plugins}, indent=2) + "\n", encoding="utf-8")
+        write(values)
 
 
 if __name__ == "__main__":
