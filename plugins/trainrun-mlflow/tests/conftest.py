@@ -13,13 +13,7 @@ from typing import Any
 
 import pytest
 
-from trainrun.plugin.instance import Instance
-from trainrun.rundir.files import append_line, read_lines, write_json
-from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.records import Outcome
-from trainrun.tracking.cursor import Cursor
-from trainrun.tracking.delivery import Delivery, TrackerProcess
-from trainrun.tracking.process import Order
+from trainrun.testing.tracked import TrackedRun
 
 PACKAGES = Path(sys.prefix, "trackers", "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
@@ -149,52 +143,12 @@ def until() -> Callable[..., None]:
     return wait
 
 
-class Run:
-    """A run directory as a launch makes it, and the process that sends it. `start` starts it, `end` waits for it."""
-
-    def __init__(self, root: Path, use: str, options: dict[str, Any]) -> None:
-        self.paths = RunPaths(root)
-        self._instance = Instance(use.rpartition(":")[2].lower(), "plugin", use, options=options)
-        self._senders: list[TrackerProcess] = []
-        for folder in (root, self.paths.logs, self.paths.attempts, self.paths.trackers):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.paths.recipe.write_text('[run]\nname = "digits"\n\n[optimizer]\nlr = 0.1\nbetas = [0.9, 0.99]\n')
-        write_json(self.paths.manifest, {"git": {"commit": "abc"}, "instances": [self._instance.to_json()]})
-
-    def log(self, *steps: int, **metrics: float) -> None:
-        for step in steps:
-            values = metrics or {"train/loss": 1.0 / step}
-            append_line(self.paths.metrics, {"step": step, "time": 1_700_000_000.5 + step, **values})
-
-    def start(self, *, resumed: bool = False, deadline: float = 60.0) -> TrackerProcess:
-        order = Order(str(self.paths.root), self._instance, resumed, 0.1, deadline)
-        self._senders.append(TrackerProcess(self.paths, order))
-        return self._senders[-1]
-
-    def end(self, state: str = "finished", code: int = 0) -> Delivery:
-        outcome = Outcome(state, code, f"it {state}", step=9)  # type: ignore[arg-type]
-        self._senders[-1].end(outcome)
-        return self._senders[-1].join()
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor.read(self.paths.tracker(self._instance.name))
-
-    @property
-    def events(self) -> list[str]:
-        return [event["event"] for event in read_lines(self.paths.events)[0]]
-
-    def close(self) -> None:
-        for sender in self._senders:
-            sender.kill()
-
-
 @pytest.fixture
-def make_run(tmp_path: Path, packages: None) -> Iterator[Callable[..., Run]]:
-    made: list[Run] = []
+def make_run(tmp_path: Path, packages: None) -> Iterator[Callable[..., TrackedRun]]:
+    made: list[TrackedRun] = []
 
-    def make(use: str, **options: Any) -> Run:
-        made.append(Run(tmp_path / "runs" / "run-1", use, options))
+    def make(use: str, **options: Any) -> TrackedRun:
+        made.append(TrackedRun(tmp_path / "runs" / "run-1", use, options))
         return made[-1]
 
     yield make
