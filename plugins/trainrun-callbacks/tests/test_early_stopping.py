@@ -149,6 +149,7 @@ def test_that_it_never_came_is_no_error_where_training_was_stopped() -> None:
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
     plugin.on_stop_requested()
     plugin.on_train_end()
+    assert plugin.should_stop() is None
 
 
 def test_the_evaluation_of_another_split_is_passed_over() -> None:

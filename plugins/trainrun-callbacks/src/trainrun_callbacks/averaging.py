@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class AveragingOptions(PluginOptions):
     )
 
 
-class Averaging:
+class Averaging(ABC):
     """Averages the trained parameters after updates; a plugin says with what weight, and when to evaluate with it."""
 
     def __init__(self, options: AveragingOptions, *, evaluates: bool, stays: bool = False) -> None:
@@ -39,9 +40,9 @@ class Averaging:
         self._saved: Mapping[str, Any] = {}
         self._count = 0  # of the steps that were averaged
 
+    @abstractmethod
     def weight(self) -> float:
         """How far the average goes towards the weights of this step; before the first, it has none of its own."""
-        raise NotImplementedError
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
