@@ -125,7 +125,7 @@ def test_one_server_serves_all_attempts(go: Go, tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     outcome = go("witness", "", "launch.max_restarts=1")
     assert outcome.exit_code == 0
-    assert "terminated with exit code 3" in RunPaths(Path(outcome.run)).agent_log.read_text()
+    assert "left with exit code 3" in RunPaths(Path(outcome.run)).events.read_text()
     first, second = told(tmp_path, 1), told(tmp_path, 2)
     for name in ("agent", "parent", "runner"):
         assert len({rank[name] for rank in first + second}) == 1, name

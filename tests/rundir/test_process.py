@@ -134,6 +134,12 @@ def test_sweep_finds_who_made_a_session_of_its_own(leaders: list[subprocess.Pope
     wait_until_gone(child)
 
 
+def test_clear_waits_until_all_are_gone(leaders: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+    start(leaders, "apart", run_dir=tmp_path)
+    process.clear(tmp_path)
+    assert process.members(tmp_path) == []
+
+
 def test_zombie_does_not_run() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

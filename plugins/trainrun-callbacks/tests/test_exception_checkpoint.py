@@ -151,12 +151,13 @@ def test_only_the_newest_attempts_are_kept(run_recipe: RunRecipe) -> None:
         def on_train_start(self, run: Any) -> None:
             for attempt in (-3, -2, -1, 0):
                 (run.paths.root / "failures" / f"attempt-{attempt + 4}-rank-5").mkdir(parents=True)
-            (run.paths.root / "failures" / ".attempt-1-rank-0.1a.tmp").mkdir()
+            (run.paths.root / "failures" / ".attempt-0-rank-0.1a.tmp").mkdir()  # was killed while it wrote
+            (run.paths.root / "failures" / ".attempt-1-rank-7.1a.tmp").mkdir()  # may still be writing
 
     overrides = ["plugins.exception-checkpoint.keep=2", 'plugins.exception-checkpoint.after=["older"]']
     overrides += ["plugins.exception-checkpoint.optimizer=false"]
     result = run_recipe(RECIPE, Older, fails("on_step_end"), overrides=overrides, fails=True)
-    assert failures(result) == ["attempt-3-rank-5", "attempt-4-rank-5"]
+    assert failures(result) == [".attempt-1-rank-7.1a.tmp", "attempt-3-rank-5", "attempt-4-rank-5"]
 
 
 def test_a_full_disk_hides_nothing(run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

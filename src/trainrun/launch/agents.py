@@ -176,7 +176,7 @@ class WarmAgent:
             self._give_up()
         if self._process.poll() is None and (self._code is not None or not self._attempt):
             # A worker that was only being forked when the others were killed was in the agent's session until now.
-            process.sweep(self._root, spared=self._process.pid, node=self._node)
+            process.clear(self._root, spared=self._process.pid, node=self._node)
             return True
         self.close()
         return False

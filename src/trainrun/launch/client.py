@@ -68,7 +68,7 @@ class Client:
         except Exception as error:
             raise self._crash(prepared, error, started) from error
         finally:
-            process.sweep(prepared.paths.root, node=0)  # an agent that a bug, or a plugin, has kept from being ended
+            process.clear(prepared.paths.root, node=0)  # also an agent that a bug or a plugin has kept running
             lease.release()
 
     def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:

@@ -117,7 +117,7 @@ class _Node:
         finally:
             channel.close()
             self._local.on_launch_end()
-            process.sweep(launch.paths.root, node=launch.seat.node)
+            process.clear(launch.paths.root, node=launch.seat.node)
 
     def _compare(self, paths: RunPaths, first: Mapping[str, Any]) -> list[str]:
         if self.problem is not None:

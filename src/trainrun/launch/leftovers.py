@@ -29,7 +29,7 @@ def _clear_run(paths: RunPaths) -> bool:
     for attempt in paths.attempts.iterdir():
         if attempt.name.isdigit():
             _kill_recorded(paths, int(attempt.name))
-    process.sweep(paths.root)
+    process.clear(paths.root)
     return True
 
 

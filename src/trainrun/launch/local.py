@@ -27,7 +27,6 @@ _WAIT = 0.05  # seconds that one poll may wait for a process to end
 _EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
 _ACCOUNT = 10.0  # seconds for a warm agent to tell how workers ended, once all of them are gone
 _LINGER = 15.0  # seconds that finished workers have to leave: destructors of process groups have been seen to hang
-_KILL = 10.0  # seconds to wait for killed processes to be gone
 
 # What elastic logs of a worker that failed.
 _AGENT_SAYS = re.compile(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+) ")
@@ -170,17 +169,12 @@ class LocalWorkers:
 
     def kill(self) -> None:
         """SIGKILL every recorded group and every stray process of the attempt; wait until all are gone."""
-        deadline = time.monotonic() + _KILL
         self._agent.halt()
         for record in self._records().values():
             process.kill_group(record)
-        while self._sweep() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        process.clear(self._paths.root, spared=self._agent.session, node=self._node)
         self._output.close()
         self._close()
-
-    def _sweep(self) -> list[int]:
-        return process.sweep(self._paths.root, spared=self._agent.session, node=self._node)
 
     def _records(self) -> dict[int, WorkerRecord]:
         return read_records(self._paths, self._attempt, self._ranks)

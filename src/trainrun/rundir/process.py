@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ PRELOAD_VARIABLE = "TRAINRUN_PRELOAD"  # what a warm agent's fork server imports
 REQUEST_SIGNAL = signal.SIGRTMIN + 8
 
 _PROC = Path("/proc")
+_GONE = 10.0  # seconds to wait for killed processes to be gone
+_PACE = 0.01
 
 
 class Recorded(Protocol):
@@ -128,6 +131,13 @@ def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> 
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     return found
+
+
+def clear(run_dir: Path, spared: int | None = None, node: int | None = None) -> None:
+    """Sweep until all members of the run are gone, for ten seconds at most: a killed process still has to end."""
+    deadline = time.monotonic() + _GONE
+    while sweep(run_dir, spared, node) and time.monotonic() < deadline:
+        time.sleep(_PACE)
 
 
 def _pids() -> Iterator[int]:

@@ -56,9 +56,11 @@ class ExceptionCheckpoint:
 
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Remove what ranks were writing when they were killed."""
-        for path in (run.paths.root / FOLDER).glob(".*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove what ranks of earlier attempts were writing when they were killed."""
+        for path in (run.paths.root / FOLDER).glob(".attempt-*.tmp"):
+            # Another rank may have failed already in this attempt, and be writing.
+            if _attempt(path) < run.attempt:
+                shutil.rmtree(path, ignore_errors=True)
 
     @hookimpl(trylast=True)
     def on_gradients_clipped(self) -> None:
@@ -173,8 +175,13 @@ def _write(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
+def _attempt(folder: Path) -> int:
+    """The attempt that a rank's folder names, also while it is written."""
+    return int(folder.name.split("-")[1])
+
+
 def _prune(folder: Path, keep: int) -> None:
-    attempts = {path: int(path.name.split("-")[1]) for path in folder.glob("attempt-*-rank-*")}
+    attempts = {path: _attempt(path) for path in folder.glob("attempt-*-rank-*")}
     newest = sorted(set(attempts.values()))[-keep:]
     for path, attempt in attempts.items():
         if attempt not in newest:
