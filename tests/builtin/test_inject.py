@@ -219,12 +219,12 @@ def test_steps_before_it_are_left_alone(run: Any) -> None:
 
 @pytest.mark.parametrize(
     ("process", "start", "expected"),
-    [("server", "warm", os.getppid()), ("agent", "cold", os.getppid()), ("client", "warm", os.getpid())],
+    [("server", "warm", os.getppid), ("agent", "cold", os.getppid), ("client", "warm", os.getpid)],
 )
-def test_which_process_is_struck(run: Any, process: str, start: str, expected: int) -> None:
+def test_which_process_is_struck(run: Any, process: str, start: str, expected: Callable[[], int]) -> None:
     run.recipe.launch.start = start
     lease = Lease.acquire(run.paths)
-    assert inject._process(parse(f"kill:{process}@3"), run) == expected
+    assert inject._process(parse(f"kill:{process}@3"), run) == expected()
     lease.release()
 
 
