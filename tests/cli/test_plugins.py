@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import trainrun as trainrun_package
 from trainrun.builtin import BUILTINS
 from trainrun.testing.distribution import DistributionInstaller
 
@@ -24,6 +26,17 @@ WATCHER = '''
         @hookimpl
         def on_log(self, metrics): ...
 '''
+
+
+def test_another_copy_of_trainrun_is_described_by_itself(trainrun: Trainrun, tmp_path: Path) -> None:
+    def files(**environment: str) -> list[str]:
+        listed = json.loads(trainrun("plugins", "--json", **environment).stdout)["plugins"]
+        return [one["file"] for one in listed if one["status"] == "built-in"]
+
+    here = Path(trainrun_package.__file__).parent
+    shutil.copytree(here, tmp_path / "copy" / "trainrun", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    assert all(file.startswith(str(here)) for file in files())
+    assert all(file.startswith(str(tmp_path / "copy")) for file in files(PYTHONPATH=str(tmp_path / "copy")))
 
 
 def test_lists_built_in_and_installed_plugins(trainrun: Trainrun, install: DistributionInstaller) -> None:

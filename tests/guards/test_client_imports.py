@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainrun.plugin.specs import own_specs
+
 PROBE = """
 import json, sys
 from trainrun.cli.main import cli
@@ -51,3 +53,23 @@ def test_launching_side_does_not_import_torch(root: Path) -> None:
 def test_package_itself_is_lazy() -> None:
     source = "import sys, trainrun; sys.exit(bool({'torch', 'pydantic', 'click', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
+LOADING = """
+import importlib, sys
+for target in sys.argv[1:]:
+    importlib.import_module(target.partition(":")[0])
+    if "torch" in sys.modules:
+        sys.exit(f"{target} imports torch")
+"""
+
+
+def test_own_plugins_with_hooks_of_the_client_do_not_import_torch() -> None:
+    command = [sys.executable, "-m", "trainrun", "plugins", "--json"]
+    listed = json.loads(subprocess.check_output(command, timeout=120))["plugins"]
+    of_client = {spec.hook for spec in own_specs() if spec.locus != "worker"}
+    own = [one for one in listed if (one["distribution"] or "").startswith("trainrun-")]
+    targets = [one["target"] for one in own if of_client & set(one["hooks"])]
+    assert len(targets) > 10
+    done = subprocess.run([sys.executable, "-c", LOADING, *targets], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

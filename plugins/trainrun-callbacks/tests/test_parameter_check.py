@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from trainrun_callbacks.parameter_check import ParameterCheck, ParameterCheckOptions, fingerprint
+from trainrun_callbacks.comparing import fingerprint
+from trainrun_callbacks.parameter_check import ParameterCheck, ParameterCheckOptions
 
 from trainrun import Recipe, hookimpl
 from trainrun.testing import ForkRecipe, RunRecipe

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import trainrun
 from trainrun.builtin import BUILTINS
 from trainrun.errors import Problem
 from trainrun.plugin.describe import Target, describe
@@ -14,6 +16,7 @@ from trainrun.plugin.hookcheck import check_hooks
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.specs import by_name, own_specs
 
+_HERE = str(Path(trainrun.__file__).parent)
 _BUILTINS = dict(BUILTINS)
 
 
@@ -98,8 +101,8 @@ def _listed(
 
 
 def target_of_builtin(name: str) -> Target:
-    """The target of a built-in plugin."""
-    return Target(_BUILTINS[name], location="built-in")
+    """The target of a built-in plugin, of this installation: one Python may see several, by `PYTHONPATH`."""
+    return Target(_BUILTINS[name], location=_HERE)
 
 
 def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
