@@ -109,7 +109,9 @@ def test_infinity_is_not_as_good_as_the_threshold() -> None:
 def test_the_first_evaluations_are_passed_over() -> None:
     plugin = early_stopping(patience=1, skip_first=2, threshold=0.0)
     assert reasons(plugin, -1.0, 5.0, 4.0, 3.0) == [None, None, None, None]
-    assert plugin.state_dict() == {"best": 3.0, "seen": 4, "waited": 0, "rates": None}
+    state = plugin.state_dict()
+    del state["monitor"]
+    assert state == {"best": 3.0, "seen": 4, "waited": 0, "rates": None}
 
 
 def test_patience_is_live() -> None:
@@ -129,6 +131,14 @@ def test_state_goes_on_where_it_was_but_does_not_stop_by_itself() -> None:
     assert reasons(second, 2.0, 2.0) == [None, "eval/loss no better than 1 for 4 evaluations"]
 
 
+def test_state_of_another_metric_is_left() -> None:
+    first = early_stopping(patience=1, mode="max")
+    reasons(first, 1.0)
+    second = early_stopping(patience=1)
+    second.load_state_dict(first.state_dict())
+    assert reasons(second, 2.0) == [None]
+
+
 def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(TrainingError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
         early_stopping().on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
@@ -142,6 +152,14 @@ def test_a_metric_may_come_later_but_must_come() -> None:
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/loss": 0.1})
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
     plugin.on_train_end()
+
+
+def test_that_it_never_came_is_an_error_too_where_an_attempt_begins_behind_the_last_evaluation() -> None:
+    first, second = early_stopping(must_exist="later"), early_stopping(must_exist="later")
+    first.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(TrainingError, match="no evaluation had it; the last one had: eval/f1"):
+        second.on_train_end()
 
 
 def test_that_it_never_came_is_no_error_where_training_was_stopped() -> None:

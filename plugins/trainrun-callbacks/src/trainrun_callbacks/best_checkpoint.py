@@ -106,11 +106,10 @@ class BestCheckpoint:
 
     def state_dict(self) -> dict[str, Any]:
         ranked, asked = rows(self._ranking.entries), rows(self._asked)
-        return {"metric": self._metric(), "ranked": ranked, "asked": asked, "seen": self._monitor.seen}
+        return {"monitor": self._monitor.state_dict(), "ranked": ranked, "asked": asked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["metric"] == self._metric():  # numbers of another one say nothing about this one
-            self._monitor.seen = state["seen"]
+        if self._monitor.load_state_dict(state["monitor"]):  # numbers of another metric say nothing about this one
             self._asked = scored(state["asked"])
             for one in scored(state["ranked"]):
                 self._ranking.add(one)
@@ -130,9 +129,6 @@ class BestCheckpoint:
             self._asked = [*(one for one in self._asked if one.step != new.step), new]
             if run.world.rank == 0:
                 run.request_checkpoint(self._reason(place, new))
-
-    def _metric(self) -> list[str]:
-        return [self._options.monitor, self._options.mode]
 
     def _reason(self, place: int, new: Scored) -> str:
         what = "the best so far" if place == 1 else f"the best but {place - 1} so far"

@@ -69,12 +69,13 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         # Without the reason: what once stopped a run must not stop the run that is resumed from it.
-        return {"best": self._best, "seen": self._seen, "waited": self._waited, "rates": self._rates}
+        judged = {"best": self._best, "seen": self._seen, "waited": self._waited, "rates": self._rates}
+        return {"monitor": self._monitor.state_dict(), **judged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._best, self._seen, self._waited = state["best"], state["seen"], state["waited"]
-        self._rates = state.get("rates")
-        self._monitor.seen = self._seen > 0
+        if self._monitor.load_state_dict(state["monitor"]):  # numbers of another metric say nothing about this one
+            self._best, self._seen, self._waited = state["best"], state["seen"], state["waited"]
+            self._rates = state["rates"]
 
     def _judge(self, value: float, run: Run) -> None:
         self._seen += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainrun import Field, PluginOptions, TrainingError
 
@@ -37,7 +37,7 @@ class Monitor:
         self._options = options
         self._mode = mode
         self.name = options.monitor
-        self.seen = False
+        self._seen = False
         self._missed: list[str] = []  # the names that there were instead
         self._stopped = False
 
@@ -52,9 +52,9 @@ class Monitor:
     def read(self, split: str, metrics: Mapping[str, float]) -> float | None:
         """The value; None where this evaluation has none. Raises TrainingError where it must have one."""
         if self.name in metrics:
-            self.seen = True
+            self._seen = True
             return metrics[self.name]
-        if self._is_of(split) and not self.seen:
+        if self._is_of(split) and not self._seen:
             self._missed = sorted(metrics)
             if self._options.must_exist == "first":
                 raise TrainingError(f"{self._absent()} this evaluation has: {self._known()}{self._hint()}")
@@ -66,8 +66,19 @@ class Monitor:
 
     def require_seen(self) -> None:
         """Raise TrainingError where all evaluations were made and none had the metric."""
-        if self._missed and not self.seen and not self._stopped:
+        if self._missed and not self._seen and not self._stopped:
             raise TrainingError(f"{self._absent()} no evaluation had it; the last one had: {self._known()}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which metric this is, and whether it was there: an attempt may go on from behind the last evaluation."""
+        return {"name": self.name, "mode": self._mode, "seen": self._seen, "missed": self._missed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Whether the state is of this very metric, and good in the same sense; else it is left."""
+        same = (state["name"], state["mode"]) == (self.name, self._mode)
+        if same:
+            self._seen, self._missed = state["seen"], list(state["missed"])
+        return same
 
     def gain(self, value: float, reference: float) -> float:
         """How much better one value is than another; negative where it is worse."""

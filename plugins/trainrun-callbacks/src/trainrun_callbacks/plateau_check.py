@@ -65,10 +65,10 @@ class PlateauCheck:
         self._monitor.require_seen()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": self._monitor.seen}
+        return self._monitor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._monitor.seen = state["seen"]
+        self._monitor.load_state_dict(state)
 
 
 class MetricStepped:
