@@ -19,8 +19,9 @@ COSTS = HERE / "costs.json"
 INTRO = """\
 Every plugin that trainrun itself and its own distributions bring. The tables are what the plugins declare; `trainrun
 plugins` shows the same of what is installed with you, and `trainrun hooks train.toml` how it plays together. *Cost* is
-what the plugin's hooks took on rank 0 for each step of a training, by the ledger that every run keeps; it is shown
-where `tests/benchmarks/monitoring.py` measures it.
+what the plugin's hooks took on rank 0 for each step of a training, by the ledger that every run keeps, as
+`tests/benchmarks/monitoring.py` measures it. What runs in the client only, or only at the beginning and end of a run,
+costs a step nothing.
 """
 
 Table = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]
@@ -72,8 +73,10 @@ def section(one: Listed, specs: Specs, cost: float | None, tools: tuple[Table, T
         facts += ["changes training or uses a collective"]
     if any(impl.background for impl in described.impls):
         facts += ["works in the background"]
+    if _loci(described, specs) == ["client"]:
+        cost = 0.0
     if cost is not None:
-        facts += [f"cost: {cost:.3g} µs a step"]
+        facts += [f"cost: {cost:.3g} µs a step" if cost else "cost: nothing in a step"]
     schema = described.options_schema or {}
     rows = [_option(name, value, schema, (type_text, default_text)) for name, value in _properties(schema)]
     return [

@@ -25,17 +25,18 @@ from trainrun.builtin import BUILTINS
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 COSTS = HERE.parents[1] / "docs" / "costs.json"
-TRAINING = {"task", "providers"}  # what they take is the training itself
+TRAINING = {"task", "providers", "plateau"}  # what they take is the training itself
 # Once a run, not in each step.
 ONCE = {"on_worker_start", "on_train_start", "on_train_end", "on_worker_end", "on_completed", "on_resume"}
 
 
-def run(recipe: str) -> tuple[float, Mapping[str, float]]:
+def run(recipe: str, *plugins: str) -> tuple[float, Mapping[str, float]]:
     """Tokens a second, and each plugin's microseconds a step on rank 0."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "rate"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "THROUGHPUT_FILE": str(report)}
         command = [str(BIN / "trainrun"), "launch", recipe, "-o", f"run.dir={folder}/runs"]
+        command += [part for name in plugins for part in ("-p", name)]
         done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
@@ -50,8 +51,8 @@ def costs(status: Mapping[str, object]) -> Mapping[str, float]:
     assert isinstance(steps, int)
     found: dict[str, float] = {}
     for row in rows:
-        if row["hook"] not in ONCE:
-            found[row["instance"]] = found.get(row["instance"], 0.0) + 1e6 * row["total_seconds"] / steps
+        each_step = 0.0 if row["hook"] in ONCE else 1e6 * row["total_seconds"] / steps
+        found[row["instance"]] = found.get(row["instance"], 0.0) + each_step
     return found
 
 
@@ -99,7 +100,7 @@ def main() -> None:
     if arguments.only != "others":
         values |= compare(arguments.rounds)
     if arguments.only != "monitors":
-        others = by_plugin([run("others.toml")[1] for _ in range(arguments.rounds)])
+        others = by_plugin([run("others.toml", "wandb-watch")[1] for _ in range(arguments.rounds)])
         values |= {name: each for name, each in others.items() if name not in dict(BUILTINS)}
     if arguments.write:
         write(values)

@@ -17,7 +17,7 @@ def total_norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
     if kind != math.inf:
         norm = torch.nn.utils.get_total_norm(gradients, kind)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
-    largest = torch.stack(torch._foreach_norm(_shards(gradients), math.inf)).max()
+    largest = _largest(gradients).max()
     sharded = any(isinstance(one, DTensor) for one in gradients)
     return torch.stack(_of_ranks(largest)).max() if sharded else largest
 
@@ -25,7 +25,7 @@ def total_norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
 def not_finite(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """For each tensor whether it holds what is not finite, as one tensor on the device; of sharded ones this shard."""
     # The maximum rather than the 2-norm, whose squares overflow for large but finite numbers.
-    return ~torch.isfinite(torch.stack(torch._foreach_norm(_shards(tensors), math.inf)))
+    return ~torch.isfinite(_largest(tensors))
 
 
 def same_everywhere(model: torch.nn.Module) -> bool:
@@ -51,6 +51,16 @@ def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
         together /= dist.get_world_size()
     means: list[float] = together.tolist()
     return means
+
+
+def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The largest magnitude in each tensor, of sharded ones in this shard; NaN where there is one."""
+    shards = _shards(tensors)
+    if all(one.device.type == "cpu" for one in shards):
+        # Several times as fast as the norm there.
+        ends = torch.stack([end for one in shards for end in one.aminmax()])
+        return ends.reshape(-1, 2).abs().amax(1)
+    return torch.stack(torch._foreach_norm(shards, math.inf))
 
 
 def _shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
