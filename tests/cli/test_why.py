@@ -30,6 +30,15 @@ def paths(tmp_path: Path) -> RunPaths:
     return made
 
 
+def test_an_attempt_whose_client_was_killed_is_lost(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    append_line(paths.events, {"event": "attempt_start", "attempt": 2})
+    assert run(["why", "--dir", str(paths.root.parent)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index(next(line for line in lines if line.startswith("attempt")))
+    assert lines[place + 1].split(None, 3) == ["1", "0", "lost", "its client was gone at its end"]
+    assert lines[place + 2].split() == ["2", "0"]
+
+
 def test_why_tells_the_end_decisions_and_errors(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["why", "--dir", str(paths.root.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -77,8 +77,10 @@ def _checkpoint(paths: RunPaths) -> Iterator[str]:
 
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
     """Each attempt and why another followed, where there was more than one."""
-    told = attempts(events)
     starts = {event.get("attempt"): str(event.get("step")) for event in events if event.get("event") == "resume"}
+    *before, last = attempts(events) or [Attempt(1)]
+    # What was followed by another attempt is over, also where nobody has written how.
+    over = [one if one.state else one._replace(state="lost", reason="its client was gone at its end") for one in before]
     rows = [
         (
             str(one.number),
@@ -88,7 +90,7 @@ def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
             _first(one.restart),
             _first(one.reason),
         )
-        for one in told
+        for one in (*over, last)
     ]
     if len(rows) > 1:
         yield ""
