@@ -195,7 +195,10 @@ class WarmAgent:
             time.sleep(_PACE)
 
     def _stands_still(self) -> bool:
-        return process.stopped(self._process.pid) or (self._runner is not None and process.stopped(self._runner[0]))
+        # The agent only waits for the runner's end; where there is a runner it is that which answers.
+        if self._runner is not None and process.alive(*self._runner):
+            return process.stopped(self._runner[0])
+        return process.stopped(self._process.pid)
 
     def close(self) -> None:
         """End the agent, its fork server and the runner."""
