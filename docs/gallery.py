@@ -21,7 +21,7 @@ Every plugin that trainrun itself and its own distributions bring. The tables ar
 plugins` shows the same of what is installed with you, and `trainrun hooks train.toml` how it plays together. *Cost* is
 what the plugin's hooks took on rank 0 for each step of a training, by the ledger that every run keeps, as
 `tests/benchmarks/monitoring.py` measures it. What runs in the client only, or only at the beginning and end of a run,
-costs a step nothing.
+costs a step nothing. What a plugin has PyTorch do on its behalf is not in the ledger: its own page says what that is.
 """
 
 Table = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]
@@ -76,7 +76,7 @@ def section(one: Listed, specs: Specs, cost: float | None, tools: tuple[Table, T
     if _loci(described, specs) == ["client"]:
         cost = 0.0
     if cost is not None:
-        facts += [f"cost: {cost:.3g} µs a step" if cost else "cost: nothing in a step"]
+        facts += [f"cost: {_duration(cost)}"]
     schema = described.options_schema or {}
     rows = [_option(name, value, schema, (type_text, default_text)) for name, value in _properties(schema)]
     return [
@@ -86,6 +86,12 @@ def section(one: Listed, specs: Specs, cost: float | None, tools: tuple[Table, T
         "Hooks: " + ", ".join(_hooks(described.impls, specs)) + "." if described.impls else "",
         table(("option", "type", "default", "meaning"), rows) if rows else "It has no options.",
     ]
+
+
+def _duration(microseconds: float) -> str:
+    if not microseconds:
+        return "nothing in a step"
+    return f"{microseconds / 1000:.2g} ms a step" if microseconds >= 1000 else f"{microseconds:.3g} µs a step"
 
 
 def _row(one: Listed) -> tuple[str, str]:
