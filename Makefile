@@ -9,6 +9,9 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
+# Tests start hundreds of interpreters, each of which would else compile the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test lint types imports bench soak docs clean
 
