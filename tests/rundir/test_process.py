@@ -134,6 +134,16 @@ def test_sweep_finds_who_made_a_session_of_its_own(leaders: list[subprocess.Pope
     wait_until_gone(child)
 
 
+def test_a_process_that_is_only_just_starting_is_found(tmp_path: Path) -> None:
+    environment = {process.RUN_DIR_VARIABLE: str(tmp_path)}
+    for _ in range(50):
+        started = subprocess.Popen(["sleep", "60"], env=environment, start_new_session=True)
+        found = process.members(tmp_path)
+        started.kill()
+        started.wait()
+        assert found == [started.pid]
+
+
 def test_clear_waits_until_all_are_gone(leaders: list[subprocess.Popen[str]], tmp_path: Path) -> None:
     start(leaders, "apart", run_dir=tmp_path)
     process.clear(tmp_path)

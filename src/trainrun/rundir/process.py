@@ -22,6 +22,9 @@ REQUEST_SIGNAL = signal.SIGRTMIN + 8
 _PROC = Path("/proc")
 _GONE = 10.0  # seconds to wait for killed processes to be gone
 _PACE = 0.01
+_STARTING = 5  # looks at a process that shows no environment yet, or has none
+_BRIEFLY = 0.001
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD of the kernel's sched.h, among the flags in /proc/PID/stat
 
 
 class Recorded(Protocol):
@@ -165,7 +168,15 @@ def _session(pid: int) -> int | None:
 
 
 def _environment(pid: int) -> list[bytes]:
-    try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    """What a process has been started with. For a moment of its start the kernel shows nothing."""
+    for _ in range(_STARTING):
+        try:
+            if found := (_PROC / str(pid) / "environ").read_bytes():
+                return found.split(b"\0")
+        except OSError:
+            return []
+        stat = _stat(pid)
+        if stat is None or stat[0] in {"Z", "X"} or int(stat[6]) & _KERNEL_THREAD:
+            return []
+        time.sleep(_BRIEFLY)
+    return []
