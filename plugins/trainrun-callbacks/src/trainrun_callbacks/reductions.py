@@ -56,7 +56,7 @@ def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
 def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """The largest magnitude in each tensor, of sharded ones in this shard; NaN where there is one."""
     shards = _shards(tensors)
-    if all(one.device.type == "cpu" for one in shards):
+    if all(one.device.type == "cpu" and one.is_floating_point() for one in shards):
         # Several times as fast as the norm there.
         ends = torch.stack([end for one in shards for end in one.aminmax()])
         return ends.reshape(-1, 2).abs().amax(1)
