@@ -71,6 +71,10 @@ class Client:
         return RunPaths(found[0].resolve())
 
     @property
+    def running(self) -> bool:
+        return self._started.poll() is None
+
+    @property
     def text(self) -> str:
         return self.output.decode(errors="replace")
 

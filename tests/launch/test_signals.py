@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from trainrun.launch import signals as module
 from trainrun.launch.signals import Signals, StopNow
 
 
@@ -25,7 +26,7 @@ def test_first_signal_is_only_noted(number: signal.Signals) -> None:
 def test_second_ctrl_c_breaks_in() -> None:
     with Signals(60) as signals:
         send(signal.SIGTERM)
-        with pytest.raises(StopNow):
+        with pytest.raises(StopNow), signals.breakable():
             send(signal.SIGINT)
         assert signals.now
         assert signals.first == signal.SIGTERM
@@ -40,17 +41,56 @@ def test_repeated_sigterm_asks_for_nothing_more() -> None:
 
 def test_shielded_work_is_done_to_its_end() -> None:
     with Signals(60) as signals:
-        with signals.shield():
+        with signals.breakable(), signals.shield():
             for _ in range(5):
                 send(signal.SIGINT)
         assert signals.now
 
 
-def test_limit_breaks_into_what_holds_up_the_client() -> None:
-    with Signals(0.05):
-        send(signal.SIGTERM)
+def test_nothing_breaks_into_what_is_not_breakable() -> None:
+    with Signals(60) as signals:
+        for _ in range(5):
+            send(signal.SIGINT)
+        assert signals.now
+
+
+def test_a_burst_does_not_break_into_what_follows_the_break() -> None:
+    unwound = []
+
+    def work(signals: Signals) -> None:
+        with signals.breakable():
+            send(signal.SIGINT)
+            try:
+                send(signal.SIGINT)
+            finally:
+                send(signal.SIGINT)
+                unwound.append(True)
+
+    with Signals(60) as signals:
         with pytest.raises(StopNow):
+            work(signals)
+        assert unwound
+        assert signals.caught() == "now"
+        with signals.breakable():
+            send(signal.SIGINT)
+
+
+def test_a_break_that_a_plugin_swallowed_can_be_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    with Signals(60) as signals, signals.breakable():
+        send(signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(StopNow):
+                send(signal.SIGINT)
+            time.sleep(0.02)
+
+
+def test_limit_breaks_into_what_holds_up_the_client() -> None:
+    with Signals(0.05) as signals:
+        send(signal.SIGTERM)
+        with pytest.raises(StopNow), signals.breakable():
             time.sleep(30)
+        assert signals.caught() == "grace"
 
 
 def test_handlers_are_given_back() -> None:

@@ -16,7 +16,7 @@ from trainrun.launch.hooks import client_hooks
 from trainrun.launch.prepare import package
 from trainrun.launch.resuming import prepare_start
 from trainrun.launch.signals import Signals, StopNow
-from trainrun.launch.supervise import StatusWatch, look_for_stop, stopped_how, supervise
+from trainrun.launch.supervise import StatusWatch, look_for_stop, supervise
 from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
 from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.plugin.dispatch import Dispatcher
@@ -61,8 +61,7 @@ class Client:
         try:
             outcome = self._begin(prepared, signals, ranks, started)
             lease.confirm()
-            with signals.shield():
-                return self._finish(outcome)
+            return self._finish(outcome)
         except LeaseLost:  # from here on every file of the run is another's
             raise
         except Exception as error:
@@ -75,14 +74,15 @@ class Client:
         """Up to the end of the attempt. Errors of plugins and the environment become outcomes: the run exists."""
         assert self._hooks is not None
         try:
-            self._settle_faults()
-            self._call(self._hooks.on_launch_start, prepared)
-            package(prepared, self._hooks)
-            if signals.stopping:
-                return judge(prepared, Ending(None, signals.first, "early"), started)
-            return replace(self._attempts(prepared, signals, ranks), started=started)
+            with signals.breakable():
+                self._settle_faults()
+                self._call(self._hooks.on_launch_start, prepared)
+                package(prepared, self._hooks)
+                if signals.stopping:
+                    return judge(prepared, Ending(None, signals.first, "early"), started)
+                return replace(self._attempts(prepared, signals, ranks), started=started)
         except StopNow:
-            return judge(self._launch or prepared, Ending(None, signals.first, stopped_how(signals)), started)
+            return judge(self._launch or prepared, Ending(None, signals.first, signals.caught()), started)
         except LeaseLost:
             raise
         except TrainrunError as error:
@@ -164,7 +164,8 @@ class Client:
                 )
             status = StatusWatch(current, self._hooks, self._look)
             ending = supervise(current, handle, status, signals, tails, self._write)
-            outcome = judge(current, ending, started)
+            with signals.shield():
+                outcome = judge(current, ending, started)
         except LeaseLost:
             raise
         except TrainrunError as error:

@@ -153,13 +153,13 @@ class _Session:
         try:
             if self._launch.recipe.launch.start == "warm":
                 self._local.warm(self._launch)  # so that it has imported torch when the workers are wanted
-            return self._serve(channel)
+            with self._signals.breakable():
+                return self._serve(channel)
         except StopNow:
-            with self._signals.shield():
-                return self._give_up(channel)
+            self._signals.caught()
+            return self._give_up(channel)
         finally:
-            with self._signals.shield():
-                self._end(channel)
+            self._end(channel)
 
     def _serve(self, channel: Channel) -> Outcome | None:
         while True:

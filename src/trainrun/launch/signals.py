@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 SLACK = 15.0  # seconds beyond `launch.grace` after which a plugin that holds up the client is interrupted
 _PACE = 0.05  # seconds until a signal is noticed while waiting
+_AGAIN = 1.0  # seconds in which what was raised is on its way to who catches it, and is not raised once more
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Request = Literal["stop", "checkpoint"]
@@ -22,7 +23,7 @@ Action = Literal["checkpoint", "stop", "ignore"]
 class StopNow(KeyboardInterrupt):
     """Raised in the main thread by the second Ctrl-C, or when the time for an orderly end is long over.
 
-    It breaks into whatever a plugin is doing in the client; nothing is raised while shielded.
+    It breaks into whatever a plugin is doing in the client. It is raised within `Signals.breakable` only.
     """
 
 
@@ -39,7 +40,7 @@ class Signals:
 
     The first of the former three asks for an orderly end, a Ctrl-C after any other for an end now. A repeated
     SIGTERM or SIGHUP asks for nothing more: schedulers send them in numbers. A signal that is ignored when the
-    command starts, as under nohup, stays ignored.
+    command starts, as under nohup, stays ignored. Signals are noted; only within `breakable` one raises.
 
     limit: seconds after the first, in which an orderly end must come about. users: what SIGUSR1 and SIGUSR2 ask for.
     """
@@ -52,7 +53,8 @@ class Signals:
         self._users = dict(users or {})
         self._asked: deque[Asked] = deque()
         self._stop_asked = False
-        self._shielded = 0
+        self._shielded = 1
+        self._raised = -_AGAIN  # when, on the monotonic clock
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -102,6 +104,26 @@ class Signals:
         return self._asked.popleft() if self._asked else None
 
     @contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Within this block, and outside of `shield`, a second Ctrl-C raises `StopNow`.
+
+        Whoever catches it calls `caught`, so that the other ones of a burst do not break into what follows.
+        """
+        self._shielded -= 1
+        try:
+            yield
+        finally:
+            self._shielded += 1
+
+    def caught(self) -> Literal["now", "grace"]:
+        """Take note that `StopNow` was caught: nothing is raised any more.
+
+        Answers with what it meant: somebody's wish, or the end of the time for an orderly end.
+        """
+        self._shielded += 1
+        return "grace" if self.expired else "now"
+
+    @contextmanager
     def shield(self) -> Iterator[None]:
         """Within this block signals are noted and nothing is raised: for the work that must be done to its end."""
         self._shielded += 1
@@ -133,5 +155,7 @@ class Signals:
 
     def _raise(self) -> None:
         self.now = True
-        if not self._shielded:
+        moment = time.monotonic()
+        if not self._shielded and moment - self._raised >= _AGAIN:
+            self._raised = moment
             raise StopNow

@@ -73,7 +73,7 @@ def supervise(
     try:
         code = _watch(launch, handle, signals, looks, say)
     except StopNow:
-        forced = stopped_how(signals)
+        forced = signals.caught()
     except _GraceOver:
         forced = "grace"
     except Hung as hung:
@@ -90,11 +90,6 @@ def supervise(
 
 def _of_nodes(handle: WorkersHandle) -> tuple[str | None, Mapping[int, int]]:
     return (handle.lost, handle.clocks) if isinstance(handle, SpreadWorkers) else (None, {})
-
-
-def stopped_how(signals: Signals) -> Forced:
-    """What a `StopNow` means: somebody's wish, or the end of the time for an orderly end."""
-    return "grace" if signals.expired else "now"
 
 
 class _GraceOver(Exception):
