@@ -31,13 +31,13 @@ $(VENV)/.test: $(MANIFESTS) | $(BIN)/python
 	$(BIN)/python $(PIP) --no-deps $(addprefix --editable ./,$(PLUGINS))
 	@touch $@ $(VENV)/.run
 
-# What the tests of the trackers need: W&B, MLflow and its server, and of TensorBoard what reads event files. In a venv
-# of its own that also sees .venv's packages: NumPy makes each import of torch half a second slower.
+# What the tests of the trackers need: W&B, MLflow and its server, Hugging Face's client, and of TensorBoard what reads
+# event files. In a venv of its own that also sees .venv's packages: NumPy makes each import of torch half a second slower.
 $(TRACKERS)/.packages: $(VENV)/.test
 	$(PYTHON) -m venv $(TRACKERS)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trainrun-venv.pth"
-	$(TRACKERS)/bin/python $(PIP) wandb mlflow-skinny sqlalchemy alembic flask flask-cors
+	$(TRACKERS)/bin/python $(PIP) wandb huggingface_hub mlflow-skinny sqlalchemy alembic flask flask-cors
 	$(TRACKERS)/bin/python $(PIP) --no-deps tensorboard numpy absl-py
 	@touch $@
 
