@@ -8,7 +8,7 @@
     │   ├── LeaseLost            4   another process owns the run by now
     │   └── BadCheckpoint        4   a checkpoint is damaged, or none of a run's is good
     └── TrainingError            1   training failed
-        └── HookFailed           1   a hookimpl raised and its error policy says "fail"
+        └── HookFailed           1   a hookimpl raised and its error policy says "fail"; 2 where it was a UsageError
 
 `trainrun.cli` is the one door that turns these into messages and exit codes.
 """
@@ -70,7 +70,11 @@ class _Problems(TrainrunError):
 
 
 class UsageError(TrainrunError):
-    """The command cannot be carried out as given; nothing was created or started."""
+    """The recipe or the command cannot be carried out as given.
+
+    Found beforehand, nothing is created or started. Raised by a worker or a hook, for what shows only there, it ends
+    the run without another attempt: that would find the same.
+    """
 
     exit_code = ExitCode.USAGE
 
@@ -107,10 +111,12 @@ class HookFailed(TrainingError):
     """A hookimpl raised, and its policy (or its kind) says that the run fails.
 
     `instance` is the plugin's name in the recipe, `hook` the hook's name; the exception that the
-    plugin raised is `__cause__`.
+    plugin raised is `__cause__`. A `UsageError` gives it its exit code: another attempt would be of no use.
     """
 
     def __init__(self, instance: str, hook: str, error: BaseException, switch: str) -> None:
         self.instance = instance
         self.hook = hook
+        if isinstance(error, UsageError):
+            self.exit_code = error.exit_code
         super().__init__(f"plugin {instance!r} raised {type(error).__name__} in {hook}: {error}; {switch}")

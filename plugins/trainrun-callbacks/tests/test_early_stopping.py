@@ -8,7 +8,7 @@ import pydantic
 import pytest
 from trainrun_callbacks import EarlyStopping, EarlyStoppingOptions
 
-from trainrun import TrainingError
+from trainrun import UsageError
 
 
 def early_stopping(**options: Any) -> EarlyStopping:
@@ -140,14 +140,14 @@ def test_state_of_another_metric_is_left() -> None:
 
 
 def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(TrainingError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
+    with pytest.raises(UsageError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
         early_stopping().on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
 
 
 def test_a_metric_may_come_later_but_must_come() -> None:
     plugin = early_stopping(must_exist="later")
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
-    with pytest.raises(TrainingError, match=r"'eval/loss': .* no evaluation had it; the last one had: eval/f1"):
+    with pytest.raises(UsageError, match=r"'eval/loss': .* no evaluation had it; the last one had: eval/f1"):
         plugin.on_train_end()
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/loss": 0.1})
     plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
@@ -158,7 +158,7 @@ def test_that_it_never_came_is_an_error_too_where_an_attempt_begins_behind_the_l
     first, second = early_stopping(must_exist="later"), early_stopping(must_exist="later")
     first.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
     second.load_state_dict(first.state_dict())
-    with pytest.raises(TrainingError, match="no evaluation had it; the last one had: eval/f1"):
+    with pytest.raises(UsageError, match="no evaluation had it; the last one had: eval/f1"):
         second.on_train_end()
 
 

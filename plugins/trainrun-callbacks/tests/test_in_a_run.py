@@ -34,6 +34,13 @@ def test_an_unknown_metric_fails_the_run(run_recipe: RunRecipe) -> None:
         run_recipe(RECIPE + THRESHOLD.replace("eval/loss", "eval/los"))
 
 
+def test_what_is_wrong_with_the_recipe_is_not_tried_again(launch_recipe: LaunchRecipe) -> None:
+    recipe = RECIPE + THRESHOLD.replace("eval/loss", "eval/los")
+    ended = launch_recipe(recipe, overrides=["launch.max_restarts=3"]).outcome
+    assert (ended.state, ended.exit_code, ended.attempt) == ("failed", 2, 1)
+    assert "there is no such metric; this evaluation has: eval/accuracy, eval/loss" in ended.reason
+
+
 def test_an_unknown_split_vetoes_the_launch(launch_recipe: LaunchRecipe) -> None:
     with pytest.raises(RecipeError, match="'train/loss' names no evaluated split; there is eval/NAME"):
         launch_recipe(RECIPE + THRESHOLD.replace("eval/loss", "train/loss"))

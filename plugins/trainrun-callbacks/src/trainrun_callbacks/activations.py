@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +69,7 @@ class Activations:
             fitting = {name: module for name, module in named.items() if fnmatchcase(name, pattern)}
             if not fitting:
                 some = ", ".join(list(named)[:5]) or "none"
-                raise TrainingError(f"activations: {pattern!r} fits no module; there are: {some}, …")
+                raise UsageError(f"activations: {pattern!r} fits no module; there are: {some}, …")
             self._modules |= fitting
         self._writer = FileWriter("activations")
 

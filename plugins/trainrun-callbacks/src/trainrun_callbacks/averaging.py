@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from trainrun import Recipe, Run
@@ -125,7 +125,7 @@ class Averaging(ABC):
     def _claim(self, run: Run) -> None:
         other = getattr(run.module, _CLAIM, run.name)
         if other != run.name:
-            raise TrainingError(_several([other, run.name]))
+            raise UsageError(_several([other, run.name]))
         setattr(run.module, _CLAIM, run.name)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainrun import TrainingError
+from trainrun import UsageError
 from trainrun_callbacks.selecting import fits, named_tensors
 
 
@@ -17,10 +17,10 @@ def samples(batch: Any) -> int:
 
 
 def chosen(batch: Any, pattern: str) -> Tensor:
-    """The first tensor of a batch whose name fits. Raises TrainingError naming those there are."""
+    """The first tensor of a batch whose name fits. Raises UsageError naming those there are."""
     names = []
     for name, tensor in named_tensors(batch):
         if fits(name, (pattern,)):
             return tensor
         names.append(name)
-    raise TrainingError(f"{pattern!r} fits no tensor of the batch; there are: {', '.join(names) or 'none'}")
+    raise UsageError(f"{pattern!r} fits no tensor of the batch; there are: {', '.join(names) or 'none'}")

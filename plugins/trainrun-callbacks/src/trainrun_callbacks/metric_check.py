@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from trainrun import Recipe, Run
@@ -63,7 +63,7 @@ class MetricCheck:
 
     def _tell(self, run: Run, missing: Sequence[str], message: str) -> None:
         if self._options.on_missing == "fail":
-            raise TrainingError(message)
+            raise UsageError(message)
         run.logger.warning(message, missing=list(missing), step=run.step)
 
 

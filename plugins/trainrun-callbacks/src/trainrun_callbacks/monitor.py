@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainrun import Field, PluginOptions, TrainingError
+from trainrun import Field, PluginOptions, UsageError
 
 if TYPE_CHECKING:
     from trainrun import Recipe
@@ -50,14 +50,14 @@ class Monitor:
         return f"monitor = {self.name!r} names no evaluated split; there is {names}"
 
     def read(self, split: str, metrics: Mapping[str, float]) -> float | None:
-        """The value; None where this evaluation has none. Raises TrainingError where it must have one."""
+        """The value; None where this evaluation has none. Raises UsageError where it must have one."""
         if self.name in metrics:
             self._seen = True
             return metrics[self.name]
         if self._is_of(split) and not self._seen:
             self._missed = sorted(metrics)
             if self._options.must_exist == "first":
-                raise TrainingError(f"{self._absent()} this evaluation has: {self._known()}{self._hint()}")
+                raise UsageError(f"{self._absent()} this evaluation has: {self._known()}{self._hint()}")
         return None
 
     def stopped(self) -> None:
@@ -65,9 +65,9 @@ class Monitor:
         self._stopped = True
 
     def require_seen(self) -> None:
-        """Raise TrainingError where all evaluations were made and none had the metric."""
+        """Raise UsageError where all evaluations were made and none had the metric."""
         if self._missed and not self._seen and not self._stopped:
-            raise TrainingError(f"{self._absent()} no evaluation had it; the last one had: {self._known()}")
+            raise UsageError(f"{self._absent()} no evaluation had it; the last one had: {self._known()}")
 
     def state_dict(self) -> dict[str, Any]:
         """Which metric this is, and whether it was there: an attempt may go on from behind the last evaluation."""

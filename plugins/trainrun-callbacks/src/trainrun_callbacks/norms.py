@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 from trainrun_callbacks.selecting import fits, groups, trained
 from trainrun_callbacks.selection import Choice
 from trainrun_callbacks.sharded import OverRanks, local
@@ -112,13 +112,13 @@ class Norms:
 
     def _require_matches(self) -> None:
         if self._options.each and not any(self._groups.values()):
-            raise TrainingError("norms: each is set, but gradients, parameters and updates are all false; set one")
+            raise UsageError("norms: each is set, but gradients, parameters and updates are all false; set one")
         wanted = self._groups | {"each": {pattern: (pattern,) for pattern in self._options.each}}
         for what, chosen in wanted.items():
             for name, patterns in chosen.items():
                 if not any(fits(parameter, patterns) for parameter in self._parameters):
                     some = ", ".join(list(self._parameters)[:5]) or "none"
-                    raise TrainingError(
+                    raise UsageError(
                         f"norms: {what}: {name} = {list(patterns)} fits no trained parameter; there are: {some}, …"
                     )
 

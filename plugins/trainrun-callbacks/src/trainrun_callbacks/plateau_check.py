@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainrun import Field, TrainingError, hookimpl
+from trainrun import Field, UsageError, hookimpl
 from trainrun_callbacks.monitor import Monitor, WatchOptions
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class PlateauCheck:
         found = yield
         if not _wants_metric(found):
             kind = "none" if found is None else type(found).__name__
-            raise TrainingError(
+            raise UsageError(
                 f"the learning-rate scheduler is {kind}, which needs no metric; answer build_scheduler with a"
                 " torch.optim.lr_scheduler.ReduceLROnPlateau, or turn this plugin off"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ class SharedGradients:
         assert run.module is not None
         named = list(run.module.named_parameters(remove_duplicate=False))
         if any(hasattr(one, "full_tensor") for _, one in named):
-            raise TrainingError(_NOT_SHARDED)
+            raise UsageError(_NOT_SHARDED)
         self._require_matches([name for name, _ in named])
         factors: dict[torch.Tensor, float] = {}
         for group in self._groups:
@@ -70,7 +70,7 @@ class SharedGradients:
         for pattern in (pattern for group in self._groups for pattern in group.match):
             if not any(fnmatchcase(name, pattern) for name in names):
                 shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-                raise TrainingError(f"match: {pattern!r} matches no parameter; there are {shown}")
+                raise UsageError(f"match: {pattern!r} matches no parameter; there are {shown}")
 
 
 _SHOWN = 20

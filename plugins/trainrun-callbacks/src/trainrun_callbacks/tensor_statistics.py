@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainrun import Field, PluginOptions, TrainingError, hookimpl
+from trainrun import Field, PluginOptions, UsageError, hookimpl
 from trainrun_callbacks.selecting import fits, groups, named_tensors, trained
 from trainrun_callbacks.selection import Choice
 from trainrun_callbacks.sharded import OverRanks, local
@@ -92,7 +92,7 @@ def _require_matches(what: str, chosen: Mapping[str, tuple[str, ...]], names: Ma
     for group, patterns in chosen.items():
         if not any(fits(name, patterns) for name in names):
             some = ", ".join(list(names)[:5]) or "none"
-            raise TrainingError(
+            raise UsageError(
                 f"tensor-statistics: {what}: {group} = {list(patterns)} fits nothing; there are: {some}, …"
             )
 
