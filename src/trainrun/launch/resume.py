@@ -92,7 +92,8 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
         launch = replace(launch, quiet=quiet, switches=tuple(switches(paths, plugins)))
         lease = Lease.acquire(paths)
         try:
-            launch = replace(launch, going_on=_where(launch, asked, write))
+            with signals.breakable():  # it reads whole checkpoints
+                launch = replace(launch, going_on=_where(launch, asked, write))
             done = _finished(launch)
             if done is None:
                 prepare_again(launch)
