@@ -71,13 +71,7 @@ def _changed(edits: list[tuple[tuple[Any, ...], Any]]) -> dict[str, Any]:
     for key, value in edits:
         table: Any = data
         for part in key[:-1]:
-            table = (
-                table.get(part)
-                if isinstance(table, dict)
-                else table[part]
-                if isinstance(table, list) and table
-                else None
-            )
+            table = _within(table, part)
         if isinstance(table, dict) and value is None:
             table.pop(key[-1], None)
         elif isinstance(table, dict):
@@ -85,6 +79,18 @@ def _changed(edits: list[tuple[tuple[Any, ...], Any]]) -> dict[str, Any]:
         elif isinstance(table, list) and table and value is not None:
             table[0] = value
     return data
+
+
+def _within(table: Any, part: Any) -> Any:
+    """What is there, where an edit before this one has left something that has parts of this kind."""
+    if isinstance(table, dict):
+        return table.get(part)
+    return table[part] if isinstance(table, list) and isinstance(part, int) and part < len(table) else None
+
+
+def _shown(value: object) -> str:
+    """To compare by: NaN is not equal to itself."""
+    return repr(value)
 
 
 def _document(data: dict[str, Any]) -> Document:
@@ -119,9 +125,9 @@ def test_completing_changes_nothing_but_defaults(edits: list[tuple[tuple[Any, ..
     data = _changed(edits)
     completed = complete(data, SCHEMA)
 
-    assert complete(completed, SCHEMA) == completed or "nan" in repr(completed)
+    assert _shown(complete(completed, SCHEMA)) == _shown(completed)
     if _model_accepts(data):
-        assert Recipe.from_data(completed) == Recipe.from_data(data)
+        assert _shown(Recipe.from_data(completed)) == _shown(Recipe.from_data(data))
         assert completed == {**completed, **_subset(completed, data)}
 
 
