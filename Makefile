@@ -55,9 +55,10 @@ install: $(VENV)/.test $(TRACKERS)/.packages  ## everything that the tests and t
 run: $(VENV)/.run  ## train on handwritten digits with two workers
 	$(BIN)/trainrun launch train.toml
 
-test: lint types imports $(TRACKERS)/.packages  ## every check, then the tests
+test: $(VENV)/.test  ## every check, then the tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types imports $(TRACKERS)/.packages
 	@# Most of a launch is waiting, so that more tests at once than there are cores end sooner.
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
