@@ -56,7 +56,7 @@ run: $(VENV)/.run  ## train on handwritten digits with two workers
 	$(BIN)/trainrun launch train.toml
 
 test: $(VENV)/.test  ## every check, then the tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint imports types $(TRACKERS)/.packages
+	@$(MAKE) --no-print-directory --jobs 2 lint imports types $(TRACKERS)/.packages
 	@# Most of a launch is waiting, so that more tests at once than there are cores end sooner.
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
