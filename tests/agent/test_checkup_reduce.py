@@ -19,6 +19,7 @@ def examine(name: str, **settings: object) -> Finding:
         return finding
 
 
+@pytest.mark.long
 def test_between_cold_workers() -> None:
     finding = examine("gloo", start="cold", workers=2)
     assert finding.status == "ok", finding

@@ -121,6 +121,7 @@ def test_what_is_preloaded_is_imported_once_in_the_server_and_workers_are_themse
     assert {rank["agent_has_torch"] for rank in ranks} == {False}
 
 
+@pytest.mark.long
 def test_one_server_serves_all_attempts(go: Go, tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     outcome = go("witness", "", "launch.max_restarts=1")

@@ -36,7 +36,7 @@ NEVER_SURVIVED = ["changes", "provides", "votes", "wraps", "forgets"]
     ("plugin", "policy", "rank"),
     [
         ("event", "fail", 1),
-        ("event", "fail", -1),
+        pytest.param("event", "fail", -1, marks=pytest.mark.long),
         ("provides", "disable", 1),
         pytest.param("observes", "fail", 1, marks=pytest.mark.long),
     ],
@@ -94,6 +94,7 @@ def test_before_anything_is_created(project: Any) -> None:
     assert not ended.runs.exists()
 
 
+@pytest.mark.long
 def test_sys_exit_is_a_failure(project: Any) -> None:
     ended = project.launch("event", plugins__event__ends="true", plugins__event__rank=1)
     assert ended.code == 1

@@ -50,7 +50,8 @@ def test_a_hang_is_found_and_explained(project: Any, plugin: str, where: str) ->
     assert "in backward" in paths.stacks(1, 0).read_text()
 
 
-@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("start", ["warm", "cold"])
 def test_a_hang_uses_up_a_restart(project: Any, start: str) -> None:
     ended = hang(project, "sleepy", launch__max_restarts=1, launch__start=start)
     assert ended.code == 1
@@ -58,7 +59,9 @@ def test_a_hang_uses_up_a_restart(project: Any, start: str) -> None:
     assert (ended.run / "attempts/2/stacks-1.txt").stat().st_size > 0
 
 
-@pytest.mark.parametrize(("plugin", "trace"), [("killer", False), ("crashing", True)])
+@pytest.mark.parametrize(
+    ("plugin", "trace"), [pytest.param("killer", False, marks=pytest.mark.long), ("crashing", True)]
+)
 def test_who_dies_in_a_hook_names_the_plugin(project: Any, plugin: str, trace: bool) -> None:
     ended = hang(project, plugin, launch__timeout=600)
     assert ended.code == 1
@@ -67,6 +70,7 @@ def test_who_dies_in_a_hook_names_the_plugin(project: Any, plugin: str, trace: b
     assert ("Segmentation fault" in (ended.run / "logs/rank-1.out").read_text(errors="replace")) is trace
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_stop_says_where_it_sits(project: Any, wait_for: Any) -> None:
     """Told to stop by somebody else than the client, while the main thread is in a plugin."""
     settings = [

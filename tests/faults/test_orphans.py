@@ -134,7 +134,8 @@ DEATHS: dict[str, tuple[Callable[[Running], object], int]] = {
 COLD = ["client", "agent", "Ctrl-C, in a burst"]
 
 
-LATER = ("client's group", "client and server")  # of a kind with others
+# Of a kind with others, or with those of end_to_end/test_endings.py.
+LATER = ("client's group", "client and server", "client, a worker stands still", "Ctrl-C, once", "Ctrl-C, in a burst")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_flood_and_last_words(project: Any, prints: list[str], readers: Callable
     assert list((ended.run / "attempts" / "1").glob("*.pipe")) == []
 
 
+@pytest.mark.long
 def test_reader_is_killed_while_a_run_goes_on(
     project: Any, prints: list[str], readers: Callable[[], list[int]], wait_for: Wait
 ) -> None:

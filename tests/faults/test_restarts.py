@@ -48,6 +48,7 @@ def test_memory_that_runs_out_at_the_same_step_twice_ends_the_run_for_good(proje
     assert "out of memory at step 3 twice" in ended.outcome["reason"]
 
 
+@pytest.mark.long
 def test_restarts_are_used_up(project: Any) -> None:
     ended = project.inject("kill:rank1@3!", launch__max_restarts=1)
     assert ended.code == 1
@@ -131,6 +132,7 @@ def test_sigterm_to_a_worker_and_its_loader_processes(project: Any, slow: Any) -
     assert ended.attempts == [f"stopped at step {first[0]['step']}: SIGTERM received", "all 12 steps are done"]
 
 
+@pytest.mark.long
 def test_no_terminal_at_all(project: Any) -> None:
     """Standard input, output and error are closed, as a careless daemon does."""
     script = 'exec "$@" <&- >&- 2>&-'

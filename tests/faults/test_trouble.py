@@ -25,6 +25,7 @@ def test_error_on_one_rank(project: Any) -> None:
     assert "connection" not in (ended.stdout + ended.stderr).lower()
 
 
+@pytest.mark.long
 def test_worker_that_leaves_without_a_word(project: Any) -> None:
     ended = project.launch(task__fault="leaves")
     assert ended.code == 1
@@ -32,6 +33,7 @@ def test_worker_that_leaves_without_a_word(project: Any) -> None:
     assert ended.tracebacks == 0
 
 
+@pytest.mark.long
 def test_killed_worker(project: Any, wait_for: Callable[[Callable[[], object]], None]) -> None:
     command = project.start("launch", "train.toml", "-o", "task.fault=waits")
     ready = project.folder / "ready"
@@ -92,6 +94,7 @@ def test_evaluation_without_a_step(run_recipe: RunRecipe, project: Any) -> None:
     )
 
 
+@pytest.mark.long
 def test_less_data_than_workers(project: Any) -> None:
     ended = project.launch(task__samples=1)
     assert ended.code == 1
@@ -115,6 +118,7 @@ def test_cuda_where_there_is_none(project: Any, monkeypatch: pytest.MonkeyPatch)
     assert not ended.runs.exists()
 
 
+@pytest.mark.long
 def test_worker_that_prints_without_measure(project: Any) -> None:
     ended = project.launch(task__fault="prints")
     assert ended.code == 0, ended.verdict

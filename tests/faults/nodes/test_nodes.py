@@ -308,7 +308,8 @@ def test_ctrl_c_while_waiting_for_the_others_ends_it(cluster: Cluster) -> None:
     assert second.end(SOON) == 130, second.said
 
 
-@pytest.mark.parametrize("host", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("host", [0, 1])
 def test_the_stop_command_works_from_any_host(cluster: Cluster, host: int) -> None:
     nodes = cluster.both("-o", "train.steps=1000")
     cluster.wait_for(lambda: len(cluster.steps(1)) > 3)

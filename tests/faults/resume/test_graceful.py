@@ -31,7 +31,7 @@ INJECTED = {
     "between attempts": (["raise:all@9!"], {3, 6}),
 }
 DEFAULT = [
-    ("setup", 0), ("evaluation", 0), ("save in flight", 2), ("between attempts", 0),
+    ("setup", 0), ("evaluation", 0), ("save in flight", 2),
 ]  # fmt: skip
 MATRIX = [
     pytest.param(phase, workers, marks=[] if (phase, workers) in DEFAULT else pytest.mark.long)
