@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from trainrun.rundir.files import append_line
 from trainrun.rundir.paths import RunPaths
+from trainrun.testing.tracked import wait_until
 
 RECIPE = """
 run = { name = "digits" }
@@ -80,11 +80,4 @@ def server(tmp_path: Path) -> Server:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Waits for a condition, and fails when it does not come."""
-
-    def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to this"
-            time.sleep(0.02)
-
-    return wait
+    return wait_until

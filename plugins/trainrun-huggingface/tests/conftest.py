@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trainrun.testing.tracked import TrackedRun
+from trainrun.testing.tracked import TrackedRun, wait_until
 
 HERE = Path(__file__).parent
 PACKAGES = Path(sys.prefix, "trackers", "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
@@ -78,14 +78,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Waits for a condition, and fails when it does not come."""
-
-    def wait(condition: Callable[[], Any], seconds: float = 90.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to this"
-            time.sleep(0.02)
-
-    return wait
+    return wait_until
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trainrun.testing.tracked import TrackedRun
+from trainrun.testing.tracked import TrackedRun, wait_until
 
 PACKAGES = Path(sys.prefix, "trackers", "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
@@ -133,14 +133,7 @@ def read() -> Callable[[str], list[dict[str, Any]]]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Waits for a condition, and fails when it does not come."""
-
-    def wait(condition: Callable[[], Any], seconds: float = 90.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to this"
-            time.sleep(0.05)
-
-    return wait
+    return wait_until
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import runpy
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from trainrun.rundir import RunPaths
-from trainrun.testing.tracked import TrackedRun
+from trainrun.testing.tracked import TrackedRun, wait_until
 
 PACKAGES = Path(sys.prefix, "trackers", "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
@@ -96,14 +95,7 @@ def read() -> Callable[[RunPaths], list[dict[str, Any]]]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Waits for a condition, and fails when it does not come."""
-
-    def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to this"
-            time.sleep(0.05)
-
-    return wait
+    return wait_until
 
 
 @pytest.fixture

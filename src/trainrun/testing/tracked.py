@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,14 @@ from trainrun.rundir.files import append_line, read_lines, write_json
 from trainrun.tracking.cursor import Cursor
 from trainrun.tracking.delivery import Delivery, TrackerProcess
 from trainrun.tracking.process import Order
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
+    """Wait for a condition. Raises AssertionError when it has not come after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to this"
+        time.sleep(0.02)
 
 
 class TrackedRun:
