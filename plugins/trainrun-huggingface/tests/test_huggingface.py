@@ -39,6 +39,7 @@ def test_what_is_there_goes_up_in_one_commit(make_run: Any, hub: Any, tmp_path: 
     (run.paths.root / "weights" / "best-000008.safetensors").write_bytes(b"weights")
     (run.paths.root / "weights" / "best.safetensors").symlink_to("best-000008.safetensors")
     (run.paths.source / "task.py").write_text("pass\n")
+    (run.paths.trackers / ".huggingface-left").mkdir()  # by an upload that was ended in the middle
     run.log(1, 2)
     run.start()
     assert str(run.end()) == "all 2 records were sent"
@@ -52,7 +53,7 @@ def test_what_is_there_goes_up_in_one_commit(make_run: Any, hub: Any, tmp_path: 
     assert 'load_file("model.safetensors")' in hub.file("README.md").read_text()
     assert hub.notes[0] == {"created": "someone/digits", "visibility": "private"}
     assert not (tmp_path / "home").exists(), "something was written outside the run"
-    assert not list(run.paths.trackers.glob(".hub-*"))
+    assert not list(run.paths.trackers.glob(".huggingface-*"))
 
 
 def test_a_repetition_commits_what_is_new_only_and_leaves_the_card(make_run: Any, hub: Any) -> None:

@@ -60,8 +60,8 @@ class HuggingFace(TrackerPlugin):
     needs = {"huggingface_hub": "huggingface-hub"}  # noqa: RUF012 - read only
 
     def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
-        del name, paths
-        return HubTracker(self.options)
+        del paths
+        return HubTracker(self.options, name)
 
     @classmethod
     def place(cls, options: HuggingFaceOptions, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,9 @@ class HubTracker:
 
     whole_steps = False
 
-    def __init__(self, options: HuggingFaceOptions) -> None:
+    def __init__(self, options: HuggingFaceOptions, name: str) -> None:
         self._options = options
+        self._scratch = f".{name}-"
         self._hub: Any = None
         self._repo = ""
         self._facts: RunFacts | None = None
@@ -59,7 +61,9 @@ class HubTracker:
             return
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415
 
-        with TemporaryDirectory(dir=self._facts.paths.trackers, prefix=".hub-") as scratch:
+        for left in self._facts.paths.trackers.glob(f"{self._scratch}*"):  # by one that was ended in the middle
+            shutil.rmtree(left)
+        with TemporaryDirectory(dir=self._facts.paths.trackers, prefix=self._scratch) as scratch:
             files = dict(self._files(self._facts, Path(scratch)))
             added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
             if _CARD not in files and not self._hub.file_exists(self._repo, _CARD):
