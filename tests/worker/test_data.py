@@ -20,7 +20,6 @@ from trainrun.worker.data import (
     SampledLoader,
     TrainSampler,
     Update,
-    batch_size,
     evaluation_batches,
 )
 from trainrun.worker.world import World
@@ -291,11 +290,3 @@ def test_foreign_evaluation_loaders_are_padded() -> None:
     assert [size for _, size in evaluation_batches(loaders[0], None)] == [2, 3]
     with pytest.raises(TrainingError, match="no batch at all on one rank"):
         Gathering(2).run(lambda rank, gather: list(evaluation_batches([[1], []][rank], gather)))
-
-
-def test_the_size_of_a_batch_is_that_of_the_first_tensor() -> None:
-    assert batch_size(torch.zeros(3, 2)) == 3
-    assert batch_size(torch.tensor(1.0)) == 1
-    assert batch_size({"name": "x", "inputs": [None, torch.zeros(5)]}) == 5
-    assert batch_size((("a",), torch.zeros(2))) == 2
-    assert batch_size(["a", "b"]) is None

@@ -14,6 +14,10 @@ Where the end of an epoch cannot be known without another fetch, as for loaders 
 as unfinished: the resumed run may find that it has no updates left, which is no error then.
 """
 
+from trainrun.worker.data.counting import EVALUATION_WEIGHT as EVALUATION_WEIGHT
+from trainrun.worker.data.counting import TRAINING_WEIGHT as TRAINING_WEIGHT
+from trainrun.worker.data.counting import SampleCounter as SampleCounter
+from trainrun.worker.data.counting import batch_size as batch_size
 from trainrun.worker.data.draws import Reseeded as Reseeded
 from trainrun.worker.data.evaluation import evaluation_batches as evaluation_batches
 from trainrun.worker.data.fingerprint import compare as compare
@@ -27,4 +31,3 @@ from trainrun.worker.data.samplers import EvaluationSampler as EvaluationSampler
 from trainrun.worker.data.samplers import TrainSampler as TrainSampler
 from trainrun.worker.data.sizes import BatchSizes as BatchSizes
 from trainrun.worker.data.update import Update as Update
-from trainrun.worker.data.update import batch_size as batch_size

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainrun.errors import TrainingError
+from trainrun.worker.data.counting import batch_size
 from trainrun.worker.data.deaths import fetched
 from trainrun.worker.data.naming import processes
 from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler
-from trainrun.worker.data.update import NOTHING, batch_size
+from trainrun.worker.data.update import NOTHING
 
 
 def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]] | None) -> Iterator[tuple[Any, int]]:
