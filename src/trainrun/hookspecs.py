@@ -271,32 +271,43 @@ def move_batch(run: Run, batch: Any, device: torch.device, split: str) -> Any:
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("microbatch",))
-def on_microbatch_start(run: Run, batch: Any, microbatch: int) -> None:
-    """A micro-batch is on the device, before its forward. `microbatch` counts from 0 within the update."""
+@hookspec(locus="worker", kind="event", ranks="all", host=("microbatch", "size"))
+def on_microbatch_start(run: Run, batch: Any, microbatch: int, size: int) -> None:
+    """A micro-batch is on the device, before its forward. `microbatch` counts from 0 within the update.
+
+    `size` is how many of its samples count: 0 for a batch that is there only because other ranks have one more, and 1
+    if the loader is the task's own and its batches do not tell their size.
+    """
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
 def training_step(run: Run, model: torch.nn.Module, batch: Any) -> Any:
     """Compute the loss of one micro-batch. Required.
 
-    Answer with the loss (a scalar tensor: the mean over the samples of `batch`), or a mapping that
-    holds it as `"loss"`; other scalar tensors in it are averaged and logged as `train/NAME`. `model` is
-    the parallel model: call it, not its parts. Runs under autocast where the recipe's precision asks for it.
+    Return the loss (a scalar tensor: the mean over the samples of `batch`), or a mapping that
+    holds it as `"loss"`. If the mean is over something else, such as tokens, the mapping also holds `"weight"`: over
+    how many (a number, or a tensor on the device). Gradients and `train/loss` are then the mean over all of them in
+    the update, however it is cut into micro-batches and ranks. Return a weight always or never; 0 leaves a micro-batch
+    out. Other scalar tensors in the mapping are averaged with the same weights and logged as `train/NAME`. `model` is
+    the parallel model: call it, not its parts. Runs under autocast if the recipe's precision asks for it.
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all")
-def on_forward_end(run: Run, outputs: Any, loss: torch.Tensor) -> None:
-    """After the forward of a micro-batch. `outputs` is the step's answer; `loss` is neither scaled nor divided."""
+@hookspec(locus="worker", kind="event", ranks="all", host=("size",))
+def on_forward_end(run: Run, outputs: Any, loss: torch.Tensor, size: int) -> None:
+    """After the forward of a micro-batch. `outputs` is what `training_step` returned; `loss` is not scaled or divided.
+
+    `size` as in `on_microbatch_start`: a micro-batch of size 0 does not count.
+    """
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
 def backward(run: Run, loss: torch.Tensor, scaler: Any) -> bool | None:
-    """Run backward of one micro-batch and answer True.
+    """Run backward of one micro-batch and return True.
 
-    `loss` is already weighted by the micro-batch's share of the update; `scaler` is the
-    `torch.amp.GradScaler` under fp16, else None. The default is `loss.backward()`, scaled under fp16.
+    `loss` is already weighted by the micro-batch's share of the update (if the task returns weights and the update has
+    several micro-batches, up to a factor that gradients get when it is complete); `scaler` is the
+    `torch.amp.GradScaler` under fp16, otherwise None. The default is `loss.backward()`, scaled under fp16.
     """
 
 

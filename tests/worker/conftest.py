@@ -74,6 +74,11 @@ class Trained:
         return [event for event in self._decisions if event["decision"] in ("saved", "unsaved")]
 
     @property
+    def warnings(self) -> list[str]:
+        """What the run's events warn of."""
+        return [event["reason"] for event in read_lines(self.paths.events)[0] if event["event"] == "warning"]
+
+    @property
     def _decisions(self) -> list[dict[str, Any]]:
         return [event for event in read_lines(self.paths.events)[0] if event["event"] == "decision"]
 

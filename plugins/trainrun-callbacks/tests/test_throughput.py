@@ -50,7 +50,7 @@ class FakeRun:
 def step(plugin: Throughput, run: Any, clock: Clock, seconds: float) -> None:
     run.step += 1
     plugin.on_step_start(run)
-    plugin.on_microbatch_start({"ids": torch.ones(2, 5), "mask": torch.tensor([[1, 1, 0]])})
+    plugin.on_microbatch_start({"ids": torch.ones(2, 5), "mask": torch.tensor([[1, 1, 0]])}, 2)
     plugin.on_backward_end(run)
     run.samples_seen += 4
     clock.now += seconds

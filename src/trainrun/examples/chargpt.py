@@ -77,13 +77,14 @@ class CharGPT:
         return Windows(text[:cut] if split == "train" else text[cut:], self._options.context)
 
     @hookimpl
-    def training_step(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+    def training_step(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor | int]:
+        # A mean over bytes, not over windows: the weight says how many.
         given, wanted = batch
-        return {"loss": _cross_entropy(model(given), wanted)}
+        return {"loss": _cross_entropy(model(given), wanted), "weight": wanted.numel()}
 
     @hookimpl
     def evaluation_step(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[torch.Tensor, int]]:
-        # Means over bytes, not over windows, so each value says how many bytes it stands for.
+        # Likewise, as pairs of a mean and its weight.
         given, wanted = batch
         scores = model(given)
         right = (scores.argmax(dim=-1) == wanted).float().mean()

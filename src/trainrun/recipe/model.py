@@ -250,6 +250,16 @@ class ParallelTable(Table):
         description="`fsdp`: modules whose parameters are gathered together, by name (`blocks.*`) or class (`Block`); "
         "left out, the children of the model's module lists.",
     )
+    find_unused_parameters: bool = Field(
+        default=False,
+        description="`ddp`: look in each forward for parameters that it does not use; without that, such a parameter "
+        "is an error.",
+    )
+    check_replicas: PositiveInt | Literal["checkpoint", "never"] = Field(
+        default="checkpoint",
+        description="`ddp`: when to compare the parameters of all ranks, bit for bit: before each checkpoint, never, "
+        "or also every so many steps. Ranks that differ are an error.",
+    )
 
 
 class CheckpointTable(Table):

@@ -113,16 +113,16 @@ class HookRecorder:
         return (yield from _around(run, "move_batch", split=split))
 
     @hookimpl
-    def on_microbatch_start(self, run: Run, batch: Any, microbatch: int) -> None:
-        _note(run, "on_microbatch_start", batch=batch, microbatch=microbatch)
+    def on_microbatch_start(self, run: Run, batch: Any, microbatch: int, size: int) -> None:
+        _note(run, "on_microbatch_start", batch=batch, microbatch=microbatch, size=size)
 
     @hookimpl(wrapper=True)
     def training_step(self, run: Run) -> Noted:
         return (yield from _around(run, "training_step"))
 
     @hookimpl
-    def on_forward_end(self, run: Run, outputs: Any, loss: Any) -> None:
-        _note(run, "on_forward_end", outputs=outputs, loss=loss)
+    def on_forward_end(self, run: Run, outputs: Any, loss: Any, size: int) -> None:
+        _note(run, "on_forward_end", outputs=outputs, loss=loss, size=size)
 
     @hookimpl(wrapper=True)
     def backward(self, run: Run) -> Noted:

@@ -31,7 +31,11 @@ class Defaults:
             model = torch.compile(model)  # type: ignore[assignment]
         if spread != "ddp":
             return model
-        return DistributedDataParallel(model, device_ids=[run.device.index] if run.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[run.device.index] if run.device.type == "cuda" else None,
+            find_unused_parameters=table.find_unused_parameters,
+        )
 
     @hookimpl
     def build_optimizer(self, model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

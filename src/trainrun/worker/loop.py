@@ -15,6 +15,8 @@ import torch
 from trainrun.errors import TrainingError
 from trainrun.worker.data import Update
 from trainrun.worker.evaluate import evaluate
+from trainrun.worker.loss_graph import depends_on, explain
+from trainrun.worker.loss_weights import Units
 from trainrun.worker.session import Session
 
 Extra = Mapping[str, Any]
@@ -76,6 +78,8 @@ def _end_step(session: Session) -> None:
     """What follows a step: evaluation, votes, a checkpoint. Where a stop breaks the evaluation off it is still owed."""
     state, every = session.state, session.state.recipe.evaluate.every
     session.owes_step = True
+    if isinstance(session.check_replicas, int) and state.step % session.check_replicas == 0:
+        session.require_replicas()
     evaluating = isinstance(every, int) and state.step % every == 0
     if evaluating and not evaluate(session):
         return
@@ -105,8 +109,12 @@ def _update(session: Session, update: Update) -> None:
     state, hooks, step = session.state, session.hooks, session.state.step
     if hooks.on_step_start:
         hooks.on_step_start(step, state.epoch)
+    if session.replicas.changed():
+        session.follow_replicas()
     for index in range(len(update.weights)):
         loss, extra = _microbatch(session, update, index)
+    if session.replicas.changed():
+        session.replicas.require_unchanged(step)
     session.reduced()
     skipped = _apply_gradients(session)
     state.samples_seen += update.samples
@@ -121,38 +129,48 @@ def _update(session: Session, update: Update) -> None:
 
 
 def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Tensor, Extra]:
-    hooks, weight, size = session.hooks, update.weights[index], update.sizes[index]
+    hooks = session.hooks
     batch = _fetch(session)
+    size = update.sizes[index]  # a custom loader tells it with the first batch of the update
     if session.moves:
         batch = hooks.move_batch(batch, session.device, "train")
     if hooks.on_microbatch_start:
-        hooks.on_microbatch_start(batch, index)
+        hooks.on_microbatch_start(batch, index, size)
     if session.plain:
-        loss, extra = _forward_backward(session, batch, weight)
+        loss, extra, units = _forward_backward(session, batch, update, index)
     else:
-        with session.reduction(last=index == len(update.weights) - 1):
-            loss, extra = _forward_backward(session, batch, weight)
+        with session.reduction.around(last=index == len(update.weights) - 1):
+            loss, extra, units = _forward_backward(session, batch, update, index)
     if size:
-        session.keep(loss, extra, size)
+        session.keep(loss, extra, units)
     if hooks.on_backward_end:
         hooks.on_backward_end()
     return loss, extra
 
 
-def _forward_backward(session: Session, batch: Any, weight: float) -> tuple[torch.Tensor, Extra]:
-    hooks, pulse = session.hooks, session.state.pulse
+def _forward_backward(session: Session, batch: Any, update: Update, index: int) -> tuple[torch.Tensor, Extra, Units]:
+    hooks, pulse, size = session.hooks, session.state.pulse, update.sizes[index]
     if session.plain:
         outputs = hooks.training_step(session.model, batch)
     else:
         with session.autocast():
             outputs = hooks.training_step(session.model, batch)
-    loss, extra = _loss(outputs)
+    loss, weight, extra = _loss(outputs)
     if hooks.on_forward_end:
-        hooks.on_forward_end(outputs, loss)
+        hooks.on_forward_end(outputs, loss, size)
     pulse.pause()
-    hooks.backward(loss if weight == 1.0 else loss * weight, session.state.scaler)
+    units = session.loss_weights.take(weight, counts=size > 0)
+    if units is None:
+        units, share = size, update.weights[index]
+        scaled = loss if share == 1.0 else loss * share
+    else:
+        scaled = session.loss_weights.scaled(loss, units, index, len(update.weights))
+    if session.checks_loss and not depends_on(scaled, session.replicas.identities):
+        where = f"step {session.state.step}, rank {session.state.world.rank}"
+        raise TrainingError(f"{where}: {explain(loss)}")
+    hooks.backward(scaled, session.state.scaler)
     pulse.resume()
-    return loss, extra
+    return loss, extra, units
 
 
 def _fetch(session: Session) -> Any:
@@ -165,21 +183,25 @@ def _fetch(session: Session) -> Any:
     return batch
 
 
-def _loss(outputs: Any) -> tuple[torch.Tensor, Extra]:
-    """The loss, and what the task answered beside it."""
+def _loss(outputs: Any) -> tuple[torch.Tensor, Any, Extra]:
+    """The loss, its weight if the task returned one, and what else it returned."""
     loss: Any
+    weight: Any = None
+    extra = _NO_EXTRA
     if isinstance(outputs, torch.Tensor):
-        loss, extra = outputs, _NO_EXTRA
+        loss = outputs
     elif isinstance(outputs, Mapping):
-        loss, extra = outputs.get("loss"), {key: value for key, value in outputs.items() if key != "loss"}
+        loss, weight = outputs.get("loss"), outputs.get("weight")
+        if len(outputs) > 1:
+            extra = {key: value for key, value in outputs.items() if key not in ("loss", "weight")}
     else:
-        loss, extra = None, _NO_EXTRA
+        loss = None
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
         raise TrainingError(
-            f"training_step answered {shown}; it must answer a scalar tensor, or a mapping that holds one as 'loss'"
+            f'training_step returned {shown}; return a scalar loss, or {{"loss": mean, "weight": units}}'
         )
-    return loss, extra
+    return loss, weight, extra
 
 
 def _shown(outputs: Any) -> str:
@@ -212,6 +234,7 @@ def _apply_gradients(session: Session) -> str | None:
 
 def log(session: Session) -> None:
     """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
+    session.warn_unsized()
     pulse = session.state.pulse
     pulse.pause()
     metrics = session.state.metrics.reduce()

@@ -34,23 +34,25 @@ class Series:
 
     reduce: Reduce
     values: list[Value] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    weights: list[Value] = field(default_factory=list)
 
-    def add(self, value: Value, weight: float) -> None:
-        """Keep one value; a tensor must not require gradients, nor be written to afterwards."""
+    def add(self, value: Value, weight: Value) -> None:
+        """Keep one value; tensors must not require gradients, nor be written to afterwards."""
         self.values.append(value)
         self.weights.append(weight)
         if len(self.values) >= _FOLD:
             self.values, self.weights = [self.folded()], [self.weight()]
 
-    def take(self) -> tuple[Value, float]:
+    def take(self) -> tuple[Value, Value]:
         """The folded value and the sum of weights; forgets them."""
         taken = self.folded(), self.weight()
         self.values, self.weights = [], []
         return taken
 
-    def weight(self) -> float:
-        """The sum of the weights."""
+    def weight(self) -> Value:
+        """The sum of the weights; a tensor stays on its device."""
+        if any(isinstance(weight, torch.Tensor) for weight in self.weights):
+            return _stacked(self.weights).sum()
         return math.fsum(self.weights)
 
     def folded(self) -> Value:
@@ -59,8 +61,9 @@ class Series:
             return self.values[-1]
         stacked = _stacked(self.values)
         if self.reduce == "mean":
-            weights = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device)
-            return (stacked * weights).sum() / weights.sum()
+            weights = _stacked(self.weights).to(stacked.device)
+            # The mean over nothing is often nan: a value of weight zero must leave no trace.
+            return torch.where(weights > 0, stacked * weights, 0.0).sum() / weights.sum()
         if self.reduce == "sum":
             return stacked.sum()
         return stacked.min() if self.reduce == "min" else stacked.max()
@@ -93,7 +96,7 @@ class Metrics:
         self._series: dict[str, Series] = {}
         self._cells = _CELLS
 
-    def add(self, name: str, value: Value, reduce: Reduce = "mean", weight: float = 1.0) -> None:
+    def add(self, name: str, value: Value, reduce: Reduce = "mean", weight: Value = 1.0) -> None:
         """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
         series = self.series(name, reduce)
         if isinstance(value, torch.Tensor):
@@ -122,15 +125,16 @@ class Metrics:
         The answer is equal on all ranks, but for metrics with `reduce="zero"`, which only rank 0 gets.
         """
         mine = {name: (series.reduce, *series.take()) for name, series in self._series.items() if series.values}
-        values = dict(zip(mine, _to_host([value for _, value, _ in mine.values()]), strict=True))
+        host = _to_host([part for _, value, weight in mine.values() for part in (value, weight)])
+        values, weights = dict(zip(mine, host[::2], strict=True)), dict(zip(mine, host[1::2], strict=True))
         reduced = {name: values[name] for name, row in mine.items() if row[0] == "zero" and self._rank == 0}
-        rows = [(name, mine[name][0], values[name], mine[name][2]) for name in sorted(mine) if mine[name][0] != "zero"]
+        rows = [(name, mine[name][0], values[name], weights[name]) for name in sorted(mine) if mine[name][0] != "zero"]
         return self._over_ranks(rows) | reduced
 
     def state_dict(self) -> dict[str, Any]:
         """What was added since the last log: for each metric its reduction, values (float64) and weights."""
         return {
-            name: [series.reduce, _stacked(series.values).cpu(), list(series.weights)]
+            name: [series.reduce, _stacked(series.values).cpu(), _to_host(series.weights)]
             for name, series in self._series.items()
             if series.values
         }

@@ -70,6 +70,7 @@ class Saving:
         self.wanted = None
         if self.saved_at == state.step:
             return
+        session.require_replicas()
         self._announce(session)
         if self._background:
             self.saved_at = state.step
@@ -96,6 +97,7 @@ class Saving:
             return
         complete = state.stop is None
         reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop[0]}"
+        session.require_replicas()
         self._announce(session)
         saved = self._saver.save_now(session, self.wanted or reason)
         self._ended(session, saved)

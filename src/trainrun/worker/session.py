@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Dispatcher
@@ -20,7 +19,10 @@ from trainrun.worker.data import ForeignBatches, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
 from trainrun.worker.interruption import Interruption
+from trainrun.worker.loss_weights import LossWeights, Units
 from trainrun.worker.parallel import Collectives
+from trainrun.worker.reduction import Reduction
+from trainrun.worker.replicas import Replicas, listed
 from trainrun.worker.saving import Saving
 from trainrun.worker.signals import Inbox
 from trainrun.worker.state import State
@@ -66,6 +68,7 @@ class Session:
     owes_epoch: bool = False  # the epoch's steps are made, what follows them is not
     needs_norm: bool = field(init=False)
     moves: bool = field(init=False)
+    checks_loss: bool = field(init=False)
     evaluated_at: int = 0
     logged_at: tuple[float, int] = (0.0, 0)
 
@@ -73,14 +76,19 @@ class Session:
         table = self.state.recipe.train
         self.clip = table.clip_grad_norm
         self._precision = _PRECISIONS.get(table.precision)
-        self._ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         several = self.state.world.size > 1
         self.shards = sharding.shards(self.model)
-        self._explicit = several and self._ddp is None and not self.shards
+        self.reduction = Reduction(self.model, self.shards, self.state.world)
         self._events: deque[torch.cuda.Event] | None = deque() if several and self.device.type == "cuda" else None
-        self.plain = self._precision is None and self._ddp is None and not self.shards
+        self.plain = self._precision is None and self.reduction.plain
         self._loss = self.state.metrics.series("train/loss")
         self.interruption = Interruption(self.collectives.gather)
+        world, scaled = self.state.world, self.state.scaler is not None
+        self.loss_weights = LossWeights(world, self.device, self.collectives.gather_integer, scaled=scaled)
+        wait = self.state.recipe.launch.timeout / 2  # seconds: before the run would end as one that hangs
+        self.replicas = Replicas(self.model, self.optimizer, world, wait=wait, warn=self.warn)
+        self._compared_at = -1
+        self.check_replicas = self.state.recipe.parallel.check_replicas
         self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
 
@@ -119,6 +127,7 @@ class Session:
 
     def ready(self) -> None:
         """Right before the first step: who asked for a stop meanwhile gets it, and generators are where they belong."""
+        self.replicas.warn_left_out()
         self.look_outside()
         self.settle()
         self.restore_randomness()
@@ -173,17 +182,29 @@ class Session:
             yield
         self.state.pulse.resume()
 
-    def reduction(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of a micro-batch: only the last one of an update reduces gradients over ranks."""
-        if last:
-            return _UNCHANGED
-        if self._ddp is not None:
-            return self._ddp.no_sync()
-        return sharding.unreduced(self.shards) if self.shards else _UNCHANGED
+    def follow_replicas(self) -> None:
+        """Train what `requires_grad` says from this step on. All ranks call it alike."""
+        model = self.replicas.follow()
+        strategy = self.state.recipe.parallel.strategy if self.hooks.only_builtin("parallelize_model") else "none"
+        if self.reduction.explicit and strategy != "none":
+            raise TrainingError(
+                "no parameter required a gradient when the model was made parallel, so it was left as it is, and now"
+                f" {listed(sorted(self.replicas.trained))} does; let one require a gradient when build_model returns"
+            )
+        if model is not self.model:
+            self.model = self.state.model = model
+            self.reduction = Reduction(model, self.shards, self.state.world)
 
     def reduced(self) -> None:
-        """All ranks have entered this step's gradient reduction: what `Decisions` relies on."""
-        if self._explicit:
+        """All ranks have entered this step's gradient reduction: what `Decisions` relies on.
+
+        Raises TrainingError if gradients of this rank were left out of it.
+        """
+        if self.checks_loss:
+            self.reduction.require_complete(self.state.step, self.replicas)
+        if self.loss_weights.incomplete:
+            self.loss_weights.complete(self.replicas.parameters)
+        if self.reduction.explicit:
             self.state.pulse.pause()
             self.collectives.barrier()
             self.state.pulse.resume()
@@ -192,15 +213,28 @@ class Session:
             event.record()
             self._events.append(event)
 
-    def keep(self, loss: torch.Tensor, extra: Mapping[str, Any], size: int) -> None:
-        """Keep a micro-batch's loss, and the scalars beside it, for the next log."""
-        self._loss.add(loss.detach(), size)
+    def require_replicas(self) -> None:
+        """Raise TrainingError, on all ranks, if they hold different parameters under DDP. All ranks call it alike."""
+        gather, step = self.collectives.gather, self.state.step
+        if self.reduction.ddp is None or gather is None or self.check_replicas == "never" or self._compared_at == step:
+            return
+        self._compared_at = step
+        if unlike := self.replicas.differences(gather):
+            raise TrainingError(
+                f"step {step}: the ranks hold different values of {listed(unlike)}; something changes parameters or"
+                " gradients on some ranks only, such as a hook under a condition on the rank, or random numbers that"
+                " differ by rank"
+            )
+
+    def keep(self, loss: torch.Tensor, extra: Mapping[str, Any], units: Units) -> None:
+        """Keep a micro-batch's loss, and the scalars returned with it, for the next log."""
+        self._loss.add(loss.detach(), units)
         if not extra:
             return
         metrics = self.state.metrics
         for name, value in extra.items():
             if isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1):
-                metrics.add(f"train/{name}", value, "mean", size)
+                metrics.add(f"train/{name}", value, "mean", units)
 
     def grad_norm(self) -> torch.Tensor:
         """The total 2-norm of the gradients, on the device."""
@@ -223,6 +257,8 @@ class Session:
         self.needs_norm = any(self.hooks.asks_for(hook, "grad_norm") for hook in hooks)
         # The built-in move_batch leaves batches for the CPU as they are: not worth a call for each.
         self.moves = self.device.type != "cpu" or not self.hooks.only_builtin("move_batch")
+        # With a backward of its own, a task may return a loss for the log only.
+        self.checks_loss = self.hooks.only_builtin("backward")
 
     # --- decisions ---
 
@@ -329,6 +365,12 @@ class Session:
         if self.state.recipe.train.nonfinite == "fail":
             raise TrainingError(message)
         self.warn(message)
+
+    def warn_unsized(self) -> None:
+        """Warn, once, if a custom loader's batches count alike because neither loader nor task tells their size."""
+        warning = self.train.take_warning() if isinstance(self.train, ForeignBatches) else None
+        if warning and not self.loss_weights.used:
+            self.warn(warning)
 
     def warn(self, message: str) -> None:
         """Have a warning in the log and among the run's events. Call it on all ranks alike."""

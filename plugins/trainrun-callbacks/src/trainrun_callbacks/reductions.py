@@ -40,16 +40,19 @@ def of_any_rank(flags: torch.Tensor) -> torch.Tensor:
     return together.bool()
 
 
-def means_over_ranks(values: Sequence[torch.Tensor]) -> list[float]:
-    """The mean over ranks of each scalar. Waits for the device, once; a collective where there are several ranks."""
-    if not values:
+def means_over_ranks(sums: Sequence[tuple[torch.Tensor, int]]) -> list[float]:
+    """Divide each sum of a scalar over all ranks by its number of samples on all ranks.
+
+    Waits for the device, once. A collective if there are several ranks.
+    """
+    if not sums:
         return []
-    device = values[-1].device  # those that a checkpoint held are on the host
-    together = torch.stack([value.detach().to(device, torch.float32).reshape(()) for value in values])
+    device = sums[-1][0].device  # those that a checkpoint held are on the host
+    totals = torch.stack([total.detach().to(device, torch.float64).reshape(()) for total, _ in sums])
+    together = torch.stack([totals, torch.tensor([samples for _, samples in sums], dtype=torch.float64, device=device)])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(together)
-        together /= dist.get_world_size()
-    means: list[float] = together.tolist()
+    means: list[float] = (together[0] / together[1]).tolist()
     return means
 
 

@@ -50,8 +50,9 @@ class SpikeGuard:
         self._options = options
         self._before: deque[float] = deque(maxlen=options.window)
         self._spikes = 0
-        self._parts: list[torch.Tensor] = []  # the losses of this update's micro-batches
-        self._waiting: list[tuple[int, torch.Tensor]] = []  # losses of updates that were not looked at yet, by step
+        self._parts: list[tuple[torch.Tensor, int]] = []  # losses and sizes of this update's micro-batches
+        # Of updates that were not looked at yet: step, sum of the losses over samples, and samples.
+        self._waiting: list[tuple[int, torch.Tensor, int]] = []
 
     @hookimpl
     def check_recipe(self) -> str | None:
@@ -59,8 +60,8 @@ class SpikeGuard:
         return None if least <= window else f"min_history = {least} is more than window = {window} can hold"
 
     @hookimpl
-    def on_forward_end(self, loss: torch.Tensor) -> None:
-        self._parts.append(loss.detach())
+    def on_forward_end(self, loss: torch.Tensor, size: int) -> None:
+        self._parts.append((loss.detach(), size))
 
     @hookimpl(mutates=True)
     def should_skip_update(self, run: Run) -> str | None:
@@ -79,29 +80,30 @@ class SpikeGuard:
             run.log("train/spikes", self._spikes, reduce="zero")
 
     def state_dict(self) -> dict[str, Any]:
-        waiting = [(step, loss.clone()) for step, loss in self._waiting]
+        waiting = [(step, total.clone(), samples) for step, total, samples in self._waiting]
         return {"before": list(self._before), "spikes": self._spikes, "waiting": waiting}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._before.extend(state["before"])
         self._spikes = state["spikes"]
-        self._waiting = [(step, loss) for step, loss in state["waiting"]]
+        self._waiting = [(step, total, samples) for step, total, samples in state["waiting"]]
 
     def _keep(self, step: int) -> None:
-        """The update's loss: the mean of those of its micro-batches."""
-        total = self._parts[0]
-        for part in self._parts[1:]:
-            total = total + part
-        self._waiting.append((step, total / len(self._parts)))
+        """Keep the update's losses, summed over the samples on this rank. Padding has the size 0 and does not count."""
+        counted = [(loss * size, size) for loss, size in self._parts if size]
+        total, samples = counted[0] if counted else (self._parts[0][0].new_zeros(()), 0)
+        for part, size in counted[1:]:
+            total, samples = total + part, samples + size
+        self._waiting.append((step, total, samples))
         self._parts = []
 
     def _look(self) -> list[str]:
         """What is wrong with the losses that are waiting."""
         from trainrun_callbacks.reductions import means_over_ranks  # noqa: PLC0415 - the client imports no torch
 
-        steps, losses = [step for step, _ in self._waiting], [loss for _, loss in self._waiting]
-        self._waiting = []
-        judged = [self._judge(step, mean) for step, mean in zip(steps, means_over_ranks(losses), strict=True)]
+        waiting, self._waiting = self._waiting, []
+        means = means_over_ranks([(total, samples) for _, total, samples in waiting])
+        judged = [self._judge(step, mean) for (step, _, _), mean in zip(waiting, means, strict=True)]
         return [reason for reason in judged if reason is not None]
 
     def _judge(self, step: int, loss: float) -> str | None:

@@ -90,8 +90,8 @@ class Throughput:
             self._begin(run, run.step - 1)
 
     @hookimpl
-    def on_microbatch_start(self, batch: Any) -> None:
-        if self._options.tokens is not None:
+    def on_microbatch_start(self, batch: Any, size: int) -> None:
+        if self._options.tokens is not None and size:  # 0 is padding, which does not count
             self._tokens = self._tokens + self._tokens_of(batch)
         if self._counter is not None:
             self._size = self._samples_of(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
@@ -12,6 +13,7 @@ import torch
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.state import unfit
+from trainrun.worker.data.counting import TRAINING_WEIGHT, SampleCounter
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.data.naming import described, processes
 from trainrun.worker.data.reader import Reader, Warn, reader_of
@@ -22,9 +24,11 @@ from trainrun.worker.world import World
 class ForeignBatches:
     """The training data where a plugin brought the loader: any iterable of this rank's micro-batches.
 
-    Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. Where
-    all know their length the ranks compare them once an epoch; else they tell one another before each update
-    how many batches they have. A full update is taken to hold `batch_size` samples over all ranks.
+    Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. If
+    all know their length the ranks compare them once an epoch; otherwise they tell one another before each update
+    how many batches they have. All batches of an update are fetched before its first forward, and the ranks tell one
+    another how many samples they have: batches count by their size. If the size of one is not known (the run says so
+    once), those of its update count alike, and a full update is taken to hold `batch_size` samples over all ranks.
 
     The place in the data is each rank's own, and only as many ranks go on from it.
 
@@ -55,9 +59,14 @@ class ForeignBatches:
         self._lengths: Sequence[int] = ()
         self._source: Iterator[Any] = iter(())
         self._counts: list[int] | None = None  # batches for the next update, of each rank, once that is known
+        self._update = Update((), (), 0)  # the one at hand
+        self._unmeasured = False
+        self._ahead: deque[Any] = deque()  # its batches that were not handed out
         self._before: dict[str, Any] = {}  # the reader's place before those were fetched
         self._last: Any = NOTHING
-        self._full = self._update([micro_batches] * world.size)
+        self._warning: str | None = None  # that sizes are not known, once that is so
+        self._warned = False
+        self._counter = SampleCounter(f"the train loader, {described(loader)}", TRAINING_WEIGHT, self._note)
 
     @property
     def dataset(self) -> Any:
@@ -92,22 +101,52 @@ class ForeignBatches:
         self._source = self._reader
         return self._by_length(self._lengths) if min(self._lengths) >= 0 else self._by_asking()
 
-    def fetch(self) -> Any:
-        """The next micro-batch of the update at hand; the last one again where this rank has run out.
+    def take_warning(self) -> str | None:
+        """Return, once, that the size of a batch was not known, if that is so."""
+        if self._warned or self._warning is None:
+            return None
+        self._warned = True
+        return self._warning
 
-        Raises TrainingError naming rank, epoch and batch where the loader raises, or ends before its length.
+    def fetch(self) -> Any:
+        """The next micro-batch of the update at hand; the last one again if this rank has run out.
+
+        The first call for an update fetches all of its batches, and completes the update's weights and sizes.
+        Raises TrainingError naming rank, epoch and batch if the loader raises, or ends before its length.
         """
-        batch = next(self._source, NOTHING)
-        if batch is not NOTHING:
-            self._last = batch
-        elif self._last is NOTHING:
+        if self._unmeasured:
+            self._ahead = deque(self._own_batch() for _ in range(sum(map(bool, self._update.sizes))))
+            self._measure(self._update)
+            self._unmeasured = False
+        if self._ahead:
+            self._last = self._ahead.popleft()
+        if self._last is NOTHING:
             raise TrainingError(f"the train loader of rank {self._world.rank} gave no batch at all")
-        elif self._reader.taken < self._lengths[self._world.rank]:
+        return self._last
+
+    def _own_batch(self) -> Any:
+        batch = next(self._source, NOTHING)
+        if batch is NOTHING:
             raise TrainingError(
                 f"the train loader of rank {self._world.rank} said that it has {self._lengths[self._world.rank]}"
                 f" batches and gave {self._reader.taken}; let its __len__ be right, or leave it out"
             )
-        return self._last
+        return batch
+
+    def _measure(self, update: Update) -> None:
+        """Complete an update by the sizes of its batches, of which the ranks tell one another the sum."""
+        sizes = [self._counter.count(batch) for batch in self._ahead]
+        mine = -1 if None in sizes else sum(size for size in sizes if size is not None)
+        sums = self._gather(mine)
+        total = sum(sums)
+        padding = (0,) * (len(update.weights) - len(sizes))
+        if min(sums) < 0 and self._warning is None:
+            self._note(f"rank {sums.index(-1)} does not know the number of samples in a batch of its train loader")
+        if min(sums) < 0 or not total:
+            return
+        update.samples = total
+        update.sizes = (*(size or 0 for size in sizes), *padding)
+        update.weights = tuple(size * self._world.size / total for size in update.sizes)
 
     def use(self, update: Update) -> None:
         """Count an update that was made."""
@@ -166,14 +205,11 @@ class ForeignBatches:
 
     def _by_length(self, lengths: Sequence[int]) -> Iterator[Update]:
         for start in range(self._done, max(lengths), self._micro_batches):
-            if start + self._micro_batches <= min(lengths):
-                yield self._full
-            else:
-                yield self._update([min(self._micro_batches, max(0, length - start)) for length in lengths])
+            yield self._begin_update([min(self._micro_batches, max(0, length - start)) for length in lengths])
 
     def _by_asking(self) -> Iterator[Update]:
         while sum(counts := self._asked()):
-            yield self._update(counts)
+            yield self._begin_update(counts)
             if self._counts is counts:  # else `state_dict` has asked for those of the next update
                 self._counts = None
 
@@ -192,9 +228,14 @@ class ForeignBatches:
         length = length_of(self._loader)
         return self._gather(-1 if length is None else length)
 
-    def _update(self, counts: Sequence[int]) -> Update:
-        """An update for which rank r has counts[r] micro-batches, which all count alike."""
+    def _note(self, warning: str) -> None:
+        self._warning = warning
+
+    def _begin_update(self, counts: Sequence[int]) -> Update:
+        """An update for which rank r has counts[r] micro-batches, all counted alike until their sizes are known."""
         mine, total, longest = counts[self._world.rank], sum(counts), max(counts)
         padding = (0,) * (longest - mine)
         samples = self._batch_size * total // (self._micro_batches * self._world.size)
-        return Update((self._world.size / total,) * mine + padding, (1,) * mine + padding, samples)
+        self._update = Update((self._world.size / total,) * mine + padding, (1,) * mine + padding, samples)
+        self._unmeasured = True
+        return self._update

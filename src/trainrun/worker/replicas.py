@@ -1,0 +1,186 @@
+"""Whether all ranks train the same parameters, and hold the same values.
+
+DDP reduces the gradients of the parameters that required one when it was made. A parameter that begins to require a
+gradient afterwards would be trained by each rank for itself, and one that ceases to would leave a reduction without
+its end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed.
+
+A rank that finds a change asks the others whether they have found the same, through the store that the process group
+was made with: a collective would meet the ones of a rank that has found none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+from torch.nn.parallel import DistributedDataParallel
+
+from trainrun.errors import TrainingError
+from trainrun.worker.optim import unwrapped
+
+if TYPE_CHECKING:
+    from trainrun.worker.world import World
+
+Warn = Callable[[str], None]
+
+_SHOWN = 5
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+class Replicas:
+    """The parameters of one rank's model, and which of them are trained.
+
+    model: as `parallelize_model` left it. optimizer: whose groups should hold what is trained.
+    wait: seconds to wait for what other ranks have found. warn: called with a sentence for the user.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, world: World, *, wait: float, warn: Warn
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._world = world
+        self._wait = timedelta(seconds=wait)
+        self._warn = warn
+        self._changes = 0
+        self._warned: set[str] = set()
+        self._read()
+        self._wrapped = list(self._trained)
+
+    def _read(self) -> None:
+        named = dict(unwrapped(self._model).named_parameters())
+        extra = [one for group in self._optimizer.param_groups for one in group["params"]]
+        self.names = list(named)
+        self.parameters: list[torch.Tensor] = list({id(one): one for one in [*named.values(), *extra]}.values())
+        self.names += [f"optimizer parameter {place}" for place in range(len(self.parameters) - len(named))]
+        self.identities = frozenset(map(id, self.parameters))
+        self._trained = [one.requires_grad for one in self.parameters]
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """The names of the parameters that require gradients."""
+        return frozenset(name for name, trains in zip(self.names, self._trained, strict=True) if trains)
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield each parameter with its name."""
+        return zip(self.names, self.parameters, strict=True)
+
+    def warn_left_out(self) -> None:
+        """Warn of parameters that require gradients and are in no group of the optimizer, each once."""
+        held = {id(one) for group in self._optimizer.param_groups for one in group["params"]}
+        left = [
+            name for name, one in self.named() if one.requires_grad and id(one) not in held and name not in self._warned
+        ]
+        self._warned.update(left)
+        if left:
+            self._warn(
+                "parameters that require gradients are in no group of the optimizer, so they are never updated:"
+                f" {listed(left)}; add them (run.optimizer.add_param_group), or set requires_grad to False"
+            )
+
+    def changed(self) -> bool:
+        """At the start of a step: whether other parameters are trained than in the step before."""
+        return [one.requires_grad for one in self.parameters] != self._trained
+
+    def follow(self) -> torch.nn.Module:
+        """After a change: return the model to train from now on, wrapped anew under DDP. All ranks call it.
+
+        Raises TrainingError if the ranks have found different changes.
+        """
+        before = self.trained
+        self._read()
+        self._changes += 1
+        self._require_same_change(before)
+        self.warn_left_out()
+        if isinstance(self._model, DistributedDataParallel) and self._trained != self._wrapped:
+            self._model = _wrapped_again(self._model) if any(self._trained) else self._model
+            self._wrapped = list(self._trained)
+        return self._model
+
+    def require_unchanged(self, step: int) -> None:
+        """Before the gradients of a step are used. Raises TrainingError if the flags changed since it began."""
+        pairs = zip(self.names, self.parameters, self._trained, strict=True)
+        late = [name for name, one, trained in pairs if one.requires_grad is not trained]
+        if self._world.size > 1:
+            raise TrainingError(
+                f"step {step}, rank {self._world.rank}: requires_grad of {listed(late)} was changed between the start"
+                " of the step and its gradients, so that they are not reduced over the ranks; change it in"
+                " on_step_start or earlier, on all ranks"
+            )
+
+    def _require_same_change(self, before: frozenset[str]) -> None:
+        if self._world.size == 1:
+            return
+        rank = self._world.rank
+        began, ceased = sorted(self.trained - before), sorted(before - self.trained)
+        digest = hashlib.sha256("\n".join([*began, "", *ceased]).encode()).hexdigest()
+        store = dist.PrefixStore(f"trainrun/trained/{self._changes}", _get_default_store())  # type: ignore[attr-defined]
+        store.set(str(rank), digest)
+        mine = f"rank {rank}: {listed(began)} began" if began else f"rank {rank}: {listed(ceased)} ceased"
+        keys = [str(other) for other in range(self._world.size)]
+        try:
+            store.wait(keys, self._wait)
+            found = [store.get(key).decode() for key in keys]
+        except RuntimeError as error:  # which torch's errors of stores are
+            raise TrainingError(
+                f"{mine} to require gradients, and other ranks have changed nothing within"
+                f" {self._wait.total_seconds():g} s; change requires_grad at the same step on all ranks"
+            ) from error
+        if unlike := [other for other, one in enumerate(found) if one != digest]:
+            raise TrainingError(
+                f"{mine} to require gradients, and other parameters did on rank {unlike[0]};"
+                " change requires_grad of the same parameters at the same step on all ranks"
+            )
+
+    def differences(self, gather: Callable[[torch.Tensor], list[torch.Tensor]]) -> list[str]:
+        """Return the names of the parameters whose bits are not the same on all ranks. All ranks call it alike.
+
+        One pass over the parameters on their device, one transfer, and one gather of a number for each.
+        """
+        sums = [_bits(parameter).sum(dtype=torch.int64) for parameter in self.parameters]
+        mine = torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.int64)
+        everywhere = torch.stack(gather(mine))
+        unlike = (everywhere != everywhere[0]).any(dim=0).tolist()
+        return [name for name, differs in zip(self.names, unlike, strict=True) if differs]
+
+
+def _bits(parameter: torch.Tensor) -> torch.Tensor:
+    """The elements as integers, so that equal sums mean equal bits."""
+    values = parameter.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    return values.contiguous().view(_INTEGERS[values.element_size()])
+
+
+def _wrapped_again(model: DistributedDataParallel) -> DistributedDataParallel:
+    """The module of `model` in a new DDP with the same settings and communication hooks."""
+    # Versions of torch differ in how they name whether a forward begins with rank 0's buffers.
+    buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if hasattr(model, name))
+    again = DistributedDataParallel(
+        model.module,
+        device_ids=model.device_ids,
+        dim=model.dim,
+        process_group=model.process_group,
+        bucket_cap_mb=model.bucket_bytes_cap / 2**20,
+        find_unused_parameters=model.find_unused_parameters,
+        gradient_as_bucket_view=model.gradient_as_bucket_view,
+        static_graph=model.static_graph,
+        mixed_precision=model.mixed_precision,
+        init_sync=False,  # the values are alike already
+        **{buffers: getattr(model, buffers)},
+    )
+    for hook, state in model._comm_hooks:
+        again.register_comm_hook(state, hook)
+    again.training = model.training
+    return again
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join the first few names, and say how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
