@@ -82,7 +82,7 @@ class Array:
     {"images": IMAGES, "labels": Y}, [IMAGES, Y], {"images": IMAGES[:1] * 4, "labels": Y}, [{"text": "a", "y": 1}] * 4,
     [[X, X], Y], {"pair": [X, X], "y": Y}, [X, {"y": Y}], {"outer": {"x": X, "inner": Pair(X, [Y])}},
     {"x": X, "b": BOXES},
-], ids=repr)  # fmt: skip
+])  # fmt: skip
 def test_four(batch: Any) -> None:
     assert batch_size(batch) == 4
 
@@ -93,7 +93,7 @@ def test_four(batch: Any) -> None:
     UserDict(x=X, y=torch.zeros(7)), {"x": X, "names": ["a", "b"]}, {"x": X, "sized": Sized(), "y": torch.zeros(7)},
     Graphs(x=torch.zeros(37, 2), edges=torch.zeros(2, 80)), [torch.zeros(4), torch.zeros(7)],
     {"images": IMAGES}, BOXES, [IMAGES, BOXES], [[X, X], [X, X]], [{"x": torch.zeros(3, 2)}] * 4,
-], ids=repr)  # fmt: skip
+])  # fmt: skip
 def test_not_known(batch: Any) -> None:
     assert batch_size(batch) is None
 
