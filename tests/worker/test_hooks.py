@@ -516,9 +516,9 @@ def test_a_plugin_calls_hooks_of_its_own(training: Any, regression: Any) -> None
 
 
 @pytest.mark.parametrize(("method", "answer", "message"), [
-    ("training_step", None, "training_step answered None"),
-    ("training_step", {"lost": torch.zeros(())}, r"training_step answered a mapping with \['lost'\]"),
-    ("training_step", torch.zeros(2), r"answered a tensor of shape \(2,\)"),
+    ("training_step", None, "training_step returned None"),
+    ("training_step", {"lost": torch.zeros(())}, r"training_step returned a mapping with \['lost'\]"),
+    ("training_step", torch.zeros(2), r"returned a tensor of shape \(2,\)"),
     ("build_model", None, "build_model answered None"),
     ("build_model", "model", "build_model answered str"),
     ("build_dataset", None, "nobody answered build_dataset or build_dataloader"),

@@ -460,5 +460,6 @@ def test_a_loader_whose_process_dies_is_named() -> None:
     process.kill()
     process.join()  # the training is elsewhere, and hears nothing of it
     dies = r"DataLoader over Augmented, failed at batch \d+ of epoch 2: one of its processes died"
+    next(updates)
     with pytest.raises(TrainingError, match=dies):
         data.fetch()
