@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from trainrun.marker import hookimpl
 from trainrun.recipe import Recipe
 from trainrun.worker import optim, sharding
 from trainrun.worker.data import EvaluationSampler, Reseeded, SampledLoader, TrainSampler
+from trainrun.worker.moving import move
 from trainrun.worker.run import Run
 from trainrun.worker.world import World
 
@@ -124,16 +125,3 @@ def _loading(run: Run) -> dict[str, Any]:
         # A generator of its own: a DataLoader's iterator draws a number from the global one each time it is made.
         "generator": torch.Generator().manual_seed(run.recipe.run.seed),
     }
-
-
-def move(value: Any, device: torch.device) -> Any:
-    """Move the tensors in nested mappings, lists and tuples; other values stay as they are."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: move(item, device) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(move(item, device) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(move(item, device) for item in value)
-    return value
