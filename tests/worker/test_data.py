@@ -16,6 +16,7 @@ from trainrun.errors import TrainingError
 from trainrun.worker.data import (
     EvaluationSampler,
     ForeignBatches,
+    SampleCounter,
     SampledBatches,
     SampledLoader,
     TrainSampler,
@@ -282,11 +283,20 @@ def test_a_split_without_samples_is_refused() -> None:
 
 def test_foreign_evaluation_loaders_are_padded() -> None:
     loaders = [[torch.zeros(2, 1), torch.ones(3, 1)], [torch.zeros(4, 1)]]
+    counter = SampleCounter("eval", "", lambda sentence: None)
 
     def walk(rank: int, gather: Callable[[int], list[int]]) -> list[int]:
-        return [size for _, size in evaluation_batches(loaders[rank], gather)]
+        return [size for _, size in evaluation_batches(loaders[rank], gather, counter)]
 
     assert Gathering(2).run(walk) == [[2, 3], [4, 0]]
-    assert [size for _, size in evaluation_batches(loaders[0], None)] == [2, 3]
+    assert [size for _, size in evaluation_batches(loaders[0], None, counter)] == [2, 3]
     with pytest.raises(TrainingError, match="no batch at all on one rank"):
-        Gathering(2).run(lambda rank, gather: list(evaluation_batches([[1], []][rank], gather)))
+        Gathering(2).run(lambda rank, gather: list(evaluation_batches([[1], []][rank], gather, counter)))
+
+
+def test_a_batch_of_unknown_size_counts_like_the_one_before_it() -> None:
+    said: list[str] = []
+    counter = SampleCounter("eval", "", said.append)
+    loader = ["text", torch.zeros(3), {"a": torch.zeros(2), "b": torch.zeros(4)}, torch.zeros(0, 2), "text"]
+    assert [size for _, size in evaluation_batches(loader, None, counter)] == [1, 3, 3, 0, 3]
+    assert len(said) == 1

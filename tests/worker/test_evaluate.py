@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
 
 from trainrun.errors import TrainingError
 from trainrun.marker import hookimpl
+from trainrun.rundir.files import read_lines
 
 FROZEN = {"train": {"steps": 1}, "optimizer": {"name": "sgd", "lr": 0.0}}
 
@@ -185,3 +188,67 @@ def test_predictions_are_no_metric_and_padding_is_told(training: Any, regression
     ]
     assert run.series("eval/error") == {1: 0.0}
     assert run.series("eval/predictions") == {}
+
+
+class Record(NamedTuple):
+    x: Any
+    y: Any
+
+
+BATCHES: dict[str, Callable[[Any, Any], Any]] = {
+    "UserDict": lambda x, y: UserDict(x=x, y=y),
+    "a value without dimensions": lambda x, y: {"temperature": torch.tensor(1.0), "x": x, "y": y},
+    "named tuple": Record,
+    "namespace": lambda x, y: SimpleNamespace(x=x, y=y, batch_size=len(x)),
+    "texts": lambda x, y: {"names": [str(row) for row in x], "y": y},
+}
+
+
+def own_batches(regression: Any, make: Callable[[Any, Any], Any], **answers: Any) -> Any:
+    """A task whose own loader evaluates the samples 0 to 4 in batches of four and one."""
+
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_dataloader(self, split: str) -> Any:
+            rows = torch.arange(5.0).reshape(5, 1)
+            batches = [make(torch.zeros(size, 3), part) for part in rows.split(4) if (size := len(part))]
+            return batches if split == "eval" else None
+
+        @hookimpl
+        def evaluation_step(self, batch: Any) -> Mapping[str, Any]:
+            found = {"mean": self.value(batch)}
+            return found | {name: weigh(self.value(batch)) for name, weigh in answers.items()}
+
+        @staticmethod
+        def value(batch: Any) -> Any:
+            return (batch["y"] if isinstance(batch, Mapping) else batch.y).mean()
+
+    return Task
+
+
+@pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_of_own_loaders_count_by_their_size(training: Any, regression: Any, make: Any, ranks: int) -> None:
+    run = training(own_batches(regression, make), ranks=ranks, **FROZEN)
+    assert not isinstance(run.ranks[-1], Exception), run.ranks
+    assert run.series("eval/mean") == {1: 2.0}
+    assert warnings_of(run) == []
+
+
+def test_batches_of_unknown_size_count_alike_and_a_warning_says_so_once(training: Any, regression: Any) -> None:
+    task = own_batches(
+        regression,
+        lambda x, y: {"x": x, "y": y, "mask": torch.zeros(7)},
+        weighted=lambda value: (value, 4 if value < 4 else 1),
+    )
+    run = training(task, train={"steps": 2}, optimizer={"name": "sgd", "lr": 0.0}, evaluate={"every": 1})
+    assert run.series("eval/mean") == dict.fromkeys((1, 2), (1.5 + 4.0) / 2)
+    assert run.series("eval/weighted") == dict.fromkeys((1, 2), 2.0)
+    (warning,) = warnings_of(run)
+    assert warning.startswith("split 'eval': the number of samples in a batch, a dict, is not known")
+    assert "x (4, 3), y (4, 1), mask (7,)" in warning
+    assert "evaluation_step may return (value, weight)" in warning
+
+
+def warnings_of(run: Any) -> list[str]:
+    return [event["reason"] for event in read_lines(run.paths.events)[0] if event["event"] == "warning"]

@@ -9,7 +9,7 @@ import torch
 
 from trainrun.errors import TrainingError
 from trainrun.worker import sharding
-from trainrun.worker.data import evaluation_batches
+from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
 from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
 
@@ -53,7 +53,8 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
     if hooks.on_evaluation_start:
         hooks.on_evaluation_start(split)
     sums = Metrics(session.state.world.rank, collectives.gather, collectives.gather_objects)
-    for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer)):
+    counter = session.counters.setdefault(split, SampleCounter(f"split {split!r}", EVALUATION_WEIGHT, session.warn))
+    for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer, counter)):
         batch = hooks.move_batch(fetched, session.device, split) if session.moves else fetched
         if hooks.on_evaluation_batch_start:
             hooks.on_evaluation_batch_start(batch, index, split, size)

@@ -15,7 +15,7 @@ import torch
 from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.worker import saving, sharding
-from trainrun.worker.data import ForeignBatches, SampledBatches
+from trainrun.worker.data import ForeignBatches, SampleCounter, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
 from trainrun.worker.interruption import Interruption
@@ -63,6 +63,7 @@ class Session:
     dataset: Mapping[str, Any] = field(default_factory=dict)
     carried: dict[str, Any] = field(default_factory=dict)  # the state of plugins that the run has no more
     last_metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    counters: dict[str, SampleCounter] = field(default_factory=dict)  # of the splits with a custom loader
     in_epoch: bool = False  # the epoch is not over, its last evaluation included
     owes_step: bool = False  # the step is made, what follows it is not: evaluation and votes
     owes_epoch: bool = False  # the epoch's steps are made, what follows them is not

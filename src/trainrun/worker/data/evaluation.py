@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainrun.errors import TrainingError
-from trainrun.worker.data.counting import batch_size
+from trainrun.worker.data.counting import SampleCounter
 from trainrun.worker.data.deaths import fetched
 from trainrun.worker.data.naming import processes
 from trainrun.worker.data.sampled import SampledLoader
@@ -14,24 +14,28 @@ from trainrun.worker.data.samplers import EvaluationSampler
 from trainrun.worker.data.update import NOTHING
 
 
-def evaluation_batches(loader: Iterable[Any], gather: Callable[[int], list[int]] | None) -> Iterator[tuple[Any, int]]:
-    """This rank's batches of a split, each with the number of its samples that count.
+def evaluation_batches(
+    loader: Iterable[Any], gather: Callable[[int], list[int]] | None, counter: SampleCounter
+) -> Iterator[tuple[Any, int]]:
+    """Yield this rank's batches of a split, each with the number of its samples that count.
 
-    All ranks get equally many; padding counts 0.
+    All ranks get equally many; padding counts 0. A batch whose size `counter` does not find counts like the one before
+    it, or as one sample.
     """
     if isinstance(loader, SampledLoader):
         assert isinstance(loader.sampler, EvaluationSampler)
         yield from zip(_read(loader.loader), loader.sampler.sizes(), strict=True)
         return
-    batches, last = _read(loader), NOTHING
+    batches, last, size = _read(loader), NOTHING, 1
     while True:
         batch = next(batches, NOTHING)
         counts = gather(int(batch is not NOTHING)) if gather else [int(batch is not NOTHING)]
         if not sum(counts):
             return
         if batch is not NOTHING:
-            last = batch
-            yield batch, batch_size(batch) or 1
+            last, known = batch, counter.count(batch)
+            size = known or size
+            yield batch, size if known is None else known
         elif last is NOTHING:
             raise TrainingError("an evaluation loader has no batch at all on one rank, but has on another")
         else:
