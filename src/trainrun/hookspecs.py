@@ -9,7 +9,7 @@ call these hooks in this order; indented lines repeat::
         on_worker_start                                                 worker
         build_model · parallelize_model · build_optimizer · build_scheduler
         build_dataset · build_dataloader (once a split)
-        on_resume                     when a checkpoint was loaded
+        on_resume_start · on_resume   before and after a checkpoint is loaded
         on_train_start
             choose_batch_size · on_epoch_start
                 decisions due at this step: on_stop_requested, on_control, a voted evaluation or checkpoint
@@ -44,7 +44,7 @@ overrides it. Steps count optimizer updates from 1, epochs from 1, micro-batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainrun.marker import hookspec
@@ -187,14 +187,19 @@ def parallelize_model(run: Run, model: torch.nn.Module, world: World) -> torch.n
 
 @hookspec(locus="worker", kind="provider", ranks="all")
 def build_optimizer(run: Run, model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
-    """Build the optimizer for `model` (already parallel), once. The default follows the `[optimizer]` table."""
+    """Build the optimizer for `model` (already parallel), once. The default follows the `[optimizer]` table.
+
+    Return one `torch.optim.Optimizer`. A list or mapping of optimizers, one that holds others, and one with its own
+    `state_dict` or `load_state_dict` are refused: no checkpoint would hold their state.
+    """
 
 
 @hookspec(locus="worker", kind="provider", ranks="all")
 def build_scheduler(run: Run, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Any:
     """Build the learning-rate scheduler for `optimizer`, once; it is stepped once an update.
 
-    Optional: where nobody answers, rates stay as they are. The default follows the recipe's `[scheduler]` table.
+    Optional: without a scheduler rates stay as they are. The default follows the recipe's `[scheduler]` table. It must
+    have `step`, callable without arguments, `state_dict` and `load_state_dict`.
     """
 
 
@@ -216,6 +221,18 @@ def build_dataloader(run: Run, dataset: Any, split: str, world: World) -> Iterab
     number of workers. The default is a `torch.utils.data.DataLoader` over a sampler that visits
     each sample exactly once an epoch, over all ranks. An iterable with `set_epoch(epoch)` has it
     called before each epoch.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all")
+def on_resume_start(run: Run, checkpoint: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    """A checkpoint is about to be loaded: everything is built, and nothing has its state yet.
+
+    This is the place to add the parameter groups that training had added by then: the optimizer must have those of the
+    checkpoint when its state is loaded. `groups` describes those in order: `names` lists the parameters, as
+    `run.module.named_parameters()` calls them, and `settings` holds what the group was built or added with. A
+    setting that `add_param_group` is not given here is that of the checkpoint. `checkpoint` is its path. Declare the
+    hookimpl with `mutates=True`. After this hook, parameters are frozen or unfrozen as training had left them.
     """
 
 

@@ -83,3 +83,25 @@ def test_attempts_tell_where_they_started_and_what_became_of_checkpoints(
     assert ["attempt", "from", "step", "took", "state", "then", "reason"] in rows
     assert [row[:2] for row in rows if row[-2:] == ["failed", "no"]] == [["2", "5"], ["3", "7"]]
     assert "warning: bad-step-000009 is damaged and was left out: a is missing" in shown
+
+
+def test_changes_since_the_checkpoint_are_told_with_was_and_is(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    differences = {
+        "recipe": {"optimizer.lr": [0.01, 0.0001], "train.clip_grad_norm": [None, 1.0]},
+        "plugins": {"ema": ["ema (mine 1.0)", None]},
+        "versions": {"torch": ["2.12", "2.13"]},
+        "world": [2, 1],
+    }
+    append_line(paths.events, {"event": "resume", "attempt": 1, "step": 100, "differences": differences})
+    assert run(["why", str(paths.root)]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    begin = rows.index("from step changed was is")
+    assert rows[begin + 1 : begin + 6] == [
+        "100 optimizer.lr 0.01 0.0001",
+        "100 train.clip_grad_norm not set 1.0",
+        "100 plugin ema ema (mine 1.0) not set",
+        "100 version of torch 2.12 2.13",
+        "100 number of workers 2 1",
+    ]

@@ -187,3 +187,30 @@ def test_file_of_the_users_own_is_the_same_wherever_it_lies() -> None:
     moved, edited = {**task, "plugin": "/b/task.py:Task"}, {**task, "hash": "b" * 64}
     assert compared(plugins=({"task": task}, {"task": moved})) == Differences()
     assert compared(plugins=({"task": task}, {"task": edited})).blocking == ("plugin task",)
+
+
+# --- what cannot be changed ---
+
+
+@pytest.mark.parametrize(("name", "same"), [("AdamW", True), ("adam_w", True), ("sgd", False)])
+def test_another_optimizer_is_refused_whatever_is_allowed(name: str, same: bool) -> None:
+    found = compared(now=changed(RECIPE, optimizer={"name": name}))
+    if same:
+        assert found == Differences()
+        return
+    assert found.impossible == ("optimizer.name",)
+    with pytest.raises(UsageError, match=r"optimizer\.name: adamw → sgd"):
+        found.require(Path("here"), allow=True)
+
+
+def test_name_of_the_optimizer_that_the_task_builds_itself_can_change() -> None:
+    task = {**VOTES, "acts": "build_model, build_optimizer"}
+    found = compared(now=changed(RECIPE, optimizer={"name": "sgd"}), plugins=({"task": task}, {"task": task}))
+    assert (found.impossible, found.blocking) == ((), ("optimizer.name",))
+    found.require(Path("here"), allow=True)
+
+
+def test_another_length_blocks_where_the_task_builds_the_schedule() -> None:
+    task = {**VOTES, "acts": "build_scheduler, build_model"}
+    found = compared(now=changed(RECIPE, train={"steps": 20}), plugins=({"task": task}, {"task": task}))
+    assert found.blocking == ("train.steps",)

@@ -236,10 +236,9 @@ def test_another_model_is_refused_by_every_name(training: Trainer, regression: t
             {"optimizer": {"name": "sgd", "lr": 0.1}},
             "another optimizer: torch.optim.adamw.AdamW there",
         ),
-        ({"scheduler": {"name": "cosine"}}, "another scheduler"),
     ],
 )
-def test_another_optimizer_or_scheduler_is_refused(
+def test_another_optimizer_is_refused(
     change: dict[str, Any], message: str, training: Trainer, regression: type
 ) -> None:
     recipe = {"optimizer": ADAM, "train": {"steps": 2}, "checkpoint": {"at_end": True}}

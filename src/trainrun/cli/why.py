@@ -52,6 +52,7 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
             _ending(summary, outcome),
             _checkpoint(paths),
             _attempts(events),
+            _changes(events),
             _decisions(events),
             _faults(events),
             _trace(outcome),
@@ -95,6 +96,25 @@ def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
     if len(rows) > 1:
         yield ""
         yield from columns([("attempt", "from step", "took", "state", "then", "reason"), *rows])
+
+
+def _changes(events: list[dict[str, Any]]) -> Iterator[str]:
+    """What was not as it was when the checkpoint was written that an attempt began from."""
+    rows = []
+    for event in events:
+        if event.get("event") == "resume":
+            for kind, change in (event.get("differences") or {}).items():
+                pairs = change.items() if isinstance(change, dict) else [("number of workers", change)]
+                for name, (was, now) in pairs:
+                    of = {"plugins": f"plugin {name}", "versions": f"version of {name}"}.get(kind, name)
+                    rows.append((str(event.get("step")), of, _value(was), _value(now)))
+    if rows:
+        yield ""
+        yield from columns([("from step", "changed", "was", "is"), *rows])
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else _first(str(value))
 
 
 def _took(attempt: Attempt) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ _FREE_KEYS = {
     "train.log_every",
     "train.device",
 }
+_OPTIMIZER = "optimizer.name"
+_DEFAULTS = "providers"  # the built-in plugin that builds what nothing else does
 _LENGTH = {"train.steps", "train.epochs"}
 _WITHOUT_LENGTH = {"constant", "step", "exponential"}  # schedules that do not depend on how long training is
 _SAID = ("plugin", "distribution", "version", "hash")
@@ -43,13 +46,17 @@ class Present(NamedTuple):
 
 @dataclass(frozen=True)
 class Differences:
-    """What changed. `blocking` names those of the recipe's keys and of the plugins that change the training."""
+    """What changed. `blocking` names those of the recipe's keys and of the plugins that change the training.
+
+    `impossible` names those of them that a resume cannot make: the checkpoint's state is of another kind.
+    """
 
     recipe: Mapping[str, Change] = field(default_factory=dict)
     plugins: Mapping[str, Change] = field(default_factory=dict)
     versions: Mapping[str, Change] = field(default_factory=dict)
     world: Change | None = None
     blocking: tuple[str, ...] = ()
+    impossible: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `on_resume` and the run's events: what did not change is left out."""
@@ -61,9 +68,15 @@ class Differences:
         }
         return {name: value for name, value in found.items() if value}
 
-    def require(self, checkpoint: Path) -> None:
-        """Raise UsageError, with every change that blocks, where there is one."""
-        if not self.blocking:
+    def require(self, checkpoint: Path, *, allow: bool = False) -> None:
+        """Raise UsageError, with every change that blocks, if there is one. allow: only those that cannot be made."""
+        if self.impossible:
+            listed = [f"    {key}: {_arrow(self.recipe[key])}" for key in self.impossible]
+            what = (
+                f"{checkpoint}: a resume cannot change the optimizer, whose state the checkpoint holds; set it back, or"
+            )
+            raise UsageError("\n".join([f"{what} start a new run", *listed]))
+        if allow or not self.blocking:
             return
         changes = {**self.recipe, **{_plugin(name): change for name, change in self.plugins.items()}}
         listed = [f"    {key}: {_arrow(changes[key])}" for key in self.blocking]
@@ -107,7 +120,10 @@ def compare(manifest: Manifest, now: Present) -> Differences:
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key) and (_instance(key) is None or _instance(key) in both)
     }
-    blocking = [key for key in changed if not _is_free(key, (before, after), acting | had_state)]
+    own_schedule = _builds("build_scheduler", manifest, now)
+    blocking = [
+        key for key in changed if not _is_free(key, (before, after), acting | had_state, own_schedule=own_schedule)
+    ]
     blocking += [_plugin(name) for name in changed_plugins if name in acting | had_state]
     return Differences(
         recipe=changed,
@@ -119,6 +135,7 @@ def compare(manifest: Manifest, now: Present) -> Differences:
         },
         world=(manifest.world_size, now.world) if manifest.world_size != now.world else None,
         blocking=tuple(blocking),
+        impossible=tuple(key for key in changed if key == _OPTIMIZER and not _builds("build_optimizer", manifest, now)),
     )
 
 
@@ -158,6 +175,12 @@ def _acts(name: str, *sets: Mapping[str, Mapping[str, str]]) -> bool:
     return any(bool(one[name].get("acts", "?")) for one in sets if name in one)
 
 
+def _builds(hook: str, manifest: Manifest, now: Present) -> bool:
+    """Whether the task or a plugin implements a provider hook of the worker, then or now."""
+    every = [*manifest.plugins.items(), *now.plugins.items()]
+    return any(hook in one.get("acts", "").split(", ") for name, one in every if name != _DEFAULTS)
+
+
 def _plugins(
     before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[str, Change]]:
@@ -186,9 +209,11 @@ def _shown(plugin: Mapping[str, str] | None) -> str | None:
 def _normal(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recipe with its defaults, units made one; as it stands where it is of a version that knows other keys."""
     try:
-        return redact(Recipe.from_data(data).model_dump(mode="json", exclude_none=True))  # type: ignore[no-any-return]
+        found = redact(Recipe.from_data(data).model_dump(mode="json", exclude_none=True))
     except ValueError:
         return redact(data)  # type: ignore[no-any-return]
+    optimizer = found["optimizer"]  # whose name may be written in several ways
+    return {**found, "optimizer": {**optimizer, "name": re.sub("[-_]", "", optimizer["name"].lower())}}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -205,13 +230,15 @@ def _instance(key: str) -> str | None:
     return rest.partition(".")[0] if table == "plugins" else None
 
 
-def _is_free(key: str, recipes: tuple[Mapping[str, Any], Mapping[str, Any]], acting: set[str]) -> bool:
+def _is_free(
+    key: str, recipes: tuple[Mapping[str, Any], Mapping[str, Any]], acting: set[str], *, own_schedule: bool
+) -> bool:
     """Whether a change of the key leaves the training as it is."""
     instance = _instance(key)
     if instance is not None:
         return instance not in acting
     if key in _LENGTH:
-        return all(recipe.get("scheduler.name") in _WITHOUT_LENGTH for recipe in recipes)
+        return not own_schedule and all(recipe.get("scheduler.name") in _WITHOUT_LENGTH for recipe in recipes)
     return key in _FREE_KEYS or key.partition(".")[0] in _FREE_TABLES
 
 

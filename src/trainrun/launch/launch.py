@@ -82,6 +82,5 @@ def _named(resolved: Resolved, staged: Staged, wish: GoingOn) -> GoingOn:
     if start is None:
         return wish
     require_trust(start, trust=wish.trust)
-    if not wish.allow_changes:
-        require_same(resolved, staged.world, start)
+    require_same(resolved, staged.world, start, allow=wish.allow_changes)
     return wish._replace(first=start, fallback=start, reason="checkpoint.resume names it")

@@ -165,8 +165,7 @@ def _asked_for(paths: RunPaths, start: str) -> Path:
 
 
 def _require_same(launch: Launch, start: Path) -> None:
-    if not launch.going_on.allow_changes:
-        differences(launch, start).require(start)
+    differences(launch, start).require(start, allow=launch.going_on.allow_changes)
 
 
 def _finished(launch: Launch) -> Outcome | None:

@@ -31,8 +31,8 @@ def prepare_start(launch: Launch, say: Say) -> None:
     if checkpoint is not None and not _is_of(launch, checkpoint):
         tell_of_trust(paths, checkpoint, say, trust=wish.trust)
     found = differences(launch, checkpoint)
-    if not wish.allow_changes and checkpoint is not None:
-        found.require(checkpoint)
+    if checkpoint is not None:
+        found.require(checkpoint, allow=wish.allow_changes)
     paths.attempt(launch.attempt).mkdir(mode=0o700, parents=True, exist_ok=True)
     start = {"checkpoint": None if checkpoint is None else str(checkpoint), "reason": reason}
     changes = found.to_json()
@@ -92,9 +92,12 @@ def differences(launch: Launch, checkpoint: Path | None) -> Differences:
     )
 
 
-def require_same(resolved: Resolved, world: int, checkpoint: Path) -> None:
-    """Raise UsageError where what would be trained is not what was trained when the checkpoint was written."""
-    compare(read_manifest(checkpoint), present(resolved, versions(), world)).require(checkpoint)
+def require_same(resolved: Resolved, world: int, checkpoint: Path, *, allow: bool) -> None:
+    """Raise UsageError if what would be trained is not what was trained when the checkpoint was written.
+
+    allow: only for changes that cannot be made.
+    """
+    compare(read_manifest(checkpoint), present(resolved, versions(), world)).require(checkpoint, allow=allow)
 
 
 def named_start(resume: str) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainrun.marker import hookimpl
@@ -87,6 +87,10 @@ class HookRecorder:
     @hookimpl(wrapper=True)
     def build_dataloader(self, run: Run, split: str) -> Noted:
         return (yield from _around(run, "build_dataloader", split=split))
+
+    @hookimpl
+    def on_resume_start(self, run: Run, checkpoint: str, groups: Sequence[Mapping[str, Any]]) -> None:
+        _note(run, "on_resume_start", checkpoint=checkpoint, groups=groups)
 
     @hookimpl
     def on_resume(self, run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None:

@@ -220,6 +220,8 @@ def _apply_gradients(session: Session) -> str | None:
         hooks.on_gradients_ready(model, norm)
     if hooks.should_skip_update and (reasons := hooks.should_skip_update(model, norm)):
         return session.skip_update(reasons)
+    if len(session.optimizer.param_groups) != state.built.count:
+        state.built.notice(session.optimizer, state.scheduler)
     if session.clip is not None:
         norm = hooks.clip_gradients(model, session.clip, norm)
         state.metrics.add("train/grad_norm", norm)

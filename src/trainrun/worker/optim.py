@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 
 from trainrun.errors import Problem, RecipeError
 from trainrun.recipe import suggest
 from trainrun.worker import sharding
-
-Shape = Callable[[float], float]
+from trainrun.worker.schedule import TO_ZERO, Schedule
 
 
 def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
@@ -109,58 +106,19 @@ def make_scheduler(
     warmup: int,
     min_lr: float,
     settings: Mapping[str, float],
-) -> LambdaLR:
+) -> Schedule:
     """Build the schedule called `name` over `steps` updates, the first `warmup` of which rise in a line.
 
     steps: None where it cannot be known, which shapes that end at zero need. Raises RecipeError then.
     min_lr: no rate goes below it once warm. settings: what the shape itself takes (`gamma`, `step_size`, `power`).
     """
-    if steps is None and name in _TO_ZERO:
+    if steps is None and name in TO_ZERO:
         raise _error(
             "scheduler.name",
             f"{name!r} needs the number of steps, which a loader without length hides",
             "set train.steps",
         )
-    shape = _shape(name, max(1, (steps or 1) - warmup), settings)
-
-    def factor(base: float) -> Callable[[int], float]:
-        floor = min(1.0, min_lr / base) if base > 0 else 0.0
-
-        def at(done: int) -> float:
-            if done < warmup:
-                return (done + 1) / (warmup + 1)
-            if name in _TO_ZERO:
-                return floor + (1 - floor) * shape(done - warmup)
-            return max(floor, shape(done - warmup))
-
-        return at
-
-    return LambdaLR(optimizer, [factor(float(group["lr"])) for group in optimizer.param_groups])
-
-
-_TO_ZERO = ("linear", "cosine", "polynomial")  # shapes that run from 1 to 0: min_lr takes the place of 0
-
-
-def _shape(name: str, length: int, settings: Mapping[str, float]) -> Shape:
-    """The factor on the rate after `done` updates past the warm-up, of `length` in all."""
-
-    def left(done: float) -> float:
-        return max(0.0, 1 - done / length)
-
-    power, gamma, step_size = (float(settings.get(key, default)) for key, default in _DEFAULTS)
-    shapes: dict[str, Shape] = {
-        "constant": lambda _: 1.0,
-        "linear": left,
-        # Loshchilov and Hutter, SGDR (2017), without restarts.
-        "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * (1 - left(done)))),
-        "polynomial": lambda done: left(done) ** power,
-        "exponential": lambda done: gamma**done,
-        "step": lambda done: gamma ** (done // step_size),
-    }
-    return shapes[name]
-
-
-_DEFAULTS = (("power", 1.0), ("gamma", 0.1), ("step_size", 1000.0))
+    return Schedule(optimizer, name, steps=steps, warmup=warmup, min_lr=min_lr, settings=settings)
 
 
 def _error(key: str, what: str, hint: str | None) -> RecipeError:

@@ -26,6 +26,7 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.build import micro_batch_size
+from trainrun.worker.built import Built
 from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
 from trainrun.worker.checkpoint.writer import About, Stages, Writer
@@ -42,6 +43,7 @@ from trainrun.worker.decisions import open_decisions
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.faults import Faults
 from trainrun.worker.metrics import Metrics
+from trainrun.worker.optim import unwrapped
 from trainrun.worker.parallel import Collectives, be_deterministic, choose_device, seed_all
 from trainrun.worker.run import Run
 from trainrun.worker.saving import Saving, tell
@@ -88,8 +90,7 @@ class Worker:
         train = self._train_batches()
         state.epoch_progress = train.progress
         state.total_steps = _total_steps(recipe, train)
-        state.optimizer = _required(hooks, "build_optimizer")(state.model, recipe)
-        state.scheduler = hooks.build_scheduler(state.optimizer, recipe) if hooks.build_scheduler else None
+        self._build_optimizer(state.model)
         if recipe.train.precision == "fp16":
             state.scaler = torch.amp.GradScaler(state.device.type)
         evaluation = self._evaluation_loaders()
@@ -119,6 +120,14 @@ class Worker:
             session.warn(self._unplaced)
         self._go_on(session)
         return session
+
+    def _build_optimizer(self, model: torch.nn.Module) -> None:
+        """Build optimizer and scheduler, and record what with, for a resume that changes it."""
+        recipe, state, hooks = self.recipe, self.state, self.hooks
+        optimizer = _required(hooks, "build_optimizer")(model, recipe)
+        state.optimizer, state.built = optimizer, Built(optimizer)
+        state.scheduler = hooks.build_scheduler(optimizer, recipe) if hooks.build_scheduler else None
+        state.built.complete(optimizer, state.scheduler, state.total_steps, unwrapped(model))
 
     def _saving(self, dataset: Any) -> Saving:
         recipe, paths, world = self.recipe, self.state.paths, self.state.world

@@ -15,6 +15,7 @@ from trainrun.worker.world import Job, World
 
 if TYPE_CHECKING:
     from trainrun.plugin.dispatch import Dispatcher
+    from trainrun.worker.built import Built
     from trainrun.worker.decisions import Decisions
     from trainrun.worker.metrics import Metrics
 
@@ -40,6 +41,7 @@ class State:
     decisions: Decisions
     pulse: Pulse
     hooks: Dispatcher = field(init=False)
+    built: Built = field(init=False)  # from when optimizer and scheduler are built
     step: int = 0
     epoch: int = 0
     samples_seen: int = 0

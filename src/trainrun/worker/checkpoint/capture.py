@@ -7,7 +7,8 @@ holds for it is taken as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.state import unfit
+from trainrun.worker.built import class_name, trainable
 from trainrun.worker.state import State
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
@@ -67,13 +69,16 @@ def values(state: State) -> dict[str, Any]:
     """
     assert state.model is not None
     assert state.optimizer is not None
+    state.built.notice(state.optimizer, state.scheduler)
     found = {
         "model": _extra(state.model),
         "optimizer": _optimizer(state.model, state.optimizer),
         "scheduler": None if state.scheduler is None else _named(state.scheduler, state.scheduler.state_dict()),
         "scaler": None if state.scaler is None else state.scaler.state_dict(),
+        "built": state.built.to_state(),
+        "trains": trainable(unwrapped(state.model)),
     }
-    for part in ("model", "optimizer", "scheduler"):
+    for part in ("model", "optimizer", "scheduler", "built"):
         if wrong := unfit(found[part], torch.is_tensor, part):
             raise TrainingError(f"{wrong}; a checkpoint holds plain values and tensors only")
     return found
@@ -99,7 +104,7 @@ def _optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
                 plain.setdefault(names[parameter], {})[key] = value
             elif value.device.type == "cpu":
                 on_host.add(key)
-    return {"class": _class(optimizer), "groups": groups, "plain": plain, "on_host": sorted(on_host)}
+    return {"class": class_name(optimizer), "groups": groups, "plain": plain, "on_host": sorted(on_host)}
 
 
 def _of(group: Mapping[str, Any], names: Mapping[torch.Tensor, str]) -> list[str]:
@@ -107,11 +112,7 @@ def _of(group: Mapping[str, Any], names: Mapping[torch.Tensor, str]) -> list[str
 
 
 def _named(scheduler: object, state: dict[str, Any]) -> dict[str, Any]:
-    return {"class": _class(scheduler), "state": state}
-
-
-def _class(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return {"class": class_name(scheduler), "state": state}
 
 
 # --- putting it back ---
@@ -161,8 +162,6 @@ def optimizer_places(
             optimizer.state[parameter][key] = place
         for name, plain in told["plain"].items():
             optimizer.state[parameters[name]].update(plain)
-        for group, old in zip(optimizer.param_groups, told["groups"], strict=True):
-            group.update({key: value for key, value in old.items() if key != "names"})
 
     return found, give
 
@@ -178,15 +177,6 @@ def give_extra(model: torch.nn.Module, saved: Mapping[str, Any]) -> None:
     bare.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
 
 
-def give_scheduler(scheduler: Any, saved: Mapping[str, Any] | None) -> None:
-    """Put a scheduler back. Raises TrainingError where the checkpoint has another one, or none."""
-    mine, theirs = None if scheduler is None else _class(scheduler), saved and saved["class"]
-    if mine != theirs:
-        raise TrainingError(f"the checkpoint is of another scheduler: {theirs or 'none'} there, {mine or 'none'} here")
-    if scheduler is not None and saved is not None:
-        scheduler.load_state_dict(saved["state"])
-
-
 _SHOWN = 10
 
 
@@ -199,11 +189,34 @@ def _place(parameter: torch.Tensor, size: torch.Size, dtype: torch.dtype, *, on_
 def _require_same_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], told: Mapping[str, Any]
 ) -> None:
-    if told["class"] != _class(optimizer):
-        raise TrainingError(f"the checkpoint is of another optimizer: {told['class']} there, {_class(optimizer)} here")
+    if told["class"] != class_name(optimizer):
+        raise TrainingError(
+            f"the checkpoint is of another optimizer: {told['class']} there, {class_name(optimizer)} here; its state"
+            " does not fit: set the optimizer back, or start a new run"
+        )
     mine, theirs = [_of(group, names) for group in optimizer.param_groups], [one["names"] for one in told["groups"]]
     if mine != theirs:
         raise TrainingError(
-            f"the checkpoint's optimizer has other groups of parameters: {[len(one) for one in theirs]} parameters"
-            f" there, {[len(one) for one in mine]} here, or in another order; see optimizer.groups"
+            f"the checkpoint's optimizer has other groups of parameters: {_unlike(mine, theirs)}; set optimizer.groups"
+            " back, or add the groups that training had added in the hook on_resume_start"
         )
+
+
+def _unlike(mine: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]) -> str:
+    """The first group that is not the same, and the parameters that one side has not."""
+    for place, (here, there) in enumerate(zip_longest(mine, theirs)):
+        if there is None:
+            return f"{len(theirs)} groups there, {len(mine)} here: group {place} ({_listed(here)}) is not in it"
+        if here is None:
+            return f"{len(theirs)} groups there, {len(mine)} here: group {place} ({_listed(there)}) is missing here"
+        if missing := [name for name in there if name not in here]:
+            return f"group {place} has no {_listed(missing)} here"
+        if added := [name for name in here if name not in there]:
+            return f"group {place} has {_listed(added)} here, and not there"
+        if list(here) != list(there):
+            return f"group {place} has its parameters in another order"
+    return "they are in another order"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -16,7 +16,8 @@ from trainrun.checkpoint.manifest import Manifest, read_manifest
 from trainrun.errors import BadCheckpoint, EnvironmentProblem
 from trainrun.plugin import state as plugin_state
 from trainrun.rundir.files import read_json
-from trainrun.worker.checkpoint import capture, reader, rng, sharded_state
+from trainrun.worker.checkpoint import capture, reader, regroup, rng, settings, sharded_state
+from trainrun.worker.checkpoint.changes import sentences
 from trainrun.worker.data import compare, fingerprint
 from trainrun.worker.parallel import seed_all
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trainrun.worker.session import Session
 
 _SEEDS = 1_000_003  # a prime, so that the seeds of two steps are apart by more than any number of ranks
+_BUILDING = ("optimizer.", "scheduler.", "task.", "providers.build_", "train.steps", "train.epochs")
 _TRAINING = {"model": dict, "optimizer": dict, "place": dict, "disabled": list}
 _OWN = {"rng": dict, "loader": dict, "metrics": dict}
 
@@ -73,14 +75,24 @@ def restore(session: Session, start: Start) -> None:
     saved = _table(start.checkpoint / layout.TRAINING, _TRAINING)
     own = _table(start.checkpoint / layout.rank_file(_rank(session, manifest)), _OWN)
     source = reader.Tensors(start.checkpoint)
+    state, hook = session.state, session.hooks.on_resume_start
+    regroup.rebuild(state, saved, hook and partial(hook, str(start.checkpoint)))
     _tensors(session, source, saved)
-    state = session.state
+    changes = settings.apply(session.optimizer, state.scheduler, state.built, saved, manifest.step)
     if state.scaler is not None and saved["scaler"] is not None:
         state.scaler.load_state_dict(saved["scaler"])
     session.train.load_state_dict(own["loader"])
     if changed := compare(manifest.dataset, fingerprint(session.train.dataset)):
         session.warn(changed)
     session.resume_at(saved["place"], own["loader"]["epoch"])
+    length = "the number of steps" if state.recipe.train.steps is None else "train.steps"
+    for sentence in sentences(changes, state.scheduler, state.step, length=length):
+        session.warn(sentence)
+    if "built" not in saved and (unheard := _unheard(start.differences)):
+        session.warn(
+            "the checkpoint does not say what its optimizer and scheduler were built with, because an older trainrun"
+            f" wrote it; so these changes do not reach them: {', '.join(unheard)}"
+        )
     if manifest.world_size == state.world.size:
         state.metrics.load_state_dict(own["metrics"])
     for name in saved["disabled"]:
@@ -90,7 +102,8 @@ def restore(session: Session, start: Start) -> None:
     session.carried = plugin_state.restore(
         session.hooks.members, sharded_state.put_back(plugins, source, session.model)
     )
-    session.restore_randomness = partial(_randomness, session, own["rng"], same=manifest.world_size == state.world.size)
+    same = manifest.world_size == state.world.size and "run.seed" not in start.differences.get("recipe", {})
+    session.restore_randomness = partial(_randomness, session, own["rng"], same=same)
 
 
 def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _randomness(session: Session, saved: dict[str, Any], *, same: bool) -> None:
-    """Where the number of ranks changed no rank's old state is right for any: each gets a seed of its own.
+    """Put the generators back; with another number of ranks, or another seed, each rank gets a seed of its own.
 
     It is made of the recipe's seed, the step and the rank.
     """
@@ -130,8 +143,13 @@ def _tensors(session: Session, source: reader.Tensors, saved: Mapping[str, Any])
     with torch.no_grad():
         source.read({**model, **places})
     capture.give_extra(session.model, saved["model"])
-    capture.give_scheduler(session.state.scheduler, saved["scheduler"])
-    give()  # after the scheduler, which may set rates when it is given its state
+    give()
+
+
+def _unheard(differences: Mapping[str, Any]) -> list[str]:
+    """The changes that may be meant for optimizer and scheduler."""
+    keys = [key for key in differences.get("recipe", {}) if key.startswith(_BUILDING)]
+    return [*keys, *(f"plugin {name}" for name in differences.get("plugins", {}))]
 
 
 def _plugins(checkpoint: Path, manifest: Manifest, rank: int) -> dict[str, Any]:
