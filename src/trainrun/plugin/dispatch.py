@@ -116,6 +116,16 @@ class Dispatcher:
             member.instance.role == "builtin" for member in self.members for impl in member.impls if impl.hook == hook
         )
 
+    def provider(self, hook: str) -> Instance | None:
+        """Return the instance that a provider hook asks first, built-in ones last; None if none implements it."""
+        found = [
+            member.instance
+            for member in self.members
+            for impl in self._on_this_rank(member)
+            if impl.hook == hook and not impl.wrapper
+        ]
+        return min(found, key=lambda instance: instance.role == "builtin", default=None)
+
     def drain(self, seconds: float) -> dict[str, int]:
         """Let all background threads finish within one deadline; answer instance → lost calls, where any were."""
         return drain(list(self._queues.values()), seconds)

@@ -25,6 +25,7 @@ from trainrun.plugin.specs import by_name, own_specs
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
+from trainrun.worker.accept import require_optimizer, require_scheduler
 from trainrun.worker.build import micro_batch_size
 from trainrun.worker.built import Built
 from trainrun.worker.checkpoint.restore import find, restore
@@ -125,8 +126,10 @@ class Worker:
         """Build optimizer and scheduler, and record what with, for a resume that changes it."""
         recipe, state, hooks = self.recipe, self.state, self.hooks
         optimizer = _required(hooks, "build_optimizer")(model, recipe)
+        require_optimizer(optimizer, hooks.provider("build_optimizer"))
         state.optimizer, state.built = optimizer, Built(optimizer)
         state.scheduler = hooks.build_scheduler(optimizer, recipe) if hooks.build_scheduler else None
+        require_scheduler(state.scheduler, optimizer, hooks.provider("build_scheduler"))
         state.built.complete(optimizer, state.scheduler, state.total_steps, unwrapped(model))
 
     def _saving(self, dataset: Any) -> Saving:
