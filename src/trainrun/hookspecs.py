@@ -14,14 +14,14 @@ call these hooks in this order; indented lines repeat::
             choose_batch_size · on_epoch_start
                 decisions due at this step: on_stop_requested, on_control, a voted evaluation or checkpoint
                 on_step_start
-                    on_batch_fetched · move_batch · on_microbatch_start       for each micro-batch
+                    collate · on_batch_fetched · move_batch · on_microbatch_start    for each micro-batch
                     training_step · on_forward_end · backward · on_backward_end
                 on_gradients_ready · should_skip_update
                 clip_gradients · on_gradients_clipped · optimizer_step · on_update_end
                 on_log                                                  when due
                 on_step_end
-                on_evaluation_start · on_evaluation_batch_start         when due or voted, for each split
-                    move_batch · evaluation_step · on_evaluation_batch_end
+                on_evaluation_start                                     when due or voted, for each split
+                    collate · move_batch · on_evaluation_batch_start · evaluation_step · on_evaluation_batch_end
                 on_evaluation_end · on_log
                 on_checkpoint_start · on_checkpoint_saved               when due or voted (or on_checkpoint_failed)
                 should_evaluate · should_checkpoint · should_stop
@@ -37,7 +37,7 @@ call these hooks in this order; indented lines repeat::
 Kinds: all hookimpls of an *event* run and their answers are ignored; the first answer of a
 *provider* that is not None wins; all answers of a *vote* are gathered, and any reason counts.
 
-A hookimpl takes any subset of a hook's arguments, by name. Every worker hook also offers `run`
+A hookimpl takes any subset of a hook's arguments, by name. Every worker hook but `collate` also offers `run`
 (`trainrun.Run`), bound to the plugin instance that receives it. Ranks are the default; `hookimpl(ranks=…)`
 overrides it. Steps count optimizer updates from 1, epochs from 1, micro-batches and evaluation batches from 0.
 """
@@ -273,6 +273,18 @@ def on_epoch_start(run: Run, epoch: int, resumed: bool) -> None:
 @hookspec(locus="worker", kind="event", ranks="all", host=("step", "epoch"))
 def on_step_start(run: Run, step: int, epoch: int) -> None:
     """An update begins; decisions due at `step` have been applied, no batch has been fetched. `epoch` as usual."""
+
+
+@hookspec(locus="worker", kind="provider", ranks="all")
+def collate(samples: list[Any], split: str) -> Any:
+    """Make one batch of `samples`, which the dataset of `split` has given. Optional.
+
+    Called once for each micro-batch of trainrun's own loaders, where the samples are: in the loader's processes if
+    `data.workers` is set. So it offers no `run`, and what it changes in its plugin stays there. Pad, pack or
+    list what differs between samples here: sharding, batch sizes and the position in the data stay exact. Otherwise the
+    dataset's `collate_fn` is called if it has one, and torch's `default_collate` if not. A loader from
+    `build_dataloader` has its own way.
+    """
 
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("seconds",))

@@ -66,7 +66,7 @@ def test_the_recorder_sees_the_loop(run_recipe: RunRecipe, hook_recorder: type[H
     assert {hook for hook, count in counts.items() if count == 1} == once
     assert {hook for hook, count in counts.items() if count == 2} == twice
     assert set(counts) - once - twice == {
-        "move_batch", "on_log", "evaluation_step", "on_evaluation_batch_start", "on_evaluation_batch_end"
+        "collate", "move_batch", "on_log", "evaluation_step", "on_evaluation_batch_start", "on_evaluation_batch_end"
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ SETTING_UP = [
     "on_train_start",
 ]
 MICRO_BATCH = [
+    "collate train",
     "on_batch_fetched",
     "move_batch train",
     "on_microbatch_start",
@@ -39,7 +40,16 @@ STEP_BEGINS = ["on_step_start", *MICRO_BATCH, *MICRO_BATCH, "on_gradients_ready"
 STEP_ENDS = ["clip_gradients", "on_gradients_clipped", "optimizer_step", "on_update_end"]
 EVALUATION = [
     "on_evaluation_start eval",
-    *(["move_batch eval", "on_evaluation_batch_start", "evaluation_step eval", "on_evaluation_batch_end"] * 2),
+    *(
+        [
+            "collate eval",
+            "move_batch eval",
+            "on_evaluation_batch_start",
+            "evaluation_step eval",
+            "on_evaluation_batch_end",
+        ]
+        * 2
+    ),
     "on_evaluation_end eval",
     "on_log",
 ]
@@ -48,7 +58,7 @@ VOTES = ["should_evaluate", "should_checkpoint", "should_stop"]
 
 def shown(calls: Any) -> list[str]:
     """Hook names, with the split where one is being built, moved or evaluated."""
-    splits = ("build_data", "move_batch", "evaluation_step", "on_evaluation_start", "on_evaluation_end")
+    splits = ("build_data", "collate", "move_batch", "evaluation_step", "on_evaluation_start", "on_evaluation_end")
     return [f"{call.hook} {call.arguments['split']}" if call.hook.startswith(splits) else call.hook for call in calls]
 
 

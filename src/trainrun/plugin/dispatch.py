@@ -22,7 +22,8 @@ from trainrun.marker import PROJECT
 from trainrun.plugin.background import Background, drain, snapshot
 from trainrun.plugin.cost import Cost, Figures, Meter
 from trainrun.plugin.description import ImplInfo, SpecInfo
-from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
+from trainrun.plugin.detached import Detached, Part
+from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy, switch
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.plan import register
 from trainrun.rundir.pulse import CRUMB, Pulse, Trail
@@ -130,6 +131,20 @@ class Dispatcher:
         """Let all background threads finish within one deadline; answer instance → lost calls, where any were."""
         return drain(list(self._queues.values()), seconds)
 
+    def detached(self, hook: str) -> Detached | None:
+        """The hook as processes call it that have no dispatcher; None if it is not implemented on this rank."""
+        parts = [
+            Part(
+                getattr(link.member.plugin, link.impl.function),
+                link.impl.arguments,
+                link.impl.wrapper,
+                link.member.instance.name,
+                switch(link.member.instance),
+            )
+            for link in self._links[hook]
+        ]
+        return Detached(hook, parts) if parts else None
+
     def _compile(self) -> None:
         manager = pluggy.PluginManager(PROJECT)
         for holder in dict.fromkeys(self._holders):  # two instances of one plugin bring the same
@@ -151,8 +166,11 @@ class Dispatcher:
             self._specs,
             self._providers,
         )
+        self._links: dict[str, list[Link]] = {}
         for hook, spec in self._specs.items():
-            links = [made[impl.function] for impl in reversed(getattr(manager.hook, hook).get_hookimpls())]
+            links = self._links[hook] = [
+                made[impl.function] for impl in reversed(getattr(manager.hook, hook).get_hookimpls())
+            ]
             setattr(self, hook, self._call(manager, spec, links) if links else None)
 
     def _on_this_rank(self, member: Member) -> list[ImplInfo]:

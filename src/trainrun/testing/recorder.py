@@ -24,6 +24,11 @@ class HookRecorder:
     asking for it would have it computed.
     """
 
+    _run: Run | None = None  # for `collate`, which offers none
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a copy that is sent to another process writes nothing down
+
     @hookimpl
     def on_package_start(self, launch: Launch) -> None:
         _note(launch, "on_package_start")
@@ -62,6 +67,7 @@ class HookRecorder:
 
     @hookimpl
     def on_worker_start(self, run: Run) -> None:
+        self._run = run
         _note(run, "on_worker_start")
 
     @hookimpl(wrapper=True)
@@ -87,6 +93,10 @@ class HookRecorder:
     @hookimpl(wrapper=True)
     def build_dataloader(self, run: Run, split: str) -> Noted:
         return (yield from _around(run, "build_dataloader", split=split))
+
+    @hookimpl(wrapper=True)
+    def collate(self, split: str) -> Noted:
+        return (yield from _around(self._run, "collate", split=split))
 
     @hookimpl
     def on_resume_start(self, run: Run, checkpoint: str, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -237,7 +247,7 @@ class HookRecorder:
         _note(run, "on_worker_end", outcome=outcome)
 
 
-def _around(source: Run | Launch, hook: str, /, **arguments: Any) -> Noted:
+def _around(source: Run | Launch | None, hook: str, /, **arguments: Any) -> Noted:
     answer = yield
     _note(source, hook, **arguments, answer=answer)
     return answer

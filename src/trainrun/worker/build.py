@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from trainrun.marker import hookimpl
 from trainrun.recipe import Recipe
 from trainrun.worker import optim, sharding
-from trainrun.worker.data import EvaluationSampler, Reseeded, SampledLoader, TrainSampler
+from trainrun.worker.data import Collate, EvaluationSampler, Reseeded, SampledLoader, TrainSampler
 from trainrun.worker.moving import move
 from trainrun.worker.run import Run
 from trainrun.worker.world import World
@@ -63,7 +63,8 @@ class Defaults:
             return DataLoader(dataset, batch_size=None, **_loading(run))
         sampler = train_sampler(run.recipe, len(dataset), world) if split == "train" else _evaluation(run, dataset)
         samples = Reseeded(dataset) if run.recipe.data.workers else dataset
-        return SampledLoader(DataLoader(samples, batch_sampler=sampler, **_loading(run)), sampler)
+        loading = {"collate_fn": Collate(split, dataset), **_loading(run)}
+        return SampledLoader(DataLoader(samples, batch_sampler=sampler, **loading), sampler)
 
     @hookimpl
     def move_batch(self, batch: Any, device: torch.device) -> Any:

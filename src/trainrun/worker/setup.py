@@ -36,6 +36,7 @@ from trainrun.worker.data import (
     ForeignBatches,
     SampledBatches,
     SampledLoader,
+    bind_collate,
     fingerprint,
     leave_signals_alone,
     resumable,
@@ -206,8 +207,21 @@ class Worker:
         hooks, world = self.hooks, self.state.world
         dataset = hooks.build_dataset(self.recipe, split) if hooks.build_dataset else None
         loader = _required(hooks, "build_dataloader")(dataset, split, world)
+        if loader is None:
+            return None
+        collate = hooks.detached("collate")
+        if collate is not None and not bind_collate(loader, collate) and collate.provides:
+            self._warn(
+                f"the hook collate is not called for split {split!r}, because build_dataloader has returned a loader of"
+                " its own; give that one a collate_fn, or leave out build_dataloader"
+            )
         leave_signals_alone(loader)
         return loader
+
+    def _warn(self, message: str) -> None:
+        """As `Session.warn`, before there is a session."""
+        self.logger.warning(message)
+        self._event_writer()({"event": "warning", "step": self.state.step, "reason": message})
 
     def _train_batches(self) -> SampledBatches | ForeignBatches:
         loader = self._loader("train")

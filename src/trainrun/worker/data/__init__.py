@@ -14,6 +14,8 @@ Where the end of an epoch cannot be known without another fetch, as for loaders 
 as unfinished: the resumed run may find that it has no updates left, which is no error then.
 """
 
+from trainrun.worker.data.collating import Collate as Collate
+from trainrun.worker.data.collating import bind_collate as bind_collate
 from trainrun.worker.data.counting import EVALUATION_WEIGHT as EVALUATION_WEIGHT
 from trainrun.worker.data.counting import TRAINING_WEIGHT as TRAINING_WEIGHT
 from trainrun.worker.data.counting import SampleCounter as SampleCounter

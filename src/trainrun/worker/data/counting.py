@@ -50,7 +50,7 @@ class SampleCounter:
     """
 
     def __init__(self, where: str, weight: str, warn: Callable[[str], None]) -> None:
-        self._where = where
+        self.where = where
         self._weight = weight
         self._warn: Callable[[str], None] | None = warn
 
@@ -62,7 +62,7 @@ class SampleCounter:
             parts = describe(batch)
             found = f"its parts have no one number of rows in common ({parts})" if parts else "no part of it has rows"
             warn(
-                f"{self._where}: the number of samples in a batch, a {type(batch).__name__}, is not known: {found};"
+                f"{self.where}: the number of samples in a batch, a {type(batch).__name__}, is not known: {found};"
                 f" such batches count alike, whatever they hold. {self._weight}, and that counts instead"
             )
         return size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 from trainrun.errors import TrainingError
+from trainrun.worker.data.collating import unequal
 from trainrun.worker.data.counting import SampleCounter
 from trainrun.worker.data.deaths import fetched
-from trainrun.worker.data.naming import processes
+from trainrun.worker.data.naming import described, processes
 from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler
 from trainrun.worker.data.update import NOTHING
@@ -24,9 +26,9 @@ def evaluation_batches(
     """
     if isinstance(loader, SampledLoader):
         assert isinstance(loader.sampler, EvaluationSampler)
-        yield from zip(_read(loader.loader), loader.sampler.sizes(), strict=True)
+        yield from zip(_read(loader.loader, counter.where), loader.sampler.sizes(), strict=True)
         return
-    batches, last, size = _read(loader), NOTHING, 1
+    batches, last, size = _read(loader, counter.where), NOTHING, 1
     while True:
         batch = next(batches, NOTHING)
         counts = gather(int(batch is not NOTHING)) if gather else [int(batch is not NOTHING)]
@@ -42,11 +44,16 @@ def evaluation_batches(
             yield last, 0
 
 
-def _read(loader: Iterable[Any]) -> Iterator[Any]:
+def _read(loader: Iterable[Any], where: str) -> Iterator[Any]:
     batches = iter(loader)
-    while True:
+    for number in count(1):
         try:
             batch = fetched(batches, processes(loader))
         except StopIteration:
             return
+        except Exception as error:
+            raise TrainingError(
+                f"{where}: batch {number} could not be read from {described(loader)}: {type(error).__name__}: {error}"
+                f"{unequal(loader, error)}"
+            ) from error
         yield batch

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.state import unfit
+from trainrun.worker.data.collating import unequal
 from trainrun.worker.data.deaths import fetched, is_death
 from trainrun.worker.data.digest import differ, digest
 from trainrun.worker.data.naming import described, keeper, processes
@@ -67,7 +68,7 @@ class Reader:
             died = "one of its processes died: " if processes(self._loader) and is_death(error) else ""
             raise TrainingError(
                 f"the train loader, {described(self._loader)}, failed at batch {self.taken + 1} of epoch {self._epoch}:"
-                f" {died}{type(error).__name__}: {error}"
+                f" {died}{type(error).__name__}: {error}{unequal(self._loader, error)}"
             ) from error
         self.taken += 1
         return batch
