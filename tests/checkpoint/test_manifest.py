@@ -32,6 +32,7 @@ def full() -> Manifest:
         plugins={"clock": {"plugin": "clock", "distribution": "clocks", "version": "1", "hash": "00"}},
         versions={"torch": "2.13.0"},
         disabled=("slow",),
+        finite=True,
         missing={"odd": "cannot pickle 'lock'"},
         dataset={"length": 1797},
         files={"rank-0.pt": FileRecord(3, SHA)},
@@ -76,6 +77,7 @@ WRONG: list[tuple[str, Any]] = [
     ("versions", {"torch": 2}),
     ("disabled", "slow"),
     ("disabled", [1]),
+    ("finite", "yes"),
     ("missing", {"odd": 1}),
     ("files", []),
     ("files", {"a.pt": SHA}),
@@ -92,12 +94,18 @@ def test_a_wrong_type_is_refused_and_named(key: str, value: Any) -> None:
         Manifest.from_json(full().to_json() | {key: value})
 
 
-@pytest.mark.parametrize("key", full().to_json())
+@pytest.mark.parametrize("key", [key for key in full().to_json() if key != "finite"])
 def test_a_missing_key_is_refused_and_named(key: str) -> None:
     data = full().to_json()
     del data[key]
     with pytest.raises(BadCheckpoint, match=f"{key} is missing"):
         Manifest.from_json(data)
+
+
+def test_older_versions_do_not_say_whether_it_is_finite() -> None:
+    data = full().to_json()
+    del data["finite"]
+    assert Manifest.from_json(data).finite is False
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])

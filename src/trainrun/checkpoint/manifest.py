@@ -39,7 +39,8 @@ class Manifest:
 
     `created` is in seconds since the epoch and `seconds` is how long the save took. `recipe` is resolved, with
     secrets redacted. `plugins` maps an instance to its plugin, distribution, version and hash; `missing` maps one to
-    why its state is not in; `disabled` are those that were turned off. `files` maps each file but the manifest, by
+    why its state is not in; `disabled` are those that were turned off. `finite`: all weights were checked
+    and are finite; older versions did not look. `files` maps each file but the manifest, by
     its path relative to the checkpoint, to its record.
     """
 
@@ -60,6 +61,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     disabled: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    finite: bool = False
     dataset: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ class Manifest:
             versions=_texts("versions", source.table("versions")),
             disabled=source.names("disabled"),
             missing=_texts("missing", source.table("missing")),
+            finite=source.flag("finite"),
             dataset=source.table("dataset"),
             files={name: _file(name, value) for name, value in source.table("files").items()},
         )
@@ -168,6 +171,12 @@ class _Source:
 
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(_typed(key, item, str, "names") for item in self._typed(key, list, "a list"))
+
+    def flag(self, key: str) -> bool:
+        value = self._data.get(key, False)
+        if not isinstance(value, bool):
+            _bad(f"{self._where}{key}: expected true or false, got {_short(value)}")
+        return value
 
     def _typed(self, key: str, kind: type[T], name: str) -> T:
         return _typed(f"{self._where}{key}", self._get(key), kind, name)

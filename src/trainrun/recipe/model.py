@@ -150,7 +150,7 @@ class TrainTable(Table):
     compile: bool = Field(default=False, description="Compile the model with `torch.compile`.")
     log_every: PositiveInt = Field(default=10, description="Steps between two records of metrics.")
     nonfinite: Literal["fail", "warn"] = Field(
-        default="fail", description="What a loss that is not finite does when it is logged."
+        default="fail", description="What is done if a logged loss, or what a checkpoint would keep, is not finite."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto` is CUDA where there is a GPU, else the CPU."

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trainrun.errors import TrainingError
+from trainrun.worker.checkpoint.finite import untrained
 from trainrun.worker.data import Update
 from trainrun.worker.evaluate import evaluate
 from trainrun.worker.loss_graph import depends_on, explain
@@ -32,6 +33,7 @@ def train(session: Session) -> None:
     session.restart_clock()
     if hooks.on_train_start:
         hooks.on_train_start()
+    state.exempt |= untrained(session.model)
     session.ready()
     if session.owes_step:
         _end_step(session)
@@ -117,6 +119,7 @@ def _update(session: Session, update: Update) -> None:
         session.replicas.require_unchanged(step)
     session.reduced()
     skipped = _apply_gradients(session)
+    session.saving.losses.end_update(applied=skipped is None)
     state.samples_seen += update.samples
     session.train.use(update)
     if hooks.on_update_end:
@@ -143,6 +146,7 @@ def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Ten
             loss, extra, units = _forward_backward(session, batch, update, index)
     if size:
         session.keep(loss, extra, units)
+        session.saving.losses.add(loss, units)
     if hooks.on_backward_end:
         hooks.on_backward_end()
     return loss, extra

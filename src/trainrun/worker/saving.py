@@ -7,10 +7,12 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from trainrun.checkpoint import scan
 from trainrun.errors import TrainingError
 from trainrun.recipe import duration
 from trainrun.recipe.model import CheckpointTable
-from trainrun.worker.checkpoint.saver import SOURCE, Saved, Saver, folder
+from trainrun.worker.checkpoint.finite import Losses
+from trainrun.worker.checkpoint.saver import NOT_FINITE, SOURCE, Saved, Saver, folder
 from trainrun.worker.decisions import Decision, DecisionKind, Decisions
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Saving:
     def __init__(self, table: CheckpointTable, saver: Saver, grace: float, rank: int) -> None:
         self.saved_at = -1
         self.wanted: str | None = None
+        self.losses = Losses()
         self._saver = saver
         self._every = table.every if isinstance(table.every, int) else _NEVER
         # One rank looks at its clock and tells the others by a decision: clocks differ, and asking all costs a step.
@@ -101,7 +104,7 @@ class Saving:
         self._announce(session)
         saved = self._saver.save_now(session, self.wanted or reason)
         self._ended(session, saved)
-        if saved.problem is not None and complete:
+        if saved.problem is not None and complete and not saved.problem.startswith(NOT_FINITE):
             raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
 
     def committed(self, session: Session, path: Path, seconds: float | None = None) -> None:
@@ -117,7 +120,13 @@ class Saving:
             )
 
     def failed(self, session: Session, step: int, reason: str) -> None:
-        """A save has failed; the same on all ranks. After too many in a row training stops."""
+        """A save has failed; the same on all ranks. After too many in a row training stops.
+
+        Raises TrainingError for one that was not finite, unless `train.nonfinite` is "warn".
+        """
+        if reason.startswith(NOT_FINITE):
+            self._refused(session, step, reason)
+            return
         self._failures += 1
         self.saved_at = min(self.saved_at, step - 1)
         session.warn(f"the checkpoint of step {step} was not saved: {reason}")
@@ -126,6 +135,20 @@ class Saving:
         if self._failures >= self._allowed:
             times = f"{self._failures} saves in a row" if self._failures > 1 else "a save"
             session.stop(f"{times} failed (checkpoint.max_failures): {reason}", SOURCE)
+
+    def _refused(self, session: Session, step: int, reason: str) -> None:
+        self.saved_at = max(self.saved_at, step)  # the same step would be no better a second time
+        checkpoints = session.state.paths.checkpoints
+        last = next((found for found in scan(checkpoints) if found.problem is None), None)
+        kept = "there is no good checkpoint" if last is None else f"the last good checkpoint is {last.path.name}"
+        message = f"the checkpoint of step {step} was not saved, because what it would keep is {reason}; {kept}"
+        if session.hooks.on_checkpoint_failed:
+            session.hooks.on_checkpoint_failed(str(checkpoints / folder(step)), reason)
+        if session.state.recipe.train.nonfinite == "fail":
+            raise TrainingError(
+                f'{message}; lower the learning rate or look at the data, or set train.nonfinite = "warn" to continue'
+            )
+        session.warn(message)
 
     def _announce(self, session: Session) -> None:
         if session.hooks.on_checkpoint_start:

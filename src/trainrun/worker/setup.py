@@ -28,6 +28,7 @@ from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.accept import require_optimizer, require_scheduler
 from trainrun.worker.build import micro_batch_size
 from trainrun.worker.built import Built
+from trainrun.worker.checkpoint.finite import untrained
 from trainrun.worker.checkpoint.restore import find, restore
 from trainrun.worker.checkpoint.saver import Saver
 from trainrun.worker.checkpoint.writer import About, Stages, Writer
@@ -103,6 +104,7 @@ class Worker:
         plugin_state.collect(hooks.members, torch.is_tensor)
         assert state.model is not None
         assert state.optimizer is not None
+        state.exempt = untrained(state.model)  # before a checkpoint is loaded
         session = Session(
             state=state,
             hooks=hooks,

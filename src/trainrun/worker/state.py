@@ -52,6 +52,7 @@ class State:
     scheduler: Any = None
     scaler: torch.amp.GradScaler | None = None
     stop: tuple[str, str] | None = None  # the agreed reason and its source
+    exempt: frozenset[str] = frozenset()  # what of the model was not finite before it was trained, and may stay so
     smoke: bool = False  # this is a `trainrun smoke`
     epoch_progress: Callable[[], float | None] = _unknown  # of the training data
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from trainrun.checkpoint import layout
 from trainrun.worker.checkpoint import snapshot
 from trainrun.worker.checkpoint.staging import Staging
-from trainrun.worker.checkpoint.writer import SaveFailed, Writer
+from trainrun.worker.checkpoint.writer import NotFinite, SaveFailed, Writer
 
 if TYPE_CHECKING:
     from trainrun.worker.session import Session
 
 SOURCE = "checkpoint"  # as whose decisions those about saves are known
+
+NOT_FINITE = "not finite: "  # how the problem of a save begins that was refused because of this
 
 _LOOK = 0.2  # seconds between two signs of life while training waits
 _PATIENCE = 1800.0  # seconds of waiting after which training does not count as alive any more
@@ -84,6 +86,8 @@ class Saver:
         began = perf_counter()
         try:
             path, problem = self._writer.write(taken), None
+        except NotFinite as error:
+            path, problem = None, f"{NOT_FINITE}{error}"
         except SaveFailed as error:
             path, problem = None, str(error)
         ended = Saved(taken.step, path, problem, perf_counter() - began)

@@ -12,6 +12,7 @@ import torch
 
 from trainrun.plugin import state as plugin_state
 from trainrun.worker.checkpoint import capture, rng, sharded_state, shards
+from trainrun.worker.checkpoint.finite import Claims
 from trainrun.worker.checkpoint.shards import Shard
 from trainrun.worker.checkpoint.staging import Staging
 
@@ -24,7 +25,7 @@ class Snapshot:
     """The copies are the staging's: they are good until the next snapshot is taken.
 
     `training` is the same on all ranks, `own` is this rank's alone, `plugins` is by instance name. `missing` says
-    which plugins could not give their state, and why.
+    which plugins could not give their state, and why. `claims` says what must be finite.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Snapshot:
     missing: Mapping[str, str]
     disabled: tuple[str, ...]
     metrics: Mapping[str, float]
+    claims: Claims
 
 
 def take(session: Session, staging: Staging, reason: str) -> Snapshot:
@@ -46,6 +48,7 @@ def take(session: Session, staging: Staging, reason: str) -> Snapshot:
     staging.begin()
     collected, missing = plugin_state.collect_each(session.hooks.members, torch.is_tensor)
     plugins, sharded = sharded_state.take_out({**session.carried, **collected})
+    tensors = capture.tensors(session.model, session.optimizer)
     training = capture.values(state) | {"place": session.place(), "disabled": list(session.hooks.disabled)}
     own = {
         "rng": rng.state(state.device),
@@ -57,18 +60,27 @@ def take(session: Session, staging: Staging, reason: str) -> Snapshot:
         epoch=state.epoch,
         samples_seen=state.samples_seen,
         reason=reason,
-        shards=shards.stage(
-            {**capture.tensors(session.model, session.optimizer), **sharded}, state.world.rank, staging
-        ),
+        shards=shards.stage({**tensors, **sharded}, state.world.rank, staging),
         training=staging.copy_all("training", training),
         own=staging.copy_all("own", own),
         plugins={name: staging.copy_all(("plugin", name), one) for name, one in plugins.items()},
         missing=missing,
         disabled=session.hooks.disabled,
         metrics=dict(session.last_metrics),
+        claims=_claims(session, tensors, staging),
     )
     staging.finish()
     return taken
+
+
+def _claims(session: Session, tensors: Mapping[str, torch.Tensor], staging: Staging) -> Claims:
+    weights = {name.removeprefix(capture.MODEL): one.shape for name, one in tensors.items() if _is_of_model(name)}
+    loss, weight = staging.copy_all("losses", session.saving.losses.take())
+    return Claims((loss, weight), weights, session.state.exempt)
+
+
+def _is_of_model(name: str) -> bool:
+    return name.startswith(capture.MODEL)
 
 
 def pack(value: Any) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 from trainrun.checkpoint import commit, layout, retention
 from trainrun.checkpoint.manifest import FileRecord, Manifest
 from trainrun.errors import BadCheckpoint, TrainrunError
-from trainrun.worker.checkpoint import shards
+from trainrun.worker.checkpoint import finite, shards
 from trainrun.worker.checkpoint.snapshot import Snapshot, hashed, pack
 from trainrun.worker.world import World
 
@@ -27,6 +27,10 @@ Stages = Callable[[str, int], None]
 
 class SaveFailed(TrainrunError):
     """A checkpoint was not made; the message says on which rank and why. The same on all ranks."""
+
+
+class NotFinite(SaveFailed):
+    """A checkpoint was not made because it would keep what is not finite; the message names that."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,12 @@ class Writer:
                 "rows": shards.rows(snapshot.shards),
                 "plugins": {name: hashed(data) for name, data in plugins.items()},
                 "missing": dict(snapshot.missing),
+                "not_finite": finite.unfit(snapshot.shards, snapshot.training, snapshot.plugins, snapshot.claims),
             }
 
         told = self._agree(prepare)
+        if found := finite.of_ranks([one["not_finite"] for one in told]):
+            raise NotFinite(found)
         metadata: list[Any] = []
 
         def plan() -> list[list[shards.Row]] | None:
@@ -173,6 +180,7 @@ class Writer:
             versions=about.versions,
             disabled=snapshot.disabled,
             missing=missing,
+            finite=True,
             dataset=about.dataset,
             files=files,
         )
