@@ -145,8 +145,7 @@ def test_ranks_that_change_different_parameters_are_told_so(training: Any) -> No
             [run.module[0].weight, run.module[0].bias][run.world.rank].requires_grad_(True)
 
     messages = failures(training(task(unlike), ranks=2, **TABLES))
-    told = ["weight began to require gradients, and other parameters did on rank 1", "0.bias began to require gradients"]
-    assert any(one in messages[0] for one in told)
+    assert "began to require gradients, and other parameters did on rank" in messages[0]
 
 
 def test_change_within_a_step_is_an_error_in_that_step(training: Any) -> None:
