@@ -14,7 +14,7 @@ import torch
 
 from trainrun import hookimpl
 from trainrun.checkpoint import folder_name
-from trainrun.cli.trails import First, Verdict, blame, joined
+from trainrun.cli.trails import First, Verdict, blame, joined, not_compared, optimizers
 from trainrun.cli.trails import compare as compare_logs
 from trainrun.rundir import RunPaths
 from trainrun.worker.checkpoint import compare
@@ -244,3 +244,132 @@ def test_digest_tells_batches_apart() -> None:
     loop: list[Any] = []
     loop.append(loop)
     assert digest(loop)
+
+
+# --- other optimizers than the run's own ---
+
+
+def adversary(regression: Any, hold: Callable[[Any, Any], None], *, saves: bool = False) -> Any:
+    """A task with a second optimizer, held somewhere. It is stepped for a parameter that the losses do not show."""
+
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_dataset(self, split: str) -> Any:
+            return super().build_dataset(split) if split == "train" else None
+
+        @hookimpl
+        def on_train_start(self) -> None:
+            self.weight = torch.nn.Parameter(torch.ones(2))
+            hold(self, torch.optim.Adam([self.weight], lr=0.1))
+
+        @hookimpl
+        def on_step_end(self) -> None:
+            self.weight.grad = torch.ones(2)
+            for optimizer in every(self):
+                optimizer.step()
+
+    class Saving(Task):
+        def state_dict(self) -> dict[str, Any]:
+            (optimizer,) = every(self) or [torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])]
+            return {"optimizer": optimizer.state_dict()}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.saved = state["optimizer"]
+
+        @hookimpl
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            if hasattr(self, "saved"):
+                every(self)[0].load_state_dict(self.saved)
+
+    return Saving if saves else Task
+
+
+HELD: list[torch.optim.Optimizer] = []
+
+
+def every(task: Any) -> list[Any]:
+    """The task's second optimizer, wherever it is held."""
+    if getattr(task, "plain", None) is not None:
+        return [task.plain]
+    if getattr(task, "listed", None):
+        return [task.listed["critics"][0]]
+    if getattr(task, "closure", None):
+        return [task.closure()]
+    if getattr(task, "part", None):
+        return [task.part.optimizer]
+    return HELD[-1:]
+
+
+class Part:
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+
+def in_closure(task: Any, optimizer: Any) -> None:
+    task.closure = lambda: optimizer
+
+
+PLACES: dict[str, Callable[[Any, Any], None]] = {
+    "task.plain": lambda task, optimizer: setattr(task, "plain", optimizer),
+    "task.listed['critics'][0]": lambda task, optimizer: setattr(task, "listed", {"critics": [optimizer]}),
+    "task.closure: optimizer": in_closure,
+    "task.part.optimizer": lambda task, optimizer: setattr(task, "part", Part(optimizer)),
+    "Adam 1, held elsewhere": lambda task, optimizer: HELD.append(optimizer),
+}
+
+
+@pytest.fixture
+def nothing_held() -> Any:
+    HELD.clear()
+    yield
+    HELD.clear()
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.usefixtures("nothing_held")
+def test_state_of_an_optimizer_that_something_holds_is_compared(
+    place: str, training: Trainer, regression: type
+) -> None:
+    runs = both(training, adversary(regression, PLACES[place]))
+    assert wrong(verdicts(runs)) == set()
+    (found,) = optimizers(*runs)
+    assert found.name == f"optimizer of {place}"
+    assert found.first is not None
+    assert (found.first.name, found.first.rank) == ("state", 0)
+
+
+def test_state_that_the_task_saves_is_equal(training: Trainer, regression: type) -> None:
+    runs = both(training, adversary(regression, PLACES["task.plain"], saves=True))
+    assert optimizers(*runs) == [Verdict("optimizer of task.plain", None)]
+    assert not_compared(*runs) == []
+
+
+def test_without_other_optimizers_there_is_nothing_to_tell(training: Trainer, regression: type) -> None:
+    assert optimizers(*both(training, regression, ranks=2)) == []
+
+
+class Counts(torch.optim.SGD):
+    """Keeps outside its state what no checkpoint holds."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.calls = 0
+        self.log = Part(None)
+
+    def step(self, closure: Any = None) -> Any:
+        self.calls += 1
+        return super().step(closure)
+
+
+def test_what_the_runs_own_optimizer_keeps_outside_its_state_is_compared(training: Trainer, regression: Any) -> None:
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+            return Counts(model.parameters())
+
+    runs = both(training, Task)
+    (found,) = optimizers(*runs)
+    assert found.name == "optimizer of run.optimizer, its attributes"
+    assert found.first is not None
+    assert not_compared(*runs) == ["run.optimizer, its attributes: log (Part)"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainrun.rundir.files import read_lines
+from trainrun.rundir.files import read_json, read_lines
 from trainrun.rundir.paths import RunPaths
 
 FOLDER = "trail"
@@ -58,6 +58,31 @@ def compare(a: Path, b: Path) -> list[Verdict]:
     found = [Verdict("batches", _first(ones, twos, _batches)), Verdict("rng", _first(ones, twos, _rng))]
     losses = _first(ones, twos, _losses) or _logged(a, b)
     return [*found, Verdict("losses", losses)]
+
+
+def optimizers(a: Path, b: Path) -> list[Verdict]:
+    """The verdicts on the optimizers that are not the runs' own, each by where it is held."""
+    ones, twos = _held(a), _held(b)
+    found: dict[str, First | None] = {}
+    for rank, name in dict.fromkeys([*ones, *twos]):
+        one, two = (_contents(side.get((rank, name))) for side in (ones, twos))
+        found[name] = found.get(name) or (None if one == two else First("state", (one, two), rank))
+    return [Verdict(f"optimizer of {name}", first) for name, first in found.items()]
+
+
+def not_compared(*runs: Path) -> list[str]:
+    """What these optimizers hold that has no contents to compare."""
+    every = [(name, place) for run in runs for (_, name), one in _held(run).items() for place in one["opaque"]]
+    return [f"{name}: {place}" for name, place in dict.fromkeys(every)]
+
+
+def _held(run: Path) -> dict[tuple[int, str], Record]:
+    files = {int(path.stem.removeprefix("optimizers-")): path for path in (run / FOLDER).glob("optimizers-*.json")}
+    return {(rank, name): one for rank, path in sorted(files.items()) for name, one in (read_json(path) or {}).items()}
+
+
+def _contents(held: Record | None) -> str:
+    return _ABSENT if held is None else f"{held['kind']} {held['digest']}"
 
 
 def joined(logged: Sequence[Verdict], saved: Sequence[Verdict]) -> list[Verdict]:

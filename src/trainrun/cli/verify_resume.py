@@ -19,7 +19,7 @@ import click
 from trainrun.checkpoint import folder_name, plugin_file, read_manifest
 from trainrun.cli import options
 from trainrun.cli.columns import columns
-from trainrun.cli.trails import First, Verdict, blame, compare, joined, unlike
+from trainrun.cli.trails import First, Verdict, blame, compare, joined, not_compared, optimizers, unlike
 from trainrun.errors import EnvironmentProblem, UsageError
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
@@ -100,7 +100,8 @@ def command(  # noqa: PLR0913 - one for each option
     """Prove that RECIPE goes on from a checkpoint as if it had never been interrupted.
 
     It is trained twice, in a temporary folder: straight, and stopped after step --at and resumed. Batches, random
-    numbers, losses, parameters, optimizer, scheduler and the state of each plugin are compared bit for bit. Exit code
+    numbers, losses, parameters, optimizer, scheduler and the state of each plugin are compared bit for bit, and so is
+    every other optimizer that the task or a plugin holds. Exit code
     0: all are equal; 1: the first that differs is named; 2: the command line or the recipe is wrong. Where a training
     fails, it is shown, and its folder kept; the exit code is then that of `trainrun launch`.
     """
@@ -115,7 +116,7 @@ def command(  # noqa: PLR0913 - one for each option
     folder = Path(tempfile.mkdtemp(prefix="trainrun-verify-"))
     try:
         runs = _straight(trial, folder), _interrupted(trial, folder)
-        verdicts = joined(compare(*runs), list(_checkpoints(runs, steps)))
+        verdicts = [*joined(compare(*runs), list(_checkpoints(runs, steps))), *optimizers(*runs)]
     except Ended as error:
         click.echo("\n".join(_failure(error)), err=True)
         raise click.exceptions.Exit(error.outcome.exit_code or 1) from None
@@ -123,7 +124,9 @@ def command(  # noqa: PLR0913 - one for each option
         shutil.rmtree(folder)
         raise
     answer = (
-        _document(trial, verdicts, folder if keep else None) if as_json else _report(trial, resolved, verdicts, runs)
+        _document(trial, verdicts, runs, folder if keep else None)
+        if as_json
+        else _report(trial, resolved, verdicts, runs)
     )
     click.echo(answer)
     if keep and not as_json:
@@ -218,9 +221,13 @@ def _summary(trial: Trial, resolved: Resolved, verdicts: Sequence[Verdict], runs
     if names := unlike(*runs):
         yield f"note: these metrics differ too, and do not count: {', '.join(names)}"
     how = "stopped" if trial.signal is None else f"killed by {signal.Signals(trial.signal).name}"
+    unseen = not_compared(*runs)
+    if unseen:
+        yield f"not compared: {', '.join(unseen)}"
     wrong = blame(verdicts)
     if wrong is None:
-        yield f"ok: {how} after step {trial.at} and resumed, it is the same at step {trial.steps}, bit for bit"
+        but = ", except for what was not compared" if unseen else ""
+        yield f"ok: {how} after step {trial.at} and resumed, it is the same at step {trial.steps}, bit for bit{but}"
         return
     yield f"different: first in {wrong.name}: {wrong.first}"
     if wrong.first is not None and wrong.first.step is not None and wrong.first.step <= trial.at:
@@ -237,7 +244,7 @@ def _stateless(resolved: Resolved, run: Path, steps: int) -> Iterator[str]:
             yield instance.name
 
 
-def _document(trial: Trial, verdicts: Sequence[Verdict], kept: Path | None) -> str:
+def _document(trial: Trial, verdicts: Sequence[Verdict], runs: Sequence[Path], kept: Path | None) -> str:
     wrong = blame(verdicts)
     found: dict[str, Any] = {
         "version": options.JSON_VERSION,
@@ -247,6 +254,7 @@ def _document(trial: Trial, verdicts: Sequence[Verdict], kept: Path | None) -> s
         "steps": trial.steps,
         "signal": trial.signal,
         "components": [verdict.to_json() for verdict in verdicts],
+        "not_compared": not_compared(*runs),
         "folder": kept and str(kept),
     }
     return json.dumps(found, indent=2)

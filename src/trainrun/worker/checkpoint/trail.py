@@ -3,6 +3,8 @@
 One JSON line a step and rank, in `trail/rank-N.jsonl` of the run directory:
 
     {"attempt": 1, "step": 5, "batches": ["9f86d081884c7d65"], "rng": {"torch": "…"}, "losses": [0.693]}
+
+At the end of training the state of every optimizer that is not the run's own, in `trail/optimizers-N.json`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from trainrun import Field, PluginOptions, hookimpl
-from trainrun.rundir.files import append_line
+from trainrun.rundir.files import append_line, write_json
 from trainrun.worker.checkpoint import rng
+from trainrun.worker.checkpoint.held import Before, held, present
 
 if TYPE_CHECKING:
     from trainrun.worker.run import Run
@@ -46,6 +49,11 @@ class Trail:
         self._batches: list[str] = []
         self._losses: list[float] = []
         self._rng: dict[str, str] = {}
+        self._before: Before = Before()
+
+    @hookimpl(tryfirst=True)
+    def on_worker_start(self) -> None:
+        self._before = present(digest)
 
     @hookimpl
     def on_batch_fetched(self, batch: Any) -> None:
@@ -74,6 +82,13 @@ class Trail:
         append_line(path, {"attempt": run.attempt, "step": run.step, **told})
         self._batches, self._losses = [], []
 
+    @hookimpl(trylast=True)
+    def on_train_end(self, run: Run) -> None:
+        roots = {member.instance.name: member.plugin for member in run.hooks.members if member.plugin is not self}
+        roots |= {"model": run.module, "scheduler": run.scheduler}
+        found = held(roots, run.optimizer, self._before, digest)
+        write_json(others(run.paths.root, run.world.rank), {name: one._asdict() for name, one in found.items()})
+
     @hookimpl
     def should_stop(self, run: Run) -> str | None:
         first = self._options.stop_at if run.attempt == 1 else None
@@ -84,6 +99,11 @@ class Trail:
 def file(root: Path, rank: int) -> Path:
     """The trail of one rank."""
     return root / FOLDER / f"rank-{rank}.jsonl"
+
+
+def others(root: Path, rank: int) -> Path:
+    """The other optimizers of one rank."""
+    return root / FOLDER / f"optimizers-{rank}.json"
 
 
 class _Hash(Protocol):
