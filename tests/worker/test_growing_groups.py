@@ -176,6 +176,24 @@ def test_error_names_the_hook_and_what_is_missing(training: Trainer, regression:
     assert "on_resume_start" in message
 
 
+def test_hook_comes_before_anything_is_loaded(training: Trainer, regression: Any) -> None:
+    class Looks:
+        seen: ClassVar[list[Any]] = []
+
+        @hookimpl
+        def on_resume_start(self, run: Any) -> None:
+            self.seen.append(("start", run.step, len(run.optimizer.state)))
+
+        @hookimpl
+        def on_resume(self, run: Any) -> None:
+            self.seen.append(("end", run.step, len(run.optimizer.state)))
+
+    first = training(regression, Stop, Looks, **recipe())
+    assert Looks.seen == []
+    training(regression, Looks, after=first.paths, **recipe())
+    assert Looks.seen == [("start", 0, 0), ("end", STOP, 4)]
+
+
 @pytest.mark.parametrize(
     ("groups", "what"),
     [

@@ -536,6 +536,43 @@ def test_scheduler_of_another_class_is_refused_by_name(
         resumed({}, {}, then_task=own_task(regression, now))
 
 
+# --- other keys ---
+
+
+class Draws:
+    """Write down the sizes of micro-batches and a random number a step."""
+
+    seen: ClassVar[list[tuple[int, float]]] = []
+
+    @hookimpl
+    def on_train_start(self) -> None:
+        type(self).seen = []
+
+    @hookimpl
+    def on_microbatch_start(self, batch: Any) -> None:
+        self.seen.append((len(batch[0]), float(torch.rand(()))))
+
+    @classmethod
+    def report(cls) -> list[tuple[int, float]]:
+        return cls.seen
+
+
+def test_changed_seed_and_batch_size_hold_from_the_first_step(
+    training: Trainer, regression: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tells of the change: random numbers are drawn anew if the seed is another."""
+    first = training(regression, Stop, Draws, report=Draws.report, **recipe())
+    straight = training(regression, Draws, report=Draws.report, **recipe()).reports[0]
+    differences = {"recipe": {"run.seed": [0, 7]}}
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "find", lambda *given: replace(restore.find(*given), differences=differences))
+        tables = recipe(run={"seed": 7}, train={"steps": 6, "batch_size": 4})
+        second = training(regression, Draws, after=first.paths, report=Draws.report, **tables).reports[0]
+    generator = torch.Generator().manual_seed((7 + 1 + FIRST * 1_000_003) % 2**63)
+    assert second == [(4, float(torch.rand((), generator=generator))) for _ in range(FIRST, 6)]
+    assert [number for _, number in second] != [number for _, number in straight[FIRST:6]]
+
+
 # --- checkpoints of before ---
 
 

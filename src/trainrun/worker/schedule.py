@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,25 +64,23 @@ class Schedule(LRScheduler):
         done, floors = self.last_epoch, self._floors
         if done < self.warmup:
             return [(done + 1) / (self.warmup + 1)] * len(floors)
-        factor = self._shape()(done - self.warmup)
+        factor = self._shape(done - self.warmup)
         if self.name in TO_ZERO:
             return [floor + (1 - floor) * factor for floor in floors]
         return [max(floor, factor) for floor in floors]
 
-    def _shape(self) -> Callable[[float], float]:
-        """Return the function from updates past the warm-up to the factor on the rate."""
-        length = max(1, (self.steps or 1) - self.warmup)
-
-        def left(done: float) -> float:
-            return max(0.0, 1 - done / length)
-
-        shapes: dict[str, Callable[[float], float]] = {
-            "constant": lambda _: 1.0,
-            "linear": left,
-            # Loshchilov and Hutter, SGDR (2017), without restarts.
-            "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * (1 - left(done)))),
-            "polynomial": lambda done: left(done) ** self.power,
-            "exponential": lambda done: self.gamma**done,
-            "step": lambda done: self.gamma ** (done // self.step_size),
-        }
-        return shapes[self.name]
+    def _shape(self, done: int) -> float:
+        """Return the factor on the rate after `done` updates past the warm-up."""
+        left = max(0.0, 1 - done / max(1, (self.steps or 1) - self.warmup))
+        match self.name:
+            case "linear":
+                return left
+            case "cosine":  # Loshchilov and Hutter, SGDR (2017), without restarts
+                return 0.5 * (1 + math.cos(math.pi * (1 - left)))
+            case "polynomial":
+                return float(left**self.power)
+            case "exponential":
+                return float(self.gamma**done)
+            case "step":
+                return float(self.gamma ** (done // self.step_size))
+        return 1.0
