@@ -1,4 +1,4 @@
-"""Optimizers beside the run's own: those that the task, a plugin or anything else in the process holds.
+"""Optimizers other than the run's own: those that the task, a plugin or anything else in the process holds.
 
 No checkpoint has their state unless a plugin's `state_dict` gives it, so `trainrun verify-resume` looks at each.
 """
@@ -108,7 +108,7 @@ def _state(optimizer: torch.optim.Optimizer, digest: Digest) -> Held:
 
 
 def _attributes(optimizer: Any) -> dict[str, Any]:
-    """What a class of its own keeps beside the state, private names left out: torch has many."""
+    """What a class of its own keeps outside the state, private names left out: torch has many."""
     names = [name for name in vars(optimizer) if name not in _TORCHS_OWN and not name.startswith("_")]
     values = {name: _local(vars(optimizer)[name]) for name in names}
     return {name: value for name, value in values.items() if not callable(value)}

@@ -1,4 +1,4 @@
-"""The settings that a resumed training has: new ones where the recipe or the task changed them, else the checkpoint's.
+"""The settings of a resumed training: new ones if the recipe or the task changed them, otherwise the checkpoint's.
 
 A setting has changed if optimizer and scheduler are built with another one now than when the checkpoint's training
 built them. What training itself has changed since, such as a rate lowered on a plateau, is the checkpoint's.
@@ -152,7 +152,7 @@ def _fill(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], planned: G
             state = optimizer.state.get(parameter)
             if state and slot not in state:
                 state[slot] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    if planned.changed.keys() & {"capturable", "fused"}:  # they want the count of steps beside the parameter
+    if planned.changed.keys() & {"capturable", "fused"}:  # they want the count of steps on the parameter's device
         for parameter in group["params"]:
             steps = optimizer.state.get(parameter, {}).get("step")
             if isinstance(steps, torch.Tensor):
