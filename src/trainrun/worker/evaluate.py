@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from trainrun.errors import TrainingError
-from trainrun.worker import sharding
+from trainrun.worker import modes, sharding
 from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
 from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
@@ -20,22 +20,19 @@ def evaluate(session: Session) -> bool:
     Answers False where a stop broke it off: then nothing is logged, and the evaluation does not count as made.
     """
     model, state, hooks = session.model, session.state, session.hooks
-    phase, modes = state.phase, [(module, module.training) for module in model.modules()]
+    phase = state.phase
     state.enter("evaluation")
-    model.eval()
     session.interruption.begin()
     found: dict[str, float] = {}
     complete = True
-    with torch.no_grad():
+    with modes.evaluating(model), torch.no_grad():
         for split, loader in session.evaluation.items():
             metrics = _evaluate_split(session, split, loader)
             if metrics is None:
                 complete = False
                 break
             found |= metrics
-    sharding.free(session.shards)
-    for module, training in modes:  # one by one: a task may keep a part of its model in evaluation mode
-        module.training = training
+        sharding.free(session.shards)
     state.enter(phase)
     session.restart_clock()
     if not complete:

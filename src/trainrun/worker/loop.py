@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trainrun.errors import TrainingError
+from trainrun.worker import modes
 from trainrun.worker.checkpoint.finite import untrained
 from trainrun.worker.data import Update
 from trainrun.worker.evaluate import evaluate
@@ -29,7 +30,8 @@ def train(session: Session) -> None:
     """Train until the last step, or until the ranks agree to stop; `session.state.stop` then says why."""
     state, hooks = session.state, session.hooks
     state.enter("training")
-    session.model.train()
+    if kept := modes.begin_training(session.model):
+        session.warn(modes.explain(kept))
     session.restart_clock()
     if hooks.on_train_start:
         hooks.on_train_start()

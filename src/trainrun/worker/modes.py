@@ -1,0 +1,68 @@
+"""Which parts of a model are in training mode, and which in evaluation mode: as the task has set them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trainrun.worker.optim import unwrapped
+from trainrun.worker.replicas import listed
+
+
+def begin_training(model: torch.nn.Module) -> list[str]:
+    """Put `model` into training mode, except for the parts that the task has put into evaluation mode.
+
+    A model that is in evaluation mode as a whole, as loaders of pretrained models return it, is trained as a whole.
+    Return the names of the parts that stay in evaluation mode and have parts themselves and parameters to train.
+    """
+    module = unwrapped(model)
+    kept = [part for part in module.modules() if not part.training]
+    if all(not part.training for part in module.modules()):
+        kept = []
+    model.train()
+    for part in kept:
+        if part.training:
+            part.eval()
+    inside = {id(inner) for part in kept for inner in part.modules() if inner is not part}
+    names = {id(part): name for name, part in module.named_modules()}
+    return [names[id(part)] for part in kept if id(part) not in inside and _is_trained(part)]
+
+
+def explain(kept: list[str]) -> str:
+    """Say that parts stay in evaluation mode although they are trained, and what to do if that is not meant."""
+    return (
+        f"in evaluation mode since build_model, although with parameters to train: {listed(kept)}; kept so. If dropout"
+        " and batch norm in there are to train too, call train() on it in build_model"
+    )
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode within; each part then has its own mode again, whatever is raised."""
+    before = [(part, part.training) for part in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        _restore(before)
+
+
+def _restore(before: list[tuple[torch.nn.Module, bool]]) -> None:
+    """Give each part its mode back; parents come first.
+
+    By `train` where the mode has changed, because a module may do more in it than set the mode: adapters that are
+    merged into weights for evaluation are taken out again. Then one by one, because `train` sets inner modules too.
+    """
+    try:
+        for part, training in before:
+            if part.training != training:
+                part.train(training)
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def _is_trained(part: torch.nn.Module) -> bool:
+    return any(part.children()) and any(parameter.requires_grad for parameter in part.parameters())
