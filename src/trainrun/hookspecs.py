@@ -22,7 +22,8 @@ call these hooks in this order; indented lines repeat::
                 on_step_end
                 on_evaluation_start                                     when due or voted, for each split
                     collate · move_batch · on_evaluation_batch_start · evaluation_step · on_evaluation_batch_end
-                on_evaluation_end · on_log
+                    evaluation_metrics · on_evaluation_end              after the split's last batch
+                on_evaluated · on_log                                   after the last split
                 on_checkpoint_start · on_checkpoint_saved               when due or voted (or on_checkpoint_failed)
                 should_evaluate · should_checkpoint · should_stop
             on_epoch_end
@@ -35,7 +36,8 @@ call these hooks in this order; indented lines repeat::
     on_attempt_end · on_completed · on_launch_end                       client, always
 
 Kinds: all hookimpls of an *event* run and their answers are ignored; the first answer of a
-*provider* that is not None wins; all answers of a *vote* are gathered, and any reason counts.
+*provider* that is not None wins; all answers of a *vote* are gathered, and any reason counts; all
+mappings of a *collection* are merged.
 
 A hookimpl takes any subset of a hook's arguments, by name. Every worker hook but `collate` also offers `run`
 (`trainrun.Run`), bound to the plugin instance that receives it. Ranks are the default; `hookimpl(ranks=…)`
@@ -466,7 +468,11 @@ def on_control(run: Run, command: Mapping[str, Any]) -> None:
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("split",))
 def on_evaluation_start(run: Run, split: str) -> None:
-    """The evaluation of `split` begins; the model is in evaluation mode."""
+    """The evaluation of `split` begins; the model is in evaluation mode.
+
+    From here until after `on_evaluated`, `run.log` logs into the record of this evaluation, and the random generators
+    are those of the evaluation: seeded by `run.seed`, step and rank, and put back afterwards.
+    """
 
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("index", "split", "size"))
@@ -496,9 +502,32 @@ def on_evaluation_batch_end(
     """After an evaluation batch. `outputs` is the answer of `evaluation_step`; the others as at its start."""
 
 
+@hookspec(locus="worker", kind="collection", ranks="all")
+def evaluation_metrics(run: Run, split: str) -> Mapping[str, Any] | None:
+    """Compute metrics of the whole `split`, after its last batch: F1, AUC, perplexity.
+
+    Return a mapping of names to numbers or tensors with one element, logged as `SPLIT/NAME`. All ranks call it at the
+    same time, so it may use collectives: sum counts over ranks first, because every rank sees only its own batches. If
+    ranks return different values, rank 0's is taken, with a warning. A name that comes from two places is an error.
+    """
+
+
 @hookspec(locus="worker", kind="event", ranks="all", host=("split", "metrics"))
 def on_evaluation_end(run: Run, split: str, metrics: Mapping[str, float]) -> None:
-    """The evaluation of `split` ended. `metrics` maps `SPLIT/NAME` to numbers, the same on all ranks."""
+    """The evaluation of `split` ended. `metrics` maps `SPLIT/NAME` to numbers, the same on all ranks.
+
+    They include those of `evaluation_metrics`, and what was logged since the evaluation's start. What is logged here
+    is in the `metrics` of `on_evaluated`.
+    """
+
+
+@hookspec(locus="worker", kind="event", ranks="all", host=("step", "splits", "metrics"))
+def on_evaluated(run: Run, step: int, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
+    """An evaluation is complete, after its last split; does not fire if a stop broke it off.
+
+    `metrics` is the whole record of `step`, the same on all ranks: of all `splits`, with what was logged in
+    `on_evaluation_end`. Monitor metrics here.
+    """
 
 
 # --- worker: checkpoints -----------------------------------------------------------------------

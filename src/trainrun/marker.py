@@ -13,7 +13,8 @@ import pluggy
 PROJECT = "trainrun"
 
 Locus = Literal["client", "worker", "both"]
-Kind = Literal["event", "provider", "vote"]
+Kind = Literal["event", "provider", "vote", "collection"]
+GATHERED = ("vote", "collection")  # kinds of hooks of which every result is kept, with the instance it is from
 Ranks = Literal["all", "local_zero", "zero"]
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 
 from trainrun import EnvironmentProblem
 from trainrun.examples.chargpt import CharGPT, ChargptOptions, Windows, standard_library, write
+from trainrun.testing import ForkRecipe
 
 SMALL = {"layers": 1, "heads": 2, "width": 8, "context": 8, "size": 2000}
 
@@ -93,3 +95,15 @@ def test_a_sample_is_printed_at_the_end(length: int, printed: bool, capsys: pyte
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(pydantic.ValidationError, match=r"width \(8\) must be a multiple of heads \(3\)"):
         ChargptOptions(**{**SMALL, "heads": 3})
+
+
+def test_perplexity_is_that_of_the_whole_split(fork_recipe: ForkRecipe) -> None:
+    """The exponential of the mean over all bytes, on two ranks with a last batch that is not full."""
+    recipe = """
+    task = { use = "chargpt", layers = 1, heads = 2, width = 8, context = 8, size = 2000, sample_length = 0 }
+    train = { steps = 2, batch_size = 4 }
+    evaluate = { batch_size = 5 }
+    """
+    result = fork_recipe(recipe, workers=2)
+    loss, perplexity = (result.series(f"eval/{name}")[2] for name in ("loss", "perplexity"))
+    assert perplexity == pytest.approx(math.exp(loss), rel=1e-6)

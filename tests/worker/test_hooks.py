@@ -50,7 +50,9 @@ EVALUATION = [
         ]
         * 2
     ),
+    "evaluation_metrics",
     "on_evaluation_end eval",
+    "on_evaluated",
     "on_log",
 ]
 VOTES = ["should_evaluate", "should_checkpoint", "should_stop"]

@@ -248,3 +248,12 @@ def test_values_with_and_without_weights() -> None:
 def test_an_answer_that_is_no_mapping_is_named() -> None:
     with pytest.raises(TrainingError, match="evaluation_step answered a Tensor"):
         weighted(torch.zeros(()))
+
+
+def test_reduce_can_keep_what_it_has_read() -> None:
+    metrics = Metrics(0, None, None)
+    metrics.add("x", 1.0)
+    assert metrics.reduce(keep=True) == {"x": 1.0}
+    metrics.add("x", 4.0)
+    assert metrics.reduce() == {"x": 2.5}
+    assert metrics.reduce() == {}

@@ -23,7 +23,7 @@ def at(*rates: float) -> Any:
 def reasons(plugin: EarlyStopping, *values: float) -> list[str | None]:
     found = []
     for value in values:
-        plugin.on_evaluation_end(at(0.1), split="eval", metrics={"eval/loss": value})
+        plugin.on_evaluated(at(0.1), splits=("eval",), metrics={"eval/loss": value})
         found.append(plugin.should_stop())
     return found
 
@@ -74,7 +74,7 @@ def test_infinity_is_never_the_best(mode: str) -> None:
 def rated(plugin: EarlyStopping, *rates: tuple[float, ...]) -> list[str | None]:
     found = []
     for values in rates:
-        plugin.on_evaluation_end(at(*values), split="eval", metrics={"eval/loss": 1.0})
+        plugin.on_evaluated(at(*values), splits=("eval",), metrics={"eval/loss": 1.0})
         found.append(plugin.should_stop())
     return found
 
@@ -141,22 +141,22 @@ def test_state_of_another_metric_is_left() -> None:
 
 def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"'eval/loss': there is no such metric; .* has: eval/accuracy, eval/f1"):
-        early_stopping().on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
+        early_stopping().on_evaluated(at(), splits=("eval",), metrics={"eval/f1": 0.1, "eval/accuracy": 0.2})
 
 
 def test_a_metric_may_come_later_but_must_come() -> None:
     plugin = early_stopping(must_exist="later")
-    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    plugin.on_evaluated(at(), splits=("eval",), metrics={"eval/f1": 0.1})
     with pytest.raises(UsageError, match=r"'eval/loss': .* no evaluation had it; the last one had: eval/f1"):
         plugin.on_train_end()
-    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/loss": 0.1})
-    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    plugin.on_evaluated(at(), splits=("eval",), metrics={"eval/loss": 0.1})
+    plugin.on_evaluated(at(), splits=("eval",), metrics={"eval/f1": 0.1})
     plugin.on_train_end()
 
 
 def test_that_it_never_came_is_an_error_too_where_an_attempt_begins_behind_the_last_evaluation() -> None:
     first, second = early_stopping(must_exist="later"), early_stopping(must_exist="later")
-    first.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    first.on_evaluated(at(), splits=("eval",), metrics={"eval/f1": 0.1})
     second.load_state_dict(first.state_dict())
     with pytest.raises(UsageError, match="no evaluation had it; the last one had: eval/f1"):
         second.on_train_end()
@@ -164,7 +164,7 @@ def test_that_it_never_came_is_an_error_too_where_an_attempt_begins_behind_the_l
 
 def test_that_it_never_came_is_no_error_where_training_was_stopped() -> None:
     plugin = early_stopping(must_exist="later")
-    plugin.on_evaluation_end(at(), split="eval", metrics={"eval/f1": 0.1})
+    plugin.on_evaluated(at(), splits=("eval",), metrics={"eval/f1": 0.1})
     plugin.on_stop_requested()
     plugin.on_train_end()
     assert plugin.should_stop() is None
@@ -172,7 +172,7 @@ def test_that_it_never_came_is_no_error_where_training_was_stopped() -> None:
 
 def test_the_evaluation_of_another_split_is_passed_over() -> None:
     plugin = early_stopping(patience=1)
-    plugin.on_evaluation_end(at(), split="test", metrics={"test/loss": 1.0})
+    plugin.on_evaluated(at(), splits=("test",), metrics={"test/loss": 1.0})
     assert plugin.state_dict()["seen"] == 0
 
 

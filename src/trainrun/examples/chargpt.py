@@ -62,6 +62,8 @@ class CharGPT:
     def __init__(self, options: ChargptOptions) -> None:
         self._options = options
         self._model: GPT | None = None
+        self._loss_sum: torch.Tensor | float = 0.0  # over the bytes of the split that is evaluated, on this rank
+        self._bytes = 0
 
     @hookimpl
     def build_model(self) -> GPT:
@@ -89,6 +91,24 @@ class CharGPT:
         scores = model(given)
         right = (scores.argmax(dim=-1) == wanted).float().mean()
         return {"loss": (_cross_entropy(scores, wanted), wanted.numel()), "accuracy": (right, wanted.numel())}
+
+    @hookimpl
+    def on_evaluation_start(self) -> None:
+        self._loss_sum, self._bytes = 0.0, 0
+
+    @hookimpl
+    def on_evaluation_batch_end(self, size: int, outputs: Mapping[str, tuple[torch.Tensor, int]]) -> None:
+        if size:  # not a batch that only fills up
+            loss, count = outputs["loss"]
+            self._loss_sum, self._bytes = self._loss_sum + loss.double() * count, self._bytes + count
+
+    @hookimpl
+    def evaluation_metrics(self, run: Run) -> Mapping[str, torch.Tensor]:
+        # Not a mean over batches: the exponential of the mean over all bytes, on all ranks.
+        sums = torch.tensor([float(self._loss_sum), self._bytes], dtype=torch.float64, device=run.device)
+        if run.world.size > 1:
+            torch.distributed.all_reduce(sums)
+        return {"perplexity": (sums[0] / sums[1]).exp()}
 
     @hookimpl(ranks="zero")
     def on_train_end(self, run: Run) -> None:

@@ -165,7 +165,7 @@ def _acting_hooks(resolved: Resolved, instance: Instance) -> set[str]:
         spec = resolved.specs.get(impl.hook)
         if spec is None or spec.locus == "client":
             continue
-        if spec.kind in {"provider", "vote"} or impl.mutates or impl.wrapper:
+        if spec.kind != "event" or impl.mutates or impl.wrapper:
             found.add(impl.hook)
     return found
 

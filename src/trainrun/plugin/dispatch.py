@@ -18,7 +18,7 @@ from typing import Any
 
 import pluggy
 
-from trainrun.marker import PROJECT
+from trainrun.marker import GATHERED, PROJECT
 from trainrun.plugin.background import Background, drain, snapshot
 from trainrun.plugin.cost import Cost, Figures, Meter
 from trainrun.plugin.description import ImplInfo, SpecInfo
@@ -282,7 +282,7 @@ class Dispatcher:
             finally:
                 meter.add(perf_counter() - started)
                 trail.end(outer)
-            return answer if spec.kind != "vote" or answer is None else (instance.name, answer)
+            return answer if spec.kind not in GATHERED or answer is None else (instance.name, answer)
 
         return guarded
 
@@ -349,14 +349,14 @@ def _generate(
         *(f"    {names} = 0, 0.0, 0.0" for names in figures),
         f"    def hook({', '.join(map(_variable, _signature(spec)))}):",
         f"        nonlocal {', '.join(figures)}",
-        *(["        answers = []"] if spec.kind == "vote" else []),
+        *(["        answers = []"] if spec.kind in GATHERED else []),
         "        faulty = False",
         *([f"        outer = slots[{CRUMB}]"] if pulse else []),
         "        begun = clock()",
         *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec, pulse)),
         *([f"        slots[{CRUMB}] = outer"] if pulse else []),
         *(["        if faulty: settle()"] if spec.kind == "event" else []),
-        *(["        return answers"] if spec.kind == "vote" else []),
+        *(["        return answers"] if spec.kind in GATHERED else []),
         f"    return hook, lambda: [{', '.join(f'Figures({names})' for names in figures)}]",
     ]
     exec(compile("\n".join(lines), f"<hook {spec.hook}>", "exec"), namespace)  # noqa: S102 - from our own templates
@@ -396,6 +396,6 @@ def _link_lines(place: int, link: Link, spec: SpecInfo, pulse: Pulse | None) -> 
     if spec.kind == "provider":
         restore = f"slots[{CRUMB}] = outer; " if pulse else ""
         lines.append(f"if answer is not None: {restore}return answer")
-    if spec.kind == "vote":
+    if spec.kind in GATHERED:
         lines.append(f"if answer is not None: answers.append((name{place}, answer))")
     return lines

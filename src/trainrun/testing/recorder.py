@@ -227,6 +227,14 @@ class HookRecorder:
         _note(run, "on_evaluation_end", split=split, metrics=metrics)
 
     @hookimpl
+    def evaluation_metrics(self, run: Run, split: str) -> None:
+        _note(run, "evaluation_metrics", split=split)
+
+    @hookimpl
+    def on_evaluated(self, run: Run, step: int, splits: Sequence[str], metrics: Mapping[str, Any]) -> None:
+        _note(run, "on_evaluated", step=step, splits=splits, metrics=metrics)
+
+    @hookimpl
     def on_checkpoint_start(self, run: Run, checkpoint: str) -> None:
         _note(run, "on_checkpoint_start", checkpoint=checkpoint)
 

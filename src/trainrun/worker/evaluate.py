@@ -10,6 +10,7 @@ import torch
 from trainrun.errors import TrainingError
 from trainrun.worker import modes, sharding
 from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
+from trainrun.worker.evaluation_record import EvaluationRecord
 from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
 
@@ -17,35 +18,51 @@ from trainrun.worker.session import Session
 def evaluate(session: Session) -> bool:
     """Evaluate every split that has data, and log all metrics, which are the same on all ranks.
 
-    Answers False where a stop broke it off: then nothing is logged, and the evaluation does not count as made.
+    Return False if a stop broke it off: then nothing is logged, and the evaluation does not count as made.
     """
-    model, state, hooks = session.model, session.state, session.hooks
+    state = session.state
+    if not session.evaluation:
+        session.evaluated_at, session.last_metrics = state.step, {}
+        return True
     phase = state.phase
     state.enter("evaluation")
     session.interruption.begin()
-    found: dict[str, float] = {}
-    complete = True
-    with modes.evaluating(model), torch.no_grad():
-        for split, loader in session.evaluation.items():
-            metrics = _evaluate_split(session, split, loader)
-            if metrics is None:
-                complete = False
-                break
-            found |= metrics
+    with EvaluationRecord(session) as record, modes.evaluating(session.model), torch.no_grad():
+        complete = _evaluate_splits(session, record)
         sharding.free(session.shards)
     state.enter(phase)
     session.restart_clock()
     if not complete:
         session.logger.info("evaluation broken off, because training stops", step=state.step)
         return False
-    session.evaluated_at, session.last_metrics = state.step, found
-    if found and hooks.on_log:
-        hooks.on_log(dict(found), state.step)
+    session.warn_nonfinite(record.values)
+    session.evaluated_at, session.last_metrics = state.step, record.values
+    if record.values and session.hooks.on_log:
+        session.hooks.on_log(dict(record.values), state.step)
+    return True
+
+
+def _evaluate_splits(session: Session, record: EvaluationRecord) -> bool:
+    """Fill `record`; return False if a stop broke the evaluation off."""
+    hooks, splits = session.hooks, tuple(session.evaluation)
+    for split, loader in session.evaluation.items():
+        metrics = _evaluate_split(session, split, loader)
+        if metrics is None:
+            return False
+        record.begin_split()
+        record.add("evaluation_step", metrics)
+        record.add_whole_split(split)
+        if hooks.on_evaluation_end:
+            hooks.on_evaluation_end(split, record.of_split())
+        record.add_logged()
+    if hooks.on_evaluated:
+        hooks.on_evaluated(session.state.step, splits, dict(record.values))
+    record.add_logged()  # also on a rank that has no such hook: the others exchange metrics
     return True
 
 
 def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> dict[str, float] | None:
-    """The split's metrics; None where a stop broke the evaluation off."""
+    """Average what `evaluation_step` returns for the split; return None if a stop broke the evaluation off."""
     hooks, collectives = session.hooks, session.collectives
     if hooks.on_evaluation_start:
         hooks.on_evaluation_start(split)
@@ -68,11 +85,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         session.state.pulse.advance()
         if session.interrupted():
             return None
-    metrics = sums.reduce()
-    session.warn_nonfinite(metrics)
-    if hooks.on_evaluation_end:
-        hooks.on_evaluation_end(split, dict(metrics))
-    return metrics
+    return sums.reduce()
 
 
 def _add(sums: Metrics, name: str, value: Value, weight: float, *, counts: bool) -> None:

@@ -45,9 +45,13 @@ class Series:
 
     def take(self) -> tuple[Value, Value]:
         """The folded value and the sum of weights; forgets them."""
-        taken = self.folded(), self.weight()
+        taken = self.peek()
         self.values, self.weights = [], []
         return taken
+
+    def peek(self) -> tuple[Value, Value]:
+        """The folded value and the sum of weights."""
+        return self.folded(), self.weight()
 
     def weight(self) -> Value:
         """The sum of the weights; a tensor stays on its device."""
@@ -119,12 +123,17 @@ class Metrics:
             raise ValueError(f"run.log({name!r}): reduced by {series.reduce!r} before, now by {reduce!r}")
         return series
 
-    def reduce(self) -> dict[str, float]:
+    def reduce(self, *, keep: bool = False) -> dict[str, float]:
         """The metrics since the last call, reduced over steps and ranks. Call it on all ranks alike.
 
+        keep: they are also part of the next call's.
         The answer is equal on all ranks, but for metrics with `reduce="zero"`, which only rank 0 gets.
         """
-        mine = {name: (series.reduce, *series.take()) for name, series in self._series.items() if series.values}
+        mine = {
+            name: (series.reduce, *(series.peek() if keep else series.take()))
+            for name, series in self._series.items()
+            if series.values
+        }
         host = _to_host([part for _, value, weight in mine.values() for part in (value, weight)])
         values, weights = dict(zip(mine, host[::2], strict=True)), dict(zip(mine, host[1::2], strict=True))
         reduced = {name: values[name] for name, row in mine.items() if row[0] == "zero" and self._rank == 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ class BestCheckpoint:
         self._ranking = Ranking(options.top_k, options.mode)
         self._asked: list[Scored] = []  # good enough, and being saved
         self._saved = -1
+        self._judged = -1  # the step of the evaluation that was judged last
+        self._provisional = False  # weights were written that nothing has judged yet
         self._links_fail = False
         self._begins = True  # no links were made yet in this attempt
 
@@ -77,10 +79,21 @@ class BestCheckpoint:
     # Around all others, because one may take the weights back that it has put in for the evaluation.
     @hookimpl(mutates=True, wrapper=True)
     def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> Generator[None, Any, Any]:
-        value = self._monitor.read(split, metrics)
-        if value is not None:
-            self._judge(run, Scored(run.step, float(value)))
+        if self._options.weights_only:
+            if self._monitor.name in metrics:
+                self._judge(run, Scored(run.step, float(metrics[self._monitor.name])))
+                self._judged = run.step
+            elif self._monitor.is_of([split]):  # it may be logged at this very end
+                self._save_weights(run, self._provisional_path(run))
+                self._provisional = True
         return (yield)
+
+    @hookimpl(mutates=True)
+    def on_evaluated(self, run: Run, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
+        value = self._monitor.read(splits, metrics)
+        if value is not None and self._judged != run.step:
+            self._judge(run, Scored(run.step, float(value)))
+        self._drop_provisional(run)
 
     @hookimpl
     def on_checkpoint_saved(self, run: Run, checkpoint: str) -> None:
@@ -101,7 +114,8 @@ class BestCheckpoint:
         self._monitor.stopped()
 
     @hookimpl
-    def on_train_end(self) -> None:
+    def on_train_end(self, run: Run) -> None:
+        self._drop_provisional(run)  # of an evaluation that a stop broke off
         self._monitor.require_seen()
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,12 +154,27 @@ class BestCheckpoint:
 
     def _write(self, run: Run, new: Scored) -> None:
         """All ranks take it in; if rank 0 could not write it, all hear of that at the next evaluation."""
-        path = self._path(run, new.step)
+        path, provisional = self._path(run, new.step), self._provisional_path(run)
+        if not self._provisional:
+            self._save_weights(run, path)
+        elif run.world.rank == 0 and provisional.exists():
+            provisional.replace(path)
+        self._take(run, new)
+
+    def _save_weights(self, run: Run, path: Path) -> None:
         try:
             run.save_weights(path)
         except OSError as error:
-            run.logger.warning("the best weights were not saved", step=new.step, reason=str(error))
-        self._take(run, new)
+            run.logger.warning("the best weights were not saved", step=run.step, reason=str(error))
+
+    def _drop_provisional(self, run: Run) -> None:
+        if self._provisional and run.world.rank == 0:
+            self._provisional_path(run).unlink(missing_ok=True)
+        self._provisional = False
+
+    def _provisional_path(self, run: Run) -> Path:
+        """Where the weights are that were evaluated, until the evaluation's record is complete."""
+        return self._folder(run) / f".{self._options.link}-evaluated{_WEIGHTS}"
 
     def _there(self, run: Run, entries: list[Scored]) -> set[int]:
         """Of which steps there is what was saved: what rank 0 sees counts for all, so that all go on alike."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainrun import Field, hookimpl
@@ -50,8 +50,8 @@ class EarlyStopping:
         return self._monitor.problem(recipe)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
-        value = self._monitor.read(split, metrics)
+    def on_evaluated(self, run: Run, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
+        value = self._monitor.read(splits, metrics)
         if value is not None:
             self._judge(value, run)
 

@@ -42,8 +42,10 @@ class MetricCheck:
             self._look(run, _LOG, None, metrics)
 
     @hookimpl(ranks="zero")
-    def on_evaluation_end(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
-        self._look(run, f"the first evaluation of {split}", split, metrics)
+    def on_evaluated(self, run: Run, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
+        for split in splits:
+            of_split = [name for name in metrics if _split(name, run.recipe) == split]
+            self._look(run, f"the first evaluation of {split}", split, of_split)
 
     def state_dict(self) -> dict[str, Any]:
         return {"decided": list(self._decided)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainrun import Field, PluginOptions, UsageError
@@ -44,21 +44,25 @@ class Monitor:
     def problem(self, recipe: Recipe) -> str | None:
         """What is wrong with the name before anything is evaluated: its split is not."""
         splits = recipe.evaluate.splits
-        if any(self._is_of(split) for split in splits):
+        if self.is_of(splits):
             return None
         names = ", ".join(f"{split}/NAME" for split in splits) or "nothing, as evaluate.splits is empty"
         return f"monitor = {self.name!r} names no evaluated split; there is {names}"
 
-    def read(self, split: str, metrics: Mapping[str, float]) -> float | None:
-        """The value; None where this evaluation has none. Raises UsageError where it must have one."""
+    def read(self, splits: Sequence[str], metrics: Mapping[str, float]) -> float | None:
+        """Return the value; None if this evaluation of `splits` has none. Raise UsageError if it must have one."""
         if self.name in metrics:
             self._seen = True
             return metrics[self.name]
-        if self._is_of(split) and not self._seen:
+        if self.is_of(splits) and not self._seen:
             self._missed = sorted(metrics)
             if self._options.must_exist == "first":
                 raise UsageError(f"{self._absent()} this evaluation has: {self._known()}{self._hint()}")
         return None
+
+    def is_of(self, splits: Sequence[str]) -> bool:
+        """Whether the metric has the name of one of `splits` before its own."""
+        return any(self.name.startswith(f"{split}/") for split in splits)
 
     def stopped(self) -> None:
         """Training was stopped: that the metric never came may be because of that."""
@@ -87,9 +91,6 @@ class Monitor:
     def better(self, value: float, reference: float | None, by: float = 0.0) -> bool:
         """Whether a value is better than another by more than that; one that is not finite never is."""
         return math.isfinite(value) and (reference is None or self.gain(value, reference) > by)
-
-    def _is_of(self, split: str) -> bool:
-        return self.name.startswith(f"{split}/")
 
     def _absent(self) -> str:
         return f"monitor = {self.name!r}: there is no such metric;"

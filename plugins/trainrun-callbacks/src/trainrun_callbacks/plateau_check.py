@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainrun import Field, UsageError, hookimpl
@@ -50,9 +50,9 @@ class PlateauCheck:
         return self._scheduler
 
     @hookimpl(mutates=True)
-    def on_evaluation_end(self, split: str, metrics: Mapping[str, float]) -> None:
+    def on_evaluated(self, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
         assert self._scheduler is not None
-        value = self._monitor.read(split, metrics)
+        value = self._monitor.read(splits, metrics)
         if value is not None:
             self._scheduler.step_with(value)
 
