@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from trainrun.launch.budget import Budget
 from trainrun.recipe import Recipe
 from trainrun.rundir import Outcome
@@ -78,6 +80,13 @@ def test_only_checkpoints_are_progress_where_they_are_written_as_training_goes_o
     ends = [(50, 0), (60, 0), (140, 100), (190, 100)]
     verdicts = [budget.judge(failed(step), checkpoint) for step, checkpoint in ends]
     assert [verdict.wait for verdict in verdicts] == [1.0, 2.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(("table", "by_step"), [({}, True), ({"every": "1h"}, True), ({"every": 5}, False)])
+def test_steps_are_progress_unless_checkpoints_are_written_by_steps(table: Any, by_step: bool) -> None:
+    """A run that is faster than the time between two checkpoints may have none, and get on all the same."""
+    recipe = Recipe.from_data({"task": {"use": "x"}, "train": {"steps": 10}, "checkpoint": table})
+    assert Budget.of(recipe).by_step is by_step
 
 
 def test_crashes_before_the_first_checkpoint_end_the_run_however_far_they_come() -> None:

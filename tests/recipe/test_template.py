@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trainrun.recipe import Document, check
@@ -22,3 +23,8 @@ def test_what_the_template_leaves_commented_out_is_right_too(
     assert "match" in text
     assert "epochs" not in document(text).data["train"]
     assert found == []
+
+
+def test_it_says_when_checkpoints_are_written(document: Callable[..., Document]) -> None:
+    for text in (TEMPLATE, (Path(__file__).parents[2] / "train.toml").read_text(encoding="utf-8")):
+        assert document(text).data["checkpoint"]["every"] == "15m"

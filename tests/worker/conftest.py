@@ -144,7 +144,7 @@ class Trainer:
     ) -> None:
         train_table = {"batch_size": 8, "log_every": 1, "device": "cpu", **recipe.get("train", {})}
         data: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "launch": {"workers": ranks}}
-        data |= {"checkpoint": {"at_end": False}, **recipe}
+        data |= {"checkpoint": {"every": "never", "at_end": False}, **recipe}
         data |= {"train": train_table, "task": {"use": "live"}}
         write_atomic(paths.recipe, freeze(data))
         instances = [Instance(name, "builtin", target) for name, target in BUILTINS if name in ("providers", "metrics")]

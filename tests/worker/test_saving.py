@@ -11,6 +11,7 @@ import torch
 
 from trainrun.checkpoint import scan
 from trainrun.marker import hookimpl
+from trainrun.recipe.model import CheckpointTable
 from trainrun.rundir.files import read_lines
 from trainrun.worker.checkpoint.reader import read_tensors
 
@@ -29,6 +30,8 @@ def warnings(trained: Any) -> list[str]:
     ("table", "kept"),
     [
         ({}, [10]),
+        ({"every": "never"}, [10]),
+        ({"every": "never", "at_end": False}, []),
         ({"at_end": False}, []),
         ({"every": 4}, [8, 10]),
         ({"every": 4, "at_end": False, "background": False}, [4, 8]),
@@ -57,6 +60,10 @@ def test_by_the_clock(training: Any, regression: Any, ranks: int) -> None:
     wishes = [event for event in trained.saves if event["decision"] == "saved"]
     assert len(wishes) == len(steps(trained)) > 1
     assert warnings(trained) == []
+
+
+def test_each_quarter_of_an_hour_if_the_recipe_does_not_say() -> None:
+    assert CheckpointTable().every == "15m"
 
 
 class WantsEvaluated:
@@ -157,12 +164,15 @@ class Stream(torch.utils.data.IterableDataset[Any]):
             yield torch.randn(4, 3), torch.randn(4, 1)
 
 
-@pytest.mark.parametrize(("at_end", "told"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [({"every": "never", "at_end": True}, 1), ({"at_end": False}, 1), ({"every": "never", "at_end": False}, 0)],
+)
 def test_a_loader_that_cannot_be_placed_is_named_before_the_first_step(
-    training: Any, regression: Any, at_end: bool, told: int
+    training: Any, regression: Any, table: Any, told: int
 ) -> None:
     task = type("Task", (regression,), {"build_dataset": hookimpl(lambda self, split: Stream())})
-    trained = training(task, train={"steps": 3}, evaluate={"splits": []}, checkpoint={"at_end": at_end})
+    trained = training(task, train={"steps": 3}, evaluate={"splits": []}, checkpoint=table)
     found = [event for event in read_lines(trained.paths.events)[0] if event["event"] == "warning"]
     assert len(found) == told
     for event in found:

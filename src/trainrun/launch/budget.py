@@ -38,8 +38,8 @@ class Verdict:
 class Budget:
     """Counts the attempts of one run. `restarts` is how many may follow the first for each cause.
 
-    Progress of an attempt is a newer committed checkpoint; with `by_step`, where none is written while training goes
-    on, also a step higher than any before. Three attempts in a row without progress end the run for good: more of the
+    Progress of an attempt is a newer committed checkpoint; with `by_step`, unless one is written every so many steps,
+    also a step higher than any before. Three attempts in a row without progress end the run for good: more of the
     same would only burn the machine's time. So does a GPU that runs out of memory at the same step twice.
     """
 
@@ -60,7 +60,7 @@ class Budget:
             "preemption": launch.max_preemptions,
             "node": launch.max_node_losses,
         }
-        by_step = recipe.checkpoint.every is None or recipe.checkpoint.resume == "never"
+        by_step = not isinstance(recipe.checkpoint.every, int) or recipe.checkpoint.resume == "never"
         return cls(restarts, by_step, _checkpoint=checkpoint)
 
     def judge(self, outcome: Outcome, checkpoint: int = 0) -> Verdict:

@@ -265,9 +265,9 @@ class ParallelTable(Table):
 class CheckpointTable(Table):
     """When checkpoints are written, how many are kept, and where a run goes on from."""
 
-    every: PositiveInt | DurationText | None = Field(
-        default=None,
-        description="Steps, or time, between two checkpoints; left out, only those that `at_end` asks for.",
+    every: PositiveInt | DurationText | Literal["never"] = Field(
+        default="15m",
+        description="Steps, or time, between two checkpoints; `never`: only those that `at_end` and plugins ask for.",
     )
     keep: int = Field(
         default=2, ge=2, le=2**53, description="Good checkpoints to keep: the newest ones; at least 2, the last resort."

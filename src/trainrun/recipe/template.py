@@ -27,6 +27,10 @@ log_every = 10
 [evaluate]
 every = 100                 # steps, or "epoch"
 
+[checkpoint]
+every = "15m"               # time or steps between two; "never": only at the end
+keep = 2                    # the newest good ones
+
 [optimizer]
 name = "adamw"              # any class of torch.optim, with its keywords beside it
 lr = 3e-3

@@ -36,8 +36,9 @@ class Saving:
         self._saver = saver
         self._every = table.every if isinstance(table.every, int) else _NEVER
         # One rank looks at its clock and tells the others by a decision: clocks differ, and asking all costs a step.
-        self._timed = isinstance(table.every, str)
-        self._interval = duration.seconds(table.every) if isinstance(table.every, str) and rank == 0 else math.inf
+        interval = duration.seconds(table.every) if isinstance(table.every, str) and table.every != "never" else None
+        self._timed = interval is not None
+        self._interval = interval if interval is not None and rank == 0 else math.inf
         self._next = monotonic() + self._interval
         self._at_end = table.at_end
         self._background = table.background
