@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
 
 import pytest
 
@@ -14,3 +17,33 @@ def _own_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mapping[str, bytes]]:
+    """The files of a checkpoint of a step, as training writes them. values: the contents of further files."""
+
+    @cache
+    def tensors(step: int) -> dict[str, bytes]:
+        import torch
+
+        from trainrun.worker.checkpoint import shards
+        from trainrun.worker.checkpoint.staging import Staging
+
+        folder = tmp_path_factory.mktemp("state")
+        staged = shards.stage({"model/weight": torch.arange(1000.0 + step)}, 0, Staging())
+        metadata, wanted = shards.plan([shards.rows(staged)])
+        shards.finish(folder, metadata, [shards.write(folder, 0, staged, wanted[0])])
+        return {f"state/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def files(step: int, values: Mapping[str, Any]) -> Mapping[str, bytes]:
+        return {**tensors(step), **{name: packed(value) for name, value in values.items()}}
+
+    def packed(value: Any) -> bytes:
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return buffer.getvalue()
+
+    return files

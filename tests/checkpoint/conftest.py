@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,8 @@ from trainrun.checkpoint import Manifest, begin, digest, publish, sync
 Save = Callable[..., Path]
 Describe = Callable[..., Manifest]
 
-FILES = {
-    "state/.metadata": b"\x80\x04metadata",
-    "state/__0_0.distcp": bytes(range(256)) * 20,
-    "training.pt": b"place in the data",
-    "rank-0.pt": b"random numbers",
-    "plugins/clock.pt": b"tick",
-}
+VALUES = {"training.pt": "place in the data", "rank-0.pt": "random numbers", "plugins/clock.pt": "tick"}
+FILES = ("state/.metadata", "state/__0_0.distcp", *VALUES)
 
 
 @pytest.fixture
@@ -29,13 +24,14 @@ def checkpoints(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def write(checkpoints: Path) -> Save:
+def write(checkpoints: Path, checkpoint_files: Callable[..., Mapping[str, bytes]]) -> Save:
     """Write the files of a checkpoint of a step, and do not publish it."""
 
     def write(step: int) -> Path:
         temp = begin(checkpoints, step, 1)
-        for name, content in FILES.items():
-            (temp / name).write_bytes(content + str(step).encode())
+        values = {name: f"{text} {step}" for name, text in VALUES.items()}
+        for name, content in checkpoint_files(step, values).items():
+            (temp / name).write_bytes(content)
             sync(temp / name)
         return temp
 

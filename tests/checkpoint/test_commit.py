@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,10 @@ def fill(folder: Path) -> None:
         any(not file.write(block) for _ in range(1000))
 
 
-def test_a_full_disk_publishes_nothing(small_disk: Path, describe: Callable[..., Any]) -> None:
-    folder = small_disk / "checkpoints"
+def test_a_full_disk_publishes_nothing(small_disk: Path, checkpoint_files: Callable[..., Mapping[str, bytes]]) -> None:
+    folder, contents = small_disk / "checkpoints", checkpoint_files(300, {"rank-0.pt": "random numbers"})
     temp = begin(folder, 300, 1)
-    manifest = described(temp)
+    manifest = described(temp, contents)
     fill(small_disk)
     with pytest.raises(OSError, match="No space left"):
         publish(temp, manifest)
@@ -201,7 +201,7 @@ def test_a_full_disk_publishes_nothing(small_disk: Path, describe: Callable[...,
     (small_disk / "full").unlink()
     discard(temp)
     temp = begin(folder, 300, 1)
-    assert verify(publish(temp, described(temp))) == []
+    assert verify(publish(temp, described(temp, contents))) == []
 
 
 @pytest.mark.parametrize("free", range(4))
@@ -215,12 +215,12 @@ def test_a_full_disk_when_it_begins(free: int, small_disk: Path) -> None:
     assert not list((small_disk).glob("checkpoints/.tmp*"))
 
 
-def described(temp: Path) -> Any:
+def described(temp: Path, contents: Mapping[str, bytes]) -> Any:
     from trainrun.checkpoint import Manifest
 
-    (temp / "rank-0.pt").write_bytes(b"weights")
-    (temp / "state" / "a").write_bytes(b"more")
-    files = {name: digest(temp / name) for name in ("rank-0.pt", "state/a")}
+    for name, content in contents.items():
+        (temp / name).write_bytes(content)
+    files = {name: digest(temp / name) for name in contents}
     facts = {"run": "r", "attempt": 1, "step": 300, "epoch": 1, "samples_seen": 1, "world_size": 1, "created": 1.0}
     return Manifest(files=files, **facts)
 

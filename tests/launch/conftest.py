@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 PATIENCE = 10.0
 FAKE = [sys.executable, str(HERE / "fake_worker.py")]
 
+Files = Callable[..., Mapping[str, bytes]]
 Start = Callable[..., tuple[Launch, LocalWorkers]]
 
 RECIPE = {"task": {"use": "x"}, "train": {"steps": 10, "batch_size": 64}}
@@ -109,19 +111,21 @@ use = "{HERE}/fake_backend.py:Fake"
 
 
 @pytest.fixture
-def write_checkpoint() -> Callable[..., Path]:
+def write_checkpoint(checkpoint_files: Files) -> Callable[..., Path]:
     """Publish a made-up checkpoint of a step in a folder of checkpoints."""
-    return published
+    return partial(published, checkpoint_files)
 
 
-def published(checkpoints: Path, step: int, *, states: Mapping[str, str] | None = None, **changes: Any) -> Path:
+def published(
+    checkpoint_files: Files, checkpoints: Path, step: int, *, states: Mapping[str, str] | None = None, **changes: Any
+) -> Path:
     """Publish a checkpoint. states: of plugins, the content of their files; changes: of the manifest."""
     checkpoints.parent.mkdir(parents=True, exist_ok=True)
     temp = begin(checkpoints, step, attempt=1)
-    contents = {"state/part": f"weights of step {step}", "training.pt": "{}"}
-    contents |= {f"plugins/{name}.pt": text for name, text in (states or {}).items()}
-    for name, text in contents.items():
-        (temp / name).write_text(text)
+    plugins = {f"plugins/{name}.pt": text for name, text in (states or {}).items()}
+    contents = checkpoint_files(step, {"training.pt": {}, **plugins})
+    for name, data in contents.items():
+        (temp / name).write_bytes(data)
         sync(temp / name)
     known = {"run": checkpoints.parent.name, "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 2}
     about = {"created": time.time(), "recipe": RECIPE, "files": {name: digest(temp / name) for name in contents}}
@@ -135,5 +139,5 @@ def damage() -> Callable[[Path], None]:
 
 
 def flip(checkpoint: Path) -> None:
-    file = checkpoint / "state" / "part"
+    file = checkpoint / "state" / "__0_0.distcp"
     file.write_bytes(bytes(reversed(file.read_bytes())))

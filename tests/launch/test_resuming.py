@@ -152,7 +152,7 @@ def test_later_attempts_prefer_the_runs_own(launch: Launch, save: Write, other: 
 
 
 def test_checkpoint_that_others_can_write_to_is_refused(launch: Launch, other: Path) -> None:
-    (other / "state" / "part").chmod(0o666)
+    (other / "state" / "__0_0.distcp").chmod(0o666)
     other.chmod(0o777)
     with pytest.raises(BadCheckpoint, match="--trust-checkpoint") as caught:
         prepared(launch, first=other)

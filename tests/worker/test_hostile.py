@@ -184,13 +184,15 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     copyreg.remove_extension("posix", "system", 0xF0)  # type: ignore[no-untyped-call]
 
 
-def remade(checkpoint: Path, name: str, content: bytes) -> None:
-    """Another content, with a manifest that fits: a stranger can do that."""
+def remade(checkpoint: Path, name: str, content: bytes) -> list[str]:
+    """Another content, with a manifest that fits: a stranger can do that. Returns what `verify` says of it."""
     (checkpoint / name).write_bytes(content)
     manifest = read_manifest(checkpoint)
     files = {**manifest.files, name: digest(checkpoint / name)}
     (checkpoint / "manifest.json").write_bytes(to_bytes(replace(manifest, files=files)))
-    assert verify(checkpoint) == []
+    reasons = verify(checkpoint)
+    assert all(": cannot be read: " in reason for reason in reasons), "the manifest does not fit"
+    return reasons
 
 
 def load(checkpoint: Path, name: str) -> Any:
@@ -218,7 +220,7 @@ def test_nothing_is_executed(name: str, checkpoint: Path, canary: Path) -> None:
     plain = {"a list"} if not name.startswith("state/") else set()
     for title, data in MEANT.items():
         for shape, content in shapes(name, data).items():
-            remade(checkpoint, name, content)
+            assert remade(checkpoint, name, content) or title in plain, (title, shape)
             try:
                 load(checkpoint, name)
             except BadCheckpoint:
@@ -233,7 +235,7 @@ def test_nothing_is_executed(name: str, checkpoint: Path, canary: Path) -> None:
 
 @pytest.mark.parametrize("title", MISLEADING)
 def test_metadata_that_leads_elsewhere(title: str, checkpoint: Path, canary: Path) -> None:
-    remade(checkpoint, "state/.metadata", pickle.dumps(MISLEADING[title]))
+    assert remade(checkpoint, "state/.metadata", pickle.dumps(MISLEADING[title]))
     with pytest.raises(BadCheckpoint, match=r"\.metadata: cannot be read|state: cannot be read"):
         load(checkpoint, "state/.metadata")
 

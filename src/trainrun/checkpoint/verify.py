@@ -8,26 +8,30 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from trainrun.checkpoint.archive import check_values
 from trainrun.checkpoint.contents import FileRecord, digest, tree
+from trainrun.checkpoint.index import METADATA, check_chunks, read_index
 from trainrun.checkpoint.layout import MANIFEST, PLUGINS, STATE, is_temporary, step_of
 from trainrun.checkpoint.manifest import Manifest, read_manifest
 from trainrun.errors import BadCheckpoint
 
 _THREADS = 4
+_VALUES = ".pt"
 _OWN_FOLDERS = frozenset({STATE, PLUGINS})
 
 
 def verify(folder: Path) -> list[str]:
     """Every reason not to trust the contents of `folder`; none if it is what was saved.
 
-    All files are read. The manifest's own checksum is compared, and names, kinds, sizes and SHA-256 of the others.
+    All files are read. The manifest's own checksum is compared, and names, kinds, sizes and SHA-256 of the others; then
+    whether what the files hold makes up every tensor, each element once.
     """
     try:
         manifest = read_manifest(folder)
     except BadCheckpoint as error:
         return [str(error).removeprefix(f"{folder}: ")]
     reasons = sizes_and_names(folder, manifest)
-    return reasons or _hashes(folder, manifest)
+    return reasons or _hashes(folder, manifest) or _contents(folder, manifest)
 
 
 def sizes_and_names(folder: Path, manifest: Manifest) -> list[str]:
@@ -78,3 +82,18 @@ def _hash(folder: Path, name: str, record: FileRecord) -> str | None:
     except OSError as error:
         return f"{name!r} cannot be read: {error.strerror or error}"
     return None if found == record else f"{name!r} has other contents than were saved: its SHA-256 differs"
+
+
+def _contents(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with files that are as they were saved: a stranger can make a manifest for anything."""
+    state, values = folder / STATE, sorted(name for name in manifest.files if name.endswith(_VALUES))
+    metadata = f"{STATE}/{METADATA}"
+    reasons = [f"{metadata!r} is not in its manifest"] if manifest.files and metadata not in manifest.files else []
+    try:
+        if metadata in manifest.files:
+            check_chunks(state, [(one.dtype, chunk) for one in read_index(state).values() for chunk in one.chunks])
+        for name in values:
+            check_values(folder / name)
+    except BadCheckpoint as error:
+        reasons.append(str(error).removeprefix(f"{folder}/"))
+    return reasons
