@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from trainrun.testing.running import next_attempt
 from trainrun.testing.settings import kept_settings, one_thread
 from trainrun.testing.targets import plugin_name
 from trainrun.worker.main import train
+from trainrun.worker.signals import Inbox
 from trainrun.worker.ties import Ties
 from trainrun.worker.world import World
 
@@ -168,6 +170,22 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: Forked
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with kept_settings():
         yield Trainer(tmp_path / "runs", module, fork_ranks)
+
+
+@pytest.fixture
+def inbox() -> Any:
+    """Makes ties whose inbox hears signals."""
+    before = {number: signal.getsignal(number) for number in range(1, signal.NSIG) if number not in (9, 19, 32, 33)}
+
+    def make() -> Ties:
+        box = Inbox()
+        box.install()
+        return Ties(inbox=box)
+
+    yield make
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 # --- a task ---

@@ -17,8 +17,6 @@ from trainrun.errors import HookFailed, TrainingError
 from trainrun.rundir import RunPaths
 from trainrun.rundir.files import read_lines
 from trainrun.worker.checkpoint.reader import read_tensors, read_values
-from trainrun.worker.signals import Inbox
-from trainrun.worker.ties import Ties
 
 ADAM = {"name": "adamw", "lr": 0.01}
 OFTEN = {"checkpoint": {"every": 2, "at_end": True}}
@@ -171,22 +169,6 @@ def interrupting(step: int) -> type:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     return Interrupt
-
-
-@pytest.fixture
-def inbox() -> Any:
-    """Makes ties whose inbox hears signals."""
-    before = {number: signal.getsignal(number) for number in range(1, signal.NSIG) if number not in (9, 19, 32, 33)}
-
-    def make() -> Ties:
-        box = Inbox()
-        box.install()
-        return Ties(inbox=box)
-
-    yield make
-    for number, handler in before.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("name", "step"), [("evaluated", 4), ("epochs", 3), ("epochs", 9)])

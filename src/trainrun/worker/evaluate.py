@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from trainrun.errors import TrainingError
 from trainrun.worker import modes, sharding
+from trainrun.worker.checkpoint import rng
 from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
 from trainrun.worker.evaluation_record import EvaluationRecord
 from trainrun.worker.metrics import Metrics, Value, weighted
@@ -18,7 +19,9 @@ from trainrun.worker.session import Session
 def evaluate(session: Session) -> bool:
     """Evaluate every split that has data, and log all metrics, which are the same on all ranks.
 
-    Return False if a stop broke it off: then nothing is logged, and the evaluation does not count as made.
+    Training is left as it was: random generators, the modes of the model's parts, and the metrics that wait for the
+    next log. Within, the generators depend on seed, step and rank alone. Return False if a stop broke it off: then
+    nothing is logged, and the evaluation does not count as made.
     """
     state = session.state
     if not session.evaluation:
@@ -27,18 +30,20 @@ def evaluate(session: Session) -> bool:
     phase = state.phase
     state.enter("evaluation")
     session.interruption.begin()
-    with EvaluationRecord(session) as record, modes.evaluating(session.model), torch.no_grad():
-        complete = _evaluate_splits(session, record)
-        sharding.free(session.shards)
-    state.enter(phase)
-    session.restart_clock()
-    if not complete:
-        session.logger.info("evaluation broken off, because training stops", step=state.step)
-        return False
-    session.warn_nonfinite(record.values)
-    session.evaluated_at, session.last_metrics = state.step, record.values
-    if record.values and session.hooks.on_log:
-        session.hooks.on_log(dict(record.values), state.step)
+    seed = rng.seed_of("evaluation", state.recipe.run.seed, state.step, state.world.rank)
+    with rng.apart(state.device, seed, _generators(session.evaluation.values())):
+        with EvaluationRecord(session) as record, modes.evaluating(session.model), torch.no_grad():
+            complete = _evaluate_splits(session, record)
+            sharding.free(session.shards)
+        state.enter(phase)
+        session.restart_clock()
+        if not complete:
+            session.logger.info("evaluation broken off, because training stops", step=state.step)
+            return False
+        session.warn_nonfinite(record.values)
+        session.evaluated_at, session.last_metrics = state.step, record.values
+        if record.values and session.hooks.on_log:
+            session.hooks.on_log(dict(record.values), state.step)
     return True
 
 
@@ -86,6 +91,16 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         if session.interrupted():
             return None
     return sums.reduce()
+
+
+def _generators(loaders: Iterable[object]) -> Iterator[torch.Generator]:
+    """The generators that the user gave to loaders and samplers; a training loader may draw from the same."""
+    for loader in loaders:
+        batches = getattr(loader, "batch_sampler", None)
+        for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                yield generator
 
 
 def _add(sums: Metrics, name: str, value: Value, weight: float, *, counts: bool) -> None:

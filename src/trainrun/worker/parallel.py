@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from trainrun.errors import EnvironmentProblem
+from trainrun.worker.checkpoint import rng
 from trainrun.worker.world import World
 
 
@@ -104,8 +105,9 @@ class Collectives:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's, torch's and the devices' random generators."""
+    """Seed Python's, torch's and the devices' random generators, and NumPy's if it is imported."""
     random.seed(seed)
+    rng.seed_numpy(seed)
     torch.manual_seed(seed)
 
 

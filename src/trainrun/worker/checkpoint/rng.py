@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +35,54 @@ def restore(saved: dict[str, Any], device: torch.device) -> None:
     if "numpy" in saved and numpy is not None:
         kind, keys, *rest = saved["numpy"]
         numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
+
+
+@contextmanager
+def apart(device: torch.device, seed: int, others: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """Seed the generators for what happens within, and put them back afterwards, whatever is raised.
+
+    others: generators that are only put back, because the user has seeded them.
+    """
+    saved, devices = state(device), _devices()
+    own = [(generator, generator.get_state()) for generator in others]
+    try:
+        _seed(device, seed)
+        yield
+    finally:
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        restore(saved, device)
+        for generator, found in own:
+            generator.set_state(found)
+
+
+def seed_of(*parts: object) -> int:
+    """Make a seed of 63 bits, far from those of other `parts`, such as a purpose, a step and a rank."""
+    text = " ".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
+def seed_numpy(seed: int) -> None:
+    """Seed NumPy's global generator, if something has imported NumPy."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what `state` saves, and no more: `torch.manual_seed` also seeds devices that are not there to restore."""
+    random.seed(seed)
+    seed_numpy(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _devices() -> list[torch.Tensor]:
+    """The states of all GPUs, if the process uses any: a task may use more of them than its own."""
+    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.get_rng_state_all() if used else []
 
 
 def _listed(state: tuple[Any, ...]) -> list[Any]:
