@@ -1,9 +1,8 @@
 """Calling hooks: one compiled function for each hook, made when the plan is fixed or changes.
 
-pluggy decides the order. Where a hook has no wrapper, its hookimpls are then called straight from a
-function generated for just this chain, with positional arguments: the generic way costs several times as
-much for each call, which shows in a training loop (tests/benchmarks/loop_overhead.py). Where there is
-a wrapper, pluggy itself makes the call.
+pluggy decides the order. If a hook has no wrapper, its hookimpls are then called from a function generated for just
+this chain, with positional arguments: the generic way costs several times as much for each call, which shows in a
+training loop (tests/benchmarks/loop_overhead.py). If there is a wrapper, pluggy itself makes the call.
 """
 
 from __future__ import annotations
