@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from trainrun import UsageError
+from trainrun.cli.checks import CHECKS
 from trainrun.cli.smoke import command
 from trainrun.testing import DistributionInstaller
 
@@ -70,6 +72,28 @@ class Survivor:
 """
 
 
+SUMMED = """
+import torch
+from trainrun import hookimpl
+
+@hookimpl
+def build_model():
+    return torch.nn.Linear(3, 1)
+
+@hookimpl
+def build_dataset(split):
+    return list(torch.randn(45, 3, generator=torch.Generator().manual_seed(1))) if split == "train" else None
+
+@hookimpl
+def training_step(model, batch):
+    return model(batch).square().sum()
+
+@hookimpl
+def evaluation_step():
+    return {}
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Path:
     """Where smoke makes its temporary folders."""
@@ -97,7 +121,10 @@ def test_a_good_recipe_leaves_nothing_behind(
     install_distribution("watchers", {"watchers.py": WATCHER}, {"watcher": "watchers:Watcher"})
     result = smoke(tmp_path, RECIPE + "plugins.watcher = {}")
     assert result.exit_code == 0
-    lines = result.stdout.splitlines()
+    checks, lines = result.stdout.splitlines()[:4], result.stdout.splitlines()[4:]
+    assert [line.partition(": ")[2].partition(": ")[0] for line in checks] == list(CHECKS)
+    assert {line.partition(": ")[0] for line in checks} == {"ok"}
+    assert all("dropout off (7 (Dropout))" in line for line in checks[:2])
     assert lines[0] == "ok: 4 steps on 2 CPU workers, and the same parameters on both"
     assert lines[1] == "ok: 2 more steps from their checkpoint, with new workers"
     assert "build_model 2" in lines[2]
@@ -110,7 +137,26 @@ def test_a_good_recipe_leaves_nothing_behind(
 def test_a_recipe_that_counts_epochs_is_stopped(tmp_path: Path, folder: Path) -> None:
     result = smoke(tmp_path, RECIPE.replace("steps = 1000", "epochs = 9"), "--steps", "3")
     assert result.exit_code == 0
-    assert result.stdout.startswith("ok: 3 steps")
+    assert result.stdout.count("\nok: ") == 5
+    assert "\nok: 3 steps" in result.stdout
+
+
+def test_a_failed_check_is_an_exit_code_and_keeps_the_folder(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "summed.py").write_text(SUMMED)
+    recipe = RECIPE.replace('use = "digits", channels = 2, hidden = 8', 'use = "summed.py"').replace("16", "15")
+    skipped = [part for name in ("ranks", "evaluation", "data") for part in ("--skip", name)]
+    result = smoke(tmp_path, recipe, "--steps", "1", *skipped)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert re.match(
+        r"failed: micro-batches: train/loss \S+ in micro-batches of 7, \S+ whole \(14\); see docs/", lines[0]
+    )
+    assert lines[1] == "not compared: ranks: because it is left out by --skip"
+    assert lines[4] == "ok: 1 step on 1 CPU worker; 2 cannot share train.batch_size = 15"
+    assert lines[-1].startswith("the folder is kept: ")
+    kept = Path(lines[-1].partition(": ")[2])
+    assert kept.is_relative_to(folder)
+    assert {"micro-batches", "whole"} <= {path.name for path in kept.iterdir()}
 
 
 def test_parameters_that_differ_fail_and_are_named(

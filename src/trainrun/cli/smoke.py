@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,16 @@ import click
 
 from trainrun.builtin import SMOKE_CHECK
 from trainrun.cli import options
+from trainrun.cli.checks import CHECKS, run_checks
+from trainrun.cli.measuring import Subject
+from trainrun.errors import ExitCode
 
 if TYPE_CHECKING:
     from trainrun.builtin.fault import Fault
     from trainrun.plugin.resolve import Resolved
     from trainrun.rundir.records import Outcome
 
-WORKERS = 2
+_WORKERS = 2
 
 Trial = tuple[str, Sequence[str], Sequence[str], Path]
 
@@ -29,7 +32,6 @@ _CHECK = "smoke-check"
 _FIXED = (
     'launch.backend="local"',
     "launch.nodes=1",
-    f"launch.workers={WORKERS}",
     'train.device="cpu"',
     "train.log_every=1",
     "checkpoint.at_end=true",
@@ -50,6 +52,13 @@ _FIXED = (
     help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5 or raise:PLUGIN.HOOK, and compare what "
     "follows with what has to.",
 )
+@click.option(
+    "--skip",
+    multiple=True,
+    type=click.Choice(CHECKS),
+    help="Leave out a check that the recipe cannot pass, such as micro-batches if a loss compares the samples of a "
+    "batch with one another.",
+)
 @options.refresh
 def command(
     *,
@@ -58,28 +67,34 @@ def command(
     plugins: tuple[str, ...],
     steps: int,
     inject: tuple[str, ...],
+    skip: tuple[str, ...],
     refresh: bool,
 ) -> None:
     """Try RECIPE with everything on: a few steps on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
 
     Then new workers go on from the checkpoint for 2 more steps. Each time the parameters of both workers must be
-    equal at the end. The run's folder is temporary, and
-    kept only after a failure. Exit codes are those of `trainrun launch`; with --inject 0 where all was as it
-    has to be, else 1.
+    equal at the end. Then short trainings are compared: an update made whole, in micro-batches and on two ranks;
+    training with and without an evaluation; the samples of two ranks. Each check ends in a line, "ok", "failed" or
+    "not compared" with the reason; docs/correctness.md explains them. The run's folder is temporary, and
+    kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with --inject 0
+    where all was as it has to be, else 1.
     """
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
 
     faults = _faults(inject)
     steps = max([steps, *(fault.step + _SETTLE for fault in faults)])
-    settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}"]
+    settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}", f"launch.workers={_WORKERS}"]
     settings += ["checkpoint.every=1"] if any(fault.strikes_save for fault in faults) else []
     resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh)
+    if not _shareable(resolved.data.get("train", {})):
+        settings += ["launch.workers=1"]
+        resolved = resolve(recipe, [*settings, *overrides], plugins)
     pause = [] if faults else [f"plugins.{_CHECK}.pause={steps}"]
     settings += [_limit(resolved, steps if faults else steps + _MORE), *pause, *overrides]
     folder = Path(tempfile.mkdtemp(prefix="trainrun-smoke-"))
     try:
         trial = (recipe, settings, plugins, folder)
-        code = _prove(trial, resolved, faults) if faults else _try(trial, resolved)
+        code = _prove(trial, resolved, faults) if faults else _try(trial, resolved, (overrides, skip))
     except BaseException:
         _remove_unused(folder)
         raise
@@ -88,7 +103,16 @@ def command(
     raise click.exceptions.Exit(code)
 
 
-def _try(trial: Trial, resolved: Resolved) -> int:
+def _shareable(train: Mapping[str, Any]) -> bool:
+    """Whether two workers can share an update, in the recipe's own micro-batches."""
+    batch, micro = train.get("batch_size"), train.get("micro_batch_size") or 1
+    if not isinstance(batch, int) or not isinstance(micro, int):
+        return True  # which is wrong in another way, and told so
+    return batch % (_WORKERS * micro) == 0
+
+
+def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[str, ...]]) -> int:
+    """Launch, resume and check. asked: the overrides, and the checks that are left out."""
     from trainrun.launch.launch import launch  # noqa: PLC0415
     from trainrun.launch.resume import resume  # noqa: PLC0415
 
@@ -98,8 +122,16 @@ def _try(trial: Trial, resolved: Resolved) -> int:
     if outcome.ok:
         outcomes.append(resume(outcome.run, quiet=True))
         costs.append(_cost(outcomes[-1]))
-    click.echo("\n".join([*_report(outcomes), *exercised(resolved, [row for cost in costs for row in cost])]))
-    return outcomes[-1].exit_code
+    code = outcomes[-1].exit_code
+    if outcomes[-1].ok:
+        subject = Subject(recipe, asked[0], tuple(plugins), folder)
+        for line in run_checks(subject, resolved.data, asked[1]):
+            click.echo(str(line))
+            code = int(ExitCode.TRAINING_FAILED) if line.status == "failed" else code
+    click.echo("\n".join([*_report(outcomes, resolved), *exercised(resolved, [row for cost in costs for row in cost])]))
+    if outcomes[-1].ok and code:
+        click.echo(f"the folder is kept: {folder}")
+    return code
 
 
 def _cost(outcome: Outcome) -> list[dict[str, Any]]:
@@ -146,7 +178,7 @@ def _remove_unused(folder: Path) -> None:
         folder.rmdir()
 
 
-def _report(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
     """How the launch ended, and the one that went on from its checkpoint, where there was one."""
     from trainrun.launch import closing  # noqa: PLC0415
     from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
@@ -159,9 +191,17 @@ def _report(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield from closing.lines(last)
         yield f"the folder is kept: {last.run}"
         return
-    yield f"ok: {first.step} steps on {WORKERS} CPU workers, and the same parameters on both"
+    if resolved.data["launch"]["workers"] == 1:
+        batch = resolved.data["train"]["batch_size"]
+        yield f"ok: {_steps(first.step)} on 1 CPU worker; {_WORKERS} cannot share train.batch_size = {batch}"
+    else:
+        yield f"ok: {_steps(first.step)} on {_WORKERS} CPU workers, and the same parameters on both"
     yield f"ok: {last.step - first.step} more steps from their checkpoint, with new workers"
     yield from closing.faults(RunPaths(Path(last.run)))
+
+
+def _steps(number: int) -> str:
+    return f"{number} step" + "s" * (number != 1)
 
 
 def exercised(resolved: Resolved, cost: Sequence[dict[str, Any]]) -> Iterator[str]:
