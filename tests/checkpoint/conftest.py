@@ -44,7 +44,14 @@ def describe() -> Describe:
 
     def describe(temp: Path, step: int, **more: Any) -> Manifest:
         files = {name: digest(temp / name) for name in FILES}
-        facts: dict[str, Any] = {"run": "digits", "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 1}
+        facts: dict[str, Any] = {
+            "run": "digits",
+            "attempt": 1,
+            "epoch": 1,
+            "samples_seen": 64 * step,
+            "world_size": 1,
+            "finite": True,
+        }
         return Manifest(step=step, created=time.time(), files=files, **{**facts, **more})
 
     return describe

@@ -47,6 +47,7 @@ def save(paths: RunPaths, step: int, *, tensors: bool = False) -> Path:
         reason="every 100 steps",
         metrics={"loss": 0.123456789, "accuracy": 0.5, "b": 1.0, "c": 2.0, "d\x1b[31m": 3.0},
         files=files,
+        finite=True,
     )
     return publish(temp, manifest)
 
@@ -63,7 +64,7 @@ def test_they_are_listed(paths: RunPaths, capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr()
     header, first, second = shown.out.splitlines()
     assert header.split() == ["step", "size", "age", "state", "metrics"]
-    assert first.startswith("200   2.6 KiB  1 min 15 s  good")
+    assert first.startswith("200   2.7 KiB  1 min 15 s  good")
     assert first.endswith("accuracy 0.5  b 1  c 2  and 2 more")
     assert second.startswith("100   ")
     assert "bad: 'rank-0.pt' is missing" in second
@@ -75,8 +76,8 @@ def test_links_are_named_beside_the_step_they_lead_to(paths: RunPaths, capsys: p
     (paths.checkpoints / "best").symlink_to("step-000100")
     assert run(["checkpoints", str(paths.root)]) == 0
     _, first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("200         2.6 KiB")
-    assert second.startswith("100 (best)  2.6 KiB")
+    assert first.startswith("200         2.7 KiB")
+    assert second.startswith("100 (best)  2.7 KiB")
     assert run(["checkpoints", str(paths.root), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["checkpoints"]
     assert [(one["step"], one["links"]) for one in shown] == [(200, []), (100, ["best"])]

@@ -72,6 +72,7 @@ def test_the_report_is_honest_about_the_update(run_recipe: RunRecipe, place: str
     told = report(result)
     assert (told["update_of_this_step"], told["weights_of_step"], told["step"]) == (state, step, 3)
     assert told["phase"] == "training"
+    assert told["not_finite"] == []
     assert "raised ValueError" in told["error"]
     assert "Traceback" in told["traceback"]
     assert "no checkpoint" in told["what"]
@@ -145,19 +146,25 @@ def test_a_rank_that_fails_asks_no_other(fork_recipe: ForkRecipe, strategy: str)
     torch.load(result.paths.root / "failures" / "attempt-1-rank-1" / "optimizer.pt", weights_only=True)
 
 
-def test_only_the_newest_attempts_are_kept(run_recipe: RunRecipe) -> None:
+@pytest.mark.parametrize(("spoilt", "more"), [((), []), ((3, 4), ["attempt-2-rank-5"])])
+def test_only_the_newest_attempts_are_kept_and_the_newest_that_is_finite(
+    run_recipe: RunRecipe, spoilt: tuple[int, ...], more: list[str]
+) -> None:
     class Older:
         @hookimpl
         def on_train_start(self, run: Any) -> None:
             for attempt in (-3, -2, -1, 0):
-                (run.paths.root / "failures" / f"attempt-{attempt + 4}-rank-5").mkdir(parents=True)
+                folder = run.paths.root / "failures" / f"attempt-{attempt + 4}-rank-5"
+                folder.mkdir(parents=True)
+                names = ["weight"] if attempt + 4 in spoilt else []
+                (folder / "report.json").write_text(json.dumps({"not_finite": names}))
             (run.paths.root / "failures" / ".attempt-0-rank-0.1a.tmp").mkdir()  # was killed while it wrote
             (run.paths.root / "failures" / ".attempt-1-rank-7.1a.tmp").mkdir()  # may still be writing
 
     overrides = ["plugins.exception-checkpoint.keep=2", 'plugins.exception-checkpoint.after=["older"]']
     overrides += ["plugins.exception-checkpoint.optimizer=false"]
     result = run_recipe(RECIPE, Older, fails("on_step_end"), overrides=overrides, fails=True)
-    assert failures(result) == [".attempt-1-rank-7.1a.tmp", "attempt-3-rank-5", "attempt-4-rank-5"]
+    assert failures(result) == [".attempt-1-rank-7.1a.tmp", *more, "attempt-3-rank-5", "attempt-4-rank-5"]
 
 
 def test_a_full_disk_hides_nothing(run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainrun.checkpoint.choose import Choice, choose, named, set_aside
 from trainrun.checkpoint.commit import begin, clear, digest, discard, publish, sync
+from trainrun.checkpoint.finite import problems
 from trainrun.checkpoint.layout import (
     MANIFEST,
     PLUGINS,
@@ -41,6 +42,7 @@ __all__ = [
     "linked",
     "named",
     "plugin_file",
+    "problems",
     "prune",
     "publish",
     "put_aside",

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 
 from trainrun.checkpoint.commit import sync
+from trainrun.checkpoint.finite import problems
 from trainrun.checkpoint.layout import BAD, MANIFEST, SUPERSEDED, aside_name, is_aside, step_of
 from trainrun.checkpoint.scan import put_aside, scan
-from trainrun.checkpoint.verify import verify
 from trainrun.errors import BadCheckpoint
 from trainrun.rundir.create import is_run
 from trainrun.rundir.paths import RunPaths
@@ -28,7 +28,9 @@ class Choice:
 
 
 def choose(checkpoints: Path) -> Choice:
-    """The newest good checkpoint; every file of it was read. Bad ones that are newer are renamed to `bad-…`.
+    """The newest good checkpoint; every file of it was read, and what it keeps is finite.
+
+    Bad ones that are newer are renamed to `bad-…`.
 
     Raises `BadCheckpoint` with every reason where there are checkpoints, also ones that were renamed earlier, and
     none is good: nothing is renamed then, and a run never starts over because its checkpoints were lost.
@@ -68,7 +70,7 @@ def set_aside(checkpoints: Path, newer_than: int) -> list[Path]:
 def _newest_good(checkpoints: Path) -> tuple[Path | None, list[Rejected]]:
     rejected: list[Rejected] = []
     for found in scan(checkpoints):
-        reasons = [found.problem] if found.problem else verify(found.path)
+        reasons = [found.problem] if found.problem else problems(found.path)
         if not reasons:
             return found.path, rejected
         rejected.append((found.path, reasons))
@@ -78,7 +80,7 @@ def _newest_good(checkpoints: Path) -> tuple[Path | None, list[Rejected]]:
 def _require_good(folder: Path) -> Path:
     if not folder.is_dir():
         raise BadCheckpoint(f"{folder}: there is no such checkpoint")
-    if reasons := verify(folder):
+    if reasons := problems(folder):
         raise BadCheckpoint(f"{folder}: this checkpoint is not good: {'; '.join(reasons)}")
     return folder
 

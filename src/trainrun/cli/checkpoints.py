@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from trainrun.checkpoint import Found, Manifest, linked, named, put_aside, scan, step_of, verify
+from trainrun.checkpoint import Found, Manifest, linked, named, problems, put_aside, scan, step_of
 from trainrun.checkpoint.contents import tree
 from trainrun.cli import options
 from trainrun.cli.columns import columns
@@ -48,8 +48,9 @@ _METRICS = 3
 def command(*, run: str, base: Path, as_json: bool, out: Path | None, **chosen: Any) -> None:
     """List the checkpoints of RUN, the newest first: step, size, age, whether each is good, and its metrics.
 
-    Names and sizes are compared with what was saved; --verify reads every byte as well. A bad checkpoint is never
-    loaded: a run goes on from the newest good one.
+    Names and sizes are compared with what was saved; --verify reads every byte as well, and looks whether weights are
+    finite if an older version saved them without a look. A bad checkpoint is never loaded: a run continues from the
+    newest good one.
 
     RUN is an id, the beginning of one, a path, or `latest`.
     """
@@ -91,7 +92,18 @@ class Row:
         }
 
 
-_FACTS = ("epoch", "samples_seen", "attempt", "world_size", "strategy", "reason", "seconds", "metrics", "missing")
+_FACTS = (
+    "epoch",
+    "samples_seen",
+    "attempt",
+    "world_size",
+    "strategy",
+    "reason",
+    "seconds",
+    "metrics",
+    "missing",
+    "finite",
+)
 
 
 def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
@@ -113,7 +125,7 @@ def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
 def _row(found: Found, links: Sequence[str], *, full: bool) -> Row:
     problem = found.problem
     if full and problem is None:
-        problem = "; ".join(verify(found.path)) or None
+        problem = "; ".join(problems(found.path)) or None
     total, changed = _measure(found.path)
     saved = found.manifest.created if found.manifest else changed
     return Row(found.path, found.step, total, saved, problem, found.manifest, links)
@@ -129,7 +141,8 @@ def _measure(folder: Path) -> tuple[int, float]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     age = duration(max(0.0, time.time() - row.saved)) if row.saved else ""
-    state = f"bad: {clean(row.problem)}" if row.problem else "good"
+    checked = row.manifest is not None and row.manifest.finite
+    state = f"bad: {clean(row.problem)}" if row.problem else "good" if checked else "good, if its weights are finite"
     metrics = row.manifest.metrics if row.manifest else {}
     shown = [f"{clean(name)} {number(metrics[name])}" for name in sorted(metrics)[:_METRICS]]
     more = len(metrics) - len(shown)

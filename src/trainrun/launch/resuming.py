@@ -52,7 +52,7 @@ def pick(paths: RunPaths, say: Say) -> Path | None:
     """The run's newest good checkpoint; None where it has none. Bad ones are put aside, and that is told."""
     choice = choose(paths.checkpoints)
     for path, reasons in choice.rejected:
-        say(f"warning: a checkpoint is damaged and is left out; it is kept as {short(paths, path)}: {reasons[0]}")
+        say(f"warning: a checkpoint is not good and is left out; it is kept as {short(paths, path)}: {reasons[0]}")
         _event(paths, "quarantine", checkpoint=str(path), reasons=reasons)
     return choice.path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from trainrun.errors import TrainingError
 from trainrun.plugin.instance import Instance
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
-from trainrun.worker.checkpoint import weights
+from trainrun.worker.checkpoint import finite, weights
 from trainrun.worker.metrics import Reduce, Value
 from trainrun.worker.optim import unwrapped
 from trainrun.worker.state import State
@@ -185,16 +186,34 @@ class Run:
         local: no other rank is asked, and this one writes what it has: under fsdp its parts, with their places in
             the file's notes. For when others may be gone.
 
-        Raises OSError where the file cannot be written, on the rank that writes; TrainingError before there is a model.
+        Weights that are not finite never replace a file: with `train.nonfinite` = "warn" that is a warning, else an
+        error; with `local` they are written, and the file's notes name them in `not_finite`.
+
+        Raises OSError where the file cannot be written, on the rank that writes; TrainingError before there is a model
+        and for weights that are not finite.
         """
         if self.model is None:
             raise TrainingError("run.save_weights: there is no model yet; call it from on_train_start on")
         notes: dict[str, Any] = {"run": self.paths.run_id, "step": str(self.step)}
         if local:
             tensors, places = weights.own(self.model)
-            weights.write(Path(path), tensors, {**notes, "rank": str(self.world.rank), "parts": places})
-        elif tensors := weights.gather(self.model, self.world.rank):
+            notes |= {"rank": str(self.world.rank), "parts": places, "not_finite": self._not_finite(tensors)}
             weights.write(Path(path), tensors, notes)
+        elif tensors := weights.gather(self.model, self.world.rank):
+            if found := self._not_finite(tensors):
+                self._refuse_weights(Path(path), found)
+            else:
+                weights.write(Path(path), tensors, notes)
+
+    def _not_finite(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+        return [name for name in finite.not_finite(tensors) if name not in self._state.exempt]
+
+    def _refuse_weights(self, path: Path, found: Sequence[str]) -> None:
+        message = f"step {self.step}: {path.name} was not written, because weights are not finite: "
+        message += finite.describe(found)
+        if self.recipe.train.nonfinite == "fail":
+            raise TrainingError(f'{message}; set train.nonfinite = "warn" to continue without it')
+        self._state.decisions.post("warn", self.name, "save_weights", message)
 
     def cost(self) -> list[dict[str, Any]]:
         """What hooks have cost on this worker so far: rows of instance, hook, calls, total_seconds, max_seconds."""

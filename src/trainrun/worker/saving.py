@@ -11,8 +11,8 @@ from trainrun.checkpoint import scan
 from trainrun.errors import TrainingError
 from trainrun.recipe import duration
 from trainrun.recipe.model import CheckpointTable
-from trainrun.worker.checkpoint.finite import Losses
-from trainrun.worker.checkpoint.saver import NOT_FINITE, SOURCE, Saved, Saver, folder
+from trainrun.worker.checkpoint.finite import NOT_FINITE, Losses
+from trainrun.worker.checkpoint.saver import SOURCE, Saved, Saver, folder
 from trainrun.worker.decisions import Decision, DecisionKind, Decisions
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def saved(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
     shards.finish(temp / "state", metadata, [shards.write(temp / "state", 0, staged, wanted[0])])
     files = {f"state/{path.name}": digest(path) for path in (temp / "state").iterdir()}
     facts = {"run": "digits", "attempt": 1, "step": 300, "epoch": 1, "samples_seen": 1, "world_size": 1, "created": 1.0}
-    return publish(temp, Manifest(files=files, **facts))
+    return publish(temp, Manifest(files=files, finite=True, **facts))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,9 @@ class ExceptionCheckpointOptions(PluginOptions):
     """What is written, for how long, and how much of it is kept."""
 
     optimizer: bool = Field(True, description="Also write the state of the optimizer.")
-    keep: int = Field(2, ge=1, description="Of how many attempts the folders remain; older ones are removed.")
+    keep: int = Field(
+        2, ge=1, description="Of how many attempts the folders remain; the newest one with finite weights always does."
+    )
     patience: Duration = Field(
         60.0, description="How long the writing may take; after that the process ends without it."
     )
@@ -150,10 +152,18 @@ class _Writing:
 
     def _fill(self, folder: Path) -> None:
         self.run.save_weights(folder / "weights.safetensors", local=True)
+        self.report["not_finite"] = _not_finite(self.run)
         if self.options.optimizer and self.run.optimizer is not None:
             _write(folder / "optimizer.pt", _plain(self.run.optimizer.state_dict()))
         text = json.dumps(self.report, indent=2) + "\n"
         (folder / "report.json").write_text(text, encoding="utf-8")
+
+
+def _not_finite(run: Run) -> list[str]:
+    """Which weights and buffers hold a NaN or an infinity, in what is on this rank."""
+    assert run.module is not None
+    tensors = {name: one for name, one in _plain(run.module.state_dict()).items() if isinstance(one, torch.Tensor)}
+    return [name for name, one in tensors.items() if not one.isfinite().all()]
 
 
 def _plain(value: Any) -> Any:
@@ -175,6 +185,14 @@ def _write(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
+def _is_finite(folder: Path) -> bool:
+    """Whether all weights in a rank's folder are finite, as far as its report can be read."""
+    try:
+        return not json.loads((folder / "report.json").read_text(encoding="utf-8"))["not_finite"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def _attempt(folder: Path) -> int:
     """The attempt that a rank's folder names, also while it is written."""
     return int(folder.name.split("-")[1])
@@ -183,6 +201,7 @@ def _attempt(folder: Path) -> int:
 def _prune(folder: Path, keep: int) -> None:
     attempts = {path: _attempt(path) for path in folder.glob("attempt-*-rank-*")}
     newest = sorted(set(attempts.values()))[-keep:]
+    finite = max((attempt for path, attempt in attempts.items() if _is_finite(path)), default=None)
     for path, attempt in attempts.items():
-        if attempt not in newest:
+        if attempt not in newest and attempt != finite:
             shutil.rmtree(path, ignore_errors=True)  # other ranks may remove it as well

@@ -17,6 +17,8 @@ from pathlib import Path
 from trainrun.checkpoint import read_manifest, sync
 from trainrun.errors import BadCheckpoint, EnvironmentProblem, ExitCode, TrainrunError, UsageError
 from trainrun.worker.checkpoint import safetensors
+from trainrun.worker.checkpoint.examine import weights_of
+from trainrun.worker.checkpoint.finite import describe
 from trainrun.worker.checkpoint.reader import read_tensors
 
 PREFIX = "model/"
@@ -28,12 +30,15 @@ def export(checkpoint: Path, out: Path, *, force: bool = False) -> int:
     """Write the model's tensors in `checkpoint` to `out`, and answer with how many there are.
 
     The file appears whole or not at all. force: replace one that is there. Raises UsageError where there is one,
-    BadCheckpoint where the weights cannot be read, and EnvironmentProblem where the file cannot be written.
+    BadCheckpoint where the weights cannot be read or are not finite, and EnvironmentProblem where the file cannot be
+    written.
     """
     manifest = read_manifest(checkpoint)
     tensors = read_tensors(checkpoint, PREFIX)
     if not tensors:
         raise BadCheckpoint(f"{checkpoint}: it holds no weights of a model")
+    if not manifest.finite and (found := weights_of(checkpoint, tensors)):
+        raise BadCheckpoint(f"{checkpoint}: its weights are not finite: {describe(found)}; export an older step")
     notes = {"format": "pt", "run": manifest.run, "step": str(manifest.step)}
     scratch = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainrun.worker.checkpoint.shards import Shard
     from trainrun.worker.loss_weights import Units
 
+NOT_FINITE = "not finite: "  # how it is told
 LOSS = "the training loss"
 
 _WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and torch's own wrappers put into names
@@ -65,9 +66,9 @@ class Claims:
 def untrained(model: torch.nn.Module) -> frozenset[str]:
     """Return the names of buffers and frozen parameters that are not finite. Waits for the device."""
     trained = {name for name, one in unwrapped(model).named_parameters(remove_duplicate=False) if one.requires_grad}
-    trained = {_plain(name) for name in trained}
+    trained = {plain(name) for name in trained}
     tensors = model_tensors(model)
-    return frozenset(not_finite({name: one for name, one in tensors.items() if _plain(name) not in trained}))
+    return frozenset(not_finite({name: one for name, one in tensors.items() if plain(name) not in trained}))
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -166,11 +167,12 @@ def _described(name: str) -> str:
 
 
 def _is_weight(name: str, size: torch.Size, weights: Mapping[str, torch.Size], exempt: frozenset[str]) -> bool:
-    bare = name if name in weights else _plain(name)
+    bare = name if name in weights else plain(name)
     return bare not in exempt and weights.get(bare) == size
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a tensor's name without what wrappers put into it."""
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper) if wrapper == "module." else name.replace(wrapper, "")
     return name

@@ -16,7 +16,7 @@ from trainrun.checkpoint.manifest import Manifest, read_manifest
 from trainrun.errors import BadCheckpoint, EnvironmentProblem
 from trainrun.plugin import state as plugin_state
 from trainrun.rundir.files import read_json
-from trainrun.worker.checkpoint import capture, reader, regroup, rng, settings, sharded_state
+from trainrun.worker.checkpoint import capture, finite, reader, regroup, rng, settings, sharded_state
 from trainrun.worker.checkpoint.changes import sentences
 from trainrun.worker.data import compare, fingerprint
 from trainrun.worker.parallel import seed_all
@@ -98,12 +98,28 @@ def restore(session: Session, start: Start) -> None:
     for name in saved["disabled"]:
         session.hooks.disable(name)
     session.look_at_plan()
-    plugins = _plugins(start.checkpoint, manifest, state.world.rank)
-    session.carried = plugin_state.restore(
-        session.hooks.members, sharded_state.put_back(plugins, source, session.model)
-    )
+    plugins = sharded_state.put_back(_plugins(start.checkpoint, manifest, state.world.rank), source, session.model)
+    if not manifest.finite:
+        _require_finite(session, start.checkpoint, saved, plugins)
+    session.carried = plugin_state.restore(session.hooks.members, plugins)
     same = manifest.world_size == state.world.size and "run.seed" not in start.differences.get("recipe", {})
     session.restore_randomness = partial(_randomness, session, own["rng"], same=same)
+
+
+def _require_finite(session: Session, checkpoint: Path, saved: Mapping[str, Any], plugins: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint, on all ranks, if what was loaded from a checkpoint of an older version is not finite."""
+    tensors, exempt = capture.tensors(session.model, session.optimizer), session.state.exempt
+    weights = {name: one.shape for name, one in capture.model_tensors(session.model).items()}
+    wanted = {name: one for name, one in tensors.items() if finite.must_be_finite(name, one.shape, weights, exempt)}
+    mine = [*finite.not_finite(wanted), *finite.rates(saved)]
+    mine += finite.not_finite(dict(finite.kept_weights(plugins, weights, exempt)))
+    gather = session.collectives.gather_objects
+    everybody: Any = [mine] if gather is None else gather(mine)
+    if found := finite.of_ranks(everybody):
+        raise BadCheckpoint(
+            f"{checkpoint}: this checkpoint is not good: what it keeps is {finite.NOT_FINITE}{found}; begin from an"
+            " older one with `trainrun resume RUN --from STEP`"
+        )
 
 
 def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:

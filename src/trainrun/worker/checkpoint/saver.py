@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trainrun.checkpoint import layout
 from trainrun.worker.checkpoint import snapshot
+from trainrun.worker.checkpoint.finite import NOT_FINITE
 from trainrun.worker.checkpoint.staging import Staging
 from trainrun.worker.checkpoint.writer import NotFinite, SaveFailed, Writer
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from trainrun.worker.session import Session
 
 SOURCE = "checkpoint"  # as whose decisions those about saves are known
-
-NOT_FINITE = "not finite: "  # how the problem of a save begins that was refused because of this
 
 _LOOK = 0.2  # seconds between two signs of life while training waits
 _PATIENCE = 1800.0  # seconds of waiting after which training does not count as alive any more
