@@ -72,6 +72,7 @@ imports: $(VENV)/.test
 
 bench: $(BENCH)/.peers  ## overhead of loop and command line, starts and restarts, throughput, beside others'
 	$(BENCH)/bin/python tests/benchmarks/loop_overhead.py
+	$(BIN)/python tests/benchmarks/checks.py
 	$(BIN)/python tests/benchmarks/command_line.py
 	$(BIN)/python tests/benchmarks/start.py
 	$(BIN)/python tests/benchmarks/decision_cost.py

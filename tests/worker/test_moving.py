@@ -128,7 +128,7 @@ def test_who_can_is_told_not_to_wait() -> None:
 @pytest.mark.parametrize("batch", [
     None, 3, "text", b"x", object(), ["a", "b"], ("a",), UserDict(a=1), Fixed(1, 2), torch.Size((2,)), Open, Frozen(1),
     range(3), {1, 2}, MappingProxyType({"a": 1}),
-], ids=repr)  # fmt: skip
+])  # fmt: skip
 def test_what_holds_no_tensor_stays_what_it_is(batch: Any) -> None:
     assert move(batch, META) is batch
 

@@ -266,6 +266,16 @@ def test_parameter_that_is_not_used_is_named(training: Any, spare: Any) -> None:
     assert "parallel.find_unused_parameters = true" in messages[0]
 
 
+def test_advice_of_torch_is_followed_by_the_key(training: Any) -> None:
+    # With a backward of its own, a task may do what it likes until torch itself finds that a reduction has no end.
+    def backward(self: Any, loss: torch.Tensor) -> bool:
+        loss.backward()
+        return True
+
+    own = type("Task", (branching(lambda run: False),), {"backward": hookimpl(backward)})
+    assert "; in the recipe: parallel.find_unused_parameters = true" in failures(training(own, ranks=2, **TABLES))[0]
+
+
 def test_parameters_that_are_not_used_are_found_if_the_recipe_says_so(training: Any, keeper: Any) -> None:
     table = {"find_unused_parameters": True}
     run = training(

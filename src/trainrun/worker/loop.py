@@ -159,7 +159,7 @@ def _forward_backward(session: Session, batch: Any, update: Update, index: int) 
     if session.plain:
         outputs = hooks.training_step(session.model, batch)
     else:
-        with session.autocast():
+        with session.autocast(), session.reduction.advising():
             outputs = hooks.training_step(session.model, batch)
     loss, weight, extra = _loss(outputs)
     if hooks.on_forward_end:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from trainrun.errors import TrainingError
+from trainrun.errors import HookFailed, TrainingError
 from trainrun.worker import sharding
 from trainrun.worker.replicas import Replicas, listed
 from trainrun.worker.world import World
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
+_ADVICE = "find_unused_parameters"
+
+
+@contextmanager
+def _advising() -> Iterator[None]:
+    try:
+        yield
+    except HookFailed as error:
+        if _ADVICE in str(error):
+            error.args = (f"{error}; in the recipe: parallel.{_ADVICE} = true",)
+        raise
 
 
 class Reduction:
@@ -43,6 +54,10 @@ class Reduction:
         if self.ddp is not None:
             return self.ddp.no_sync()
         return sharding.unreduced(self._shards) if self._shards else _UNCHANGED
+
+    def advising(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward: torch's advice on DDP is followed by the key of the recipe."""
+        return _UNCHANGED if self.ddp is None else _advising()
 
     def require_complete(self, step: int, replicas: Replicas) -> None:
         """Raise TrainingError if DDP has not reduced this rank's gradients in the step that was made."""
