@@ -14,6 +14,7 @@ import torch
 from trainrun.errors import TrainingError
 from trainrun.plugin.state import unfit
 from trainrun.worker.data.counting import TRAINING_WEIGHT, SampleCounter
+from trainrun.worker.data.draws import bare
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.data.naming import described, processes
 from trainrun.worker.data.reader import Reader, Warn, reader_of
@@ -64,14 +65,15 @@ class ForeignBatches:
         self._ahead: deque[Any] = deque()  # its batches that were not handed out
         self._before: dict[str, Any] = {}  # the reader's place before those were fetched
         self._last: Any = NOTHING
-        self._warning: str | None = None  # that sizes are not known, once that is so
+        self._warnings: list[str] = []  # that sizes are not known, once that is so
         self._warned = False
-        self._counter = SampleCounter(f"the train loader, {described(loader)}", TRAINING_WEIGHT, self._note)
+        # Not told to a method of this object: in a cycle of references a loader's processes would outlive their use.
+        self._counter = SampleCounter(f"the train loader, {described(loader)}", TRAINING_WEIGHT, self._warnings.append)
 
     @property
     def dataset(self) -> Any:
         """The dataset under the loader, or else the loader, as `fingerprint` takes it."""
-        return getattr(self._loader, "dataset", self._loader)
+        return bare(getattr(self._loader, "dataset", self._loader))
 
     def updates_in(self, epochs: int) -> int | None:
         """The number of updates in `epochs` epochs where all ranks' loaders know their length, else None."""
@@ -103,10 +105,10 @@ class ForeignBatches:
 
     def take_warning(self) -> str | None:
         """Return, once, that the size of a batch was not known, if that is so."""
-        if self._warned or self._warning is None:
+        if self._warned or not self._warnings:
             return None
         self._warned = True
-        return self._warning
+        return self._warnings[0]
 
     def fetch(self) -> Any:
         """The next micro-batch of the update at hand; the last one again if this rank has run out.
@@ -140,8 +142,9 @@ class ForeignBatches:
         sums = self._gather(mine)
         total = sum(sums)
         padding = (0,) * (len(update.weights) - len(sizes))
-        if min(sums) < 0 and self._warning is None:
-            self._note(f"rank {sums.index(-1)} does not know the number of samples in a batch of its train loader")
+        if min(sums) < 0 and not self._warnings:
+            silent = sums.index(-1)
+            self._warnings.append(f"rank {silent} does not know the number of samples in a batch of its train loader")
         if min(sums) < 0 or not total:
             return
         update.samples = total
@@ -227,9 +230,6 @@ class ForeignBatches:
     def _gather_lengths(self) -> list[int]:
         length = length_of(self._loader)
         return self._gather(-1 if length is None else length)
-
-    def _note(self, warning: str) -> None:
-        self._warning = warning
 
     def _begin_update(self, counts: Sequence[int]) -> Update:
         """An update for which rank r has counts[r] micro-batches, all counted alike until their sizes are known."""
