@@ -209,8 +209,10 @@ def build_scheduler(run: Run, optimizer: torch.optim.Optimizer, recipe: Recipe) 
 def build_dataset(run: Run, recipe: Recipe, split: str) -> Any:
     """Build the dataset of one split: `"train"` first, then each of the recipe's `evaluate.splits`.
 
-    Answer with a map-style dataset (`__len__` and `__getitem__`) or an iterable one that yields
-    whole micro-batches already sharded by rank. `"train"` is required unless somebody answers
+    Return a map-style dataset (`__len__` and `__getitem__`), or an iterable one of samples or of whole micro-batches.
+    If several workers or loader processes would read an iterable one, it says by its attribute `sharded` whether a
+    copy yields its share (True) or everything (False; trainrun then gives each item out once), and by `batched` whether
+    an item is a whole micro-batch. [Data](data.md) has the rules. `"train"` is required unless somebody answers
     `build_dataloader`; a split for which nobody answers is not evaluated.
     """
 
@@ -222,7 +224,8 @@ def build_dataloader(run: Run, dataset: Any, split: str, world: World) -> Iterab
     `dataset` is what `build_dataset` answered, or None; `world` holds this worker's rank and the
     number of workers. The default is a `torch.utils.data.DataLoader` over a sampler that visits
     each sample exactly once an epoch, over all ranks. An iterable with `set_epoch(epoch)` has it
-    called before each epoch.
+    called before each epoch. A plain `DataLoader` over data that all ranks have is given out by trainrun; if that
+    cannot be told, its attribute `sharded`, or that of its dataset or sampler, must say it.
     """
 
 

@@ -33,6 +33,15 @@ def test_own_task_learns(folder: Path, run_recipe: RunRecipe) -> None:
     assert len(result.series("eval/accuracy")) == 2
 
 
+def test_samples_that_differ_are_padded(folder: Path, run_recipe: RunRecipe) -> None:
+    write_files(ROOT / "docs" / "data.md", folder)
+    recipe = folder / "names.toml"
+    recipe.write_text('task.use = "tasks/names.py"\ntrain = { epochs = 2, batch_size = 8 }\n', encoding="utf-8")
+    result = run_recipe(recipe)
+    assert result.outcome.step == 8
+    assert result.series("eval/length") == {8: 6.0}
+
+
 @pytest.mark.parametrize(("seconds", "state"), [("1e-9", "stopped"), ("1e9", "finished")])
 def test_own_plugin_stops_slow_training(
     seconds: str, state: str, folder: Path, run_recipe: RunRecipe, hook_recorder: type[HookRecorder]

@@ -159,6 +159,8 @@ def test_hooks_fire_on_all_ranks_at_the_same_steps(training: Any, regression: An
 class Stream(torch.utils.data.IterableDataset[Any]):
     """Batches in order; it cannot say where it is."""
 
+    batched = True
+
     def __iter__(self) -> Iterator[Any]:
         for _ in range(20):
             yield torch.randn(4, 3), torch.randn(4, 1)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainrun.errors import TrainingError
-from trainrun.plugin.guard import CAUGHT
+from trainrun.plugin.description import ImplInfo
+from trainrun.plugin.guard import CAUGHT, switch
+from trainrun.plugin.instance import Instance
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Part:
     wrapper: bool
     plugin: str
     switch: str
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], impl: ImplInfo, instance: Instance) -> Part:
+        """Make one of a hookimpl's function, which must not be one that only this process has."""
+        return cls(function, impl.arguments, impl.wrapper, instance.name, switch(instance))
 
 
 class Detached:

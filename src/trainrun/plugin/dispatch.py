@@ -22,7 +22,7 @@ from trainrun.plugin.background import Background, drain, snapshot
 from trainrun.plugin.cost import Cost, Figures, Meter
 from trainrun.plugin.description import ImplInfo, SpecInfo
 from trainrun.plugin.detached import Detached, Part
-from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy, switch
+from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.plan import register
 from trainrun.rundir.pulse import CRUMB, Pulse, Trail
@@ -132,16 +132,8 @@ class Dispatcher:
 
     def detached(self, hook: str) -> Detached | None:
         """The hook as processes call it that have no dispatcher; None if it is not implemented on this rank."""
-        parts = [
-            Part(
-                getattr(link.member.plugin, link.impl.function),
-                link.impl.arguments,
-                link.impl.wrapper,
-                link.member.instance.name,
-                switch(link.member.instance),
-            )
-            for link in self._links[hook]
-        ]
+        links = self._links[hook]
+        parts = [Part.of(getattr(one.member.plugin, one.impl.function), one.impl, one.member.instance) for one in links]
         return Detached(hook, parts) if parts else None
 
     def _compile(self) -> None:

@@ -9,10 +9,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
+from trainrun.errors import TrainingError
 from trainrun.marker import hookimpl
 from trainrun.recipe import Recipe
 from trainrun.worker import optim, sharding
-from trainrun.worker.data import Collate, EvaluationSampler, Reseeded, SampledLoader, TrainSampler
+from trainrun.worker.data import Collate, EvaluationSampler, Plan, Reseeded, SampledLoader, Share, TrainSampler, giving
 from trainrun.worker.moving import move
 from trainrun.worker.run import Run
 from trainrun.worker.world import World
@@ -59,8 +60,9 @@ class Defaults:
     def build_dataloader(self, run: Run, dataset: Any, split: str, world: World) -> Iterable[Any] | None:
         if dataset is None:
             return None
-        if isinstance(dataset, IterableDataset):
-            return DataLoader(dataset, batch_size=None, **_loading(run))
+        indexed = all(hasattr(dataset, name) for name in ("__getitem__", "__len__"))
+        if isinstance(dataset, IterableDataset) or not indexed:
+            return _stream(run, dataset, split, world)
         sampler = train_sampler(run.recipe, len(dataset), world) if split == "train" else _evaluation(run, dataset)
         samples = Reseeded(dataset) if run.recipe.data.workers else dataset
         loading = {"collate_fn": Collate(split, dataset), **_loading(run)}
@@ -112,9 +114,41 @@ def train_sampler(recipe: Recipe, length: int, world: World) -> TrainSampler:
     )
 
 
+def micro_batches(recipe: Recipe, world: World) -> int:
+    """Micro-batches of one update on one worker."""
+    return recipe.train.batch_size // (world.size * micro_batch_size(recipe, world)) or 1
+
+
+def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]:
+    """The loader of an iterable dataset, which yields what it says: samples or batches, all of them or a share."""
+    recipe, processes = run.recipe, run.recipe.data.workers
+    if not hasattr(dataset, "__iter__"):
+        raise TrainingError(
+            f"build_dataset returned a {type(dataset).__name__} for split {split!r}, which has neither `__len__` and"
+            " `__getitem__` nor `__iter__`; return a dataset that has"
+        )
+    sharded, batched = giving.said(dataset), giving.said(dataset, name="batched")
+    giving.require_said(sharded, dataset, world, processes, f"split {split!r}")
+    train = split == "train"
+    size = micro_batch_size(recipe, world) if train else evaluation_size(recipe, world)
+    plan = Plan(
+        Share(world.rank, world.size, size, micro_batches(recipe, world) if train else 1),
+        deals=sharded is False,
+        batched=batched,
+        drop_last=train and recipe.data.drop_last,
+        seed=recipe.run.seed,
+        where=f"split {split!r}",
+    )
+    return DataLoader(giving.items(dataset, plan, Collate(split, dataset)), batch_size=None, **_loading(run))
+
+
+def evaluation_size(recipe: Recipe, world: World) -> int:
+    """Samples of a batch that one worker evaluates."""
+    return recipe.evaluate.batch_size or micro_batch_size(recipe, world)
+
+
 def _evaluation(run: Run, dataset: Any) -> EvaluationSampler:
-    size = run.recipe.evaluate.batch_size or micro_batch_size(run.recipe, run.world)
-    return EvaluationSampler(len(dataset), size, run.world)
+    return EvaluationSampler(len(dataset), evaluation_size(run.recipe, run.world), run.world)
 
 
 def _loading(run: Run) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths, secrets
 from trainrun.rundir.files import append_line, read_json
 from trainrun.worker.accept import require_optimizer, require_scheduler
-from trainrun.worker.build import micro_batch_size
+from trainrun.worker.build import micro_batch_size, micro_batches
 from trainrun.worker.built import Built
 from trainrun.worker.checkpoint.finite import untrained
 from trainrun.worker.checkpoint.restore import find, restore
@@ -35,6 +35,8 @@ from trainrun.worker.checkpoint.writer import About, Stages, Writer
 from trainrun.worker.data import (
     BatchSizes,
     ForeignBatches,
+    Giver,
+    Items,
     SampledBatches,
     SampledLoader,
     bind_collate,
@@ -211,6 +213,11 @@ class Worker:
         loader = _required(hooks, "build_dataloader")(dataset, split, world)
         if loader is None:
             return None
+        giver = Giver(world, self.recipe.run.seed, self.collectives.gather_objects)
+        runs = micro_batches(self.recipe, world) if split == "train" else 1
+        loader = giver.given(loader, f"split {split!r}", runs)
+        if isinstance(items := getattr(loader, "dataset", None), Items):
+            items.plan.warn = self._warn
         collate = hooks.detached("collate")
         if collate is not None and not bind_collate(loader, collate) and collate.provides:
             self._warn(
@@ -240,11 +247,10 @@ class Worker:
                 " batches of it; let build_dataset answer with a dataset that has a length, or turn that plugin off"
             )
         world, table = self.state.world, self.recipe.train
-        micro_batches = table.batch_size // (world.size * micro_batch_size(self.recipe, world)) or 1
         return ForeignBatches(
             loader,
             table.batch_size,
-            micro_batches,
+            micro_batches(self.recipe, world),
             world,
             self.collectives.gather_integer,
             seed=self.recipe.run.seed,

@@ -25,6 +25,10 @@ from trainrun.worker.data.evaluation import evaluation_batches as evaluation_bat
 from trainrun.worker.data.fingerprint import compare as compare
 from trainrun.worker.data.fingerprint import fingerprint as fingerprint
 from trainrun.worker.data.foreign import ForeignBatches as ForeignBatches
+from trainrun.worker.data.giving import Giver as Giver
+from trainrun.worker.data.items import Items as Items
+from trainrun.worker.data.items import Plan as Plan
+from trainrun.worker.data.items import Share as Share
 from trainrun.worker.data.naming import resumable as resumable
 from trainrun.worker.data.processes import leave_signals_alone as leave_signals_alone
 from trainrun.worker.data.sampled import SampledBatches as SampledBatches

@@ -68,6 +68,22 @@ class SampleCounter:
         return size
 
 
+def dimensions(part: Any) -> list[int]:
+    """List each part's number of dimensions: 0 of a number, 1 of what has a length, 2 of what says its batch size."""
+    record = _record(part)
+    if _size(part) is None and (record is not None or _is_sequence(part)):
+        inner = part if record is None else record.values()
+        return [count for item in inner for count in dimensions(item)]
+    if isinstance(part, str | bytes) or part is None:
+        return []
+    ndim = getattr(part, "ndim", None)
+    if isinstance(ndim, int):
+        return [ndim]
+    if _size(part) is None:
+        return [0]
+    return [2 if _said(part) is not None else 1]
+
+
 def describe(batch: Any) -> str:
     """Name the parts of a batch that count, with path and shape or length: `x (4, 3), names[4]`."""
     parts = list(islice(_counted(batch, ""), _MOST + 1))

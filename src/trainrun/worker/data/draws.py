@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset, get_worker_info
+
+from trainrun.worker.data.items import Items
+from trainrun.worker.data.stream import seed_generators
 
 _STRIDE = 1_000_003  # a prime, so that neighbouring samples of neighbouring epochs get different seeds
 
@@ -32,19 +32,11 @@ class Reseeded(Dataset[Any]):
         """The samples of a micro-batch; `DataLoader` asks for them so."""
         process = get_worker_info()
         if process is not None and indices:
-            _seed((process.seed - process.id) * _STRIDE + indices[0])
+            seed_generators((process.seed - process.id) * _STRIDE + indices[0])
         together = getattr(self.dataset, "__getitems__", None)
         return together(indices) if together is not None else [self.dataset[index] for index in indices]
 
 
 def bare(dataset: Any) -> Any:
     """The dataset that the task made."""
-    return dataset.dataset if isinstance(dataset, Reseeded) else dataset
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed % 2**63)
-    random.seed(seed)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed % 2**32)
+    return dataset.dataset if isinstance(dataset, Reseeded | Items) else dataset

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from trainrun.worker.data.draws import bare
 from trainrun.worker.data.sampled import SampledLoader
 
 
 def described(loader: Any) -> str:
     """The loader's class, and that of the dataset under it where there is one."""
     dataset = getattr(loader, "dataset", None)
-    return type(loader).__name__ + ("" if dataset is None else f" over {type(dataset).__name__}")
+    return type(loader).__name__ + ("" if dataset is None else f" over {type(bare(dataset)).__name__}")
 
 
 def processes(loader: Any) -> int:

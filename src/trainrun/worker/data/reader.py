@@ -26,6 +26,7 @@ from trainrun.plugin.state import unfit
 from trainrun.worker.data.collating import unequal
 from trainrun.worker.data.deaths import fetched, is_death
 from trainrun.worker.data.digest import differ, digest
+from trainrun.worker.data.items import Items
 from trainrun.worker.data.naming import described, keeper, processes
 from trainrun.worker.data.shield import iterate
 from trainrun.worker.data.stream import Stream, generator_state, set_generator_state
@@ -199,8 +200,11 @@ class Replayed(Reader):
 
     def __init__(self, loader: Iterable[Any], seed: int, world: World, warn: Warn) -> None:
         super().__init__(loader, seed, world)
-        # The order of samples of an iterable dataset depends on how many processes it is split over.
-        self.minds_processes = isinstance(getattr(loader, "dataset", None), IterableDataset)
+        # The order of samples of an iterable dataset depends on how many processes it is split over, unless
+        # trainrun deals it out.
+        dataset = getattr(loader, "dataset", None)
+        dealt = isinstance(dataset, Items) and dataset.plan.deals
+        self.minds_processes = isinstance(dataset, IterableDataset) and not dealt
         self._warn = warn
         # Their states move on from epoch to epoch, and are not in a checkpoint: each epoch gets a seed of its own.
         self._seeds = {generator: generator.initial_seed() for generator in _generators(loader)}
@@ -255,9 +259,8 @@ _RANKS = 1 << 20  # more than there are
 
 def _parts(loader: Any) -> list[Any]:
     """The loader, its samplers and its dataset, each once."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    parts = [loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None), batch_sampler]
-    parts.append(getattr(batch_sampler, "sampler", None))
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    parts = [loader, getattr(loader, "dataset", None), *samplers, *(getattr(one, "sampler", None) for one in samplers)]
     return list({id(part): part for part in parts if part is not None}.values())
 
 
