@@ -150,7 +150,7 @@ def test_export_the_newest_good_one(
     shown = capsys.readouterr()
     assert shown.out.endswith(" KiB, the weights of step-000100\n")
     assert shown.err == "not good, and passed over: step-000200; --verify says why\n"
-    assert b'"weight":{"dtype":"F32","shape":[1000]' in Path("weights.safetensors").read_bytes()
+    assert b'"weight":{"dtype":"F32","shape":[1100]' in Path("weights.safetensors").read_bytes()
 
     assert run(["checkpoints", str(paths.root), "--export", "weights.safetensors"]) == 2
     assert "--force replaces it" in capsys.readouterr().err
@@ -172,14 +172,14 @@ def test_export_what_cannot_be(paths: RunPaths, save: Save, tmp_path: Path, caps
     assert run(["checkpoints", str(paths.root), "--export", str(tmp_path / "nowhere" / "weights")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert run(["checkpoints", str(paths.root), "--export", str(out)]) == 4
-    assert ".metadata: cannot be read" in capsys.readouterr().err
+    assert "state/.metadata" in capsys.readouterr().err
     flip(path / "rank-0.pt")
     assert run(["checkpoints", str(paths.root), "--export", str(out), "--step", "100"]) == 4
     assert "'rank-0.pt' has other contents" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_listing_is_light(paths: RunPaths) -> None:
+def test_listing_is_light(paths: RunPaths, save: Save) -> None:
     save(paths, 100)
     source = (
         "import sys; from trainrun.cli.main import run; run(sys.argv[1:]);"
