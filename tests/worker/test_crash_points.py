@@ -22,6 +22,7 @@ import torch
 
 from trainrun.checkpoint import choose, clear, scan, step_of, verify
 from trainrun.worker.checkpoint import shards
+from trainrun.worker.checkpoint.finite import Claims
 from trainrun.worker.checkpoint.reader import read_tensors
 from trainrun.worker.checkpoint.snapshot import Snapshot
 from trainrun.worker.checkpoint.staging import Staging
@@ -118,12 +119,13 @@ def snapshot(step: int, rank: int) -> Snapshot:
         samples_seen=step * 8,
         reason="it is due",
         shards=shards.stage(tensors, rank, staging),
-        training={"place": {"step": step}},
+        training={"place": {"step": step}, "optimizer": {"groups": []}},
         own={"rng": torch.arange(100) + rank},
         plugins={"same": {"a": 1}, "own": {"rank": rank}},
         missing={},
         disabled=(),
         metrics={"loss": 0.5},
+        claims=Claims((0.5, 8), {"weight": torch.Size((64, 64))}, frozenset()),
     )
 
 
