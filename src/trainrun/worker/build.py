@@ -121,14 +121,13 @@ def micro_batches(recipe: Recipe, world: World) -> int:
 
 def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]:
     """The loader of an iterable dataset, which yields what it says: samples or batches, all of them or a share."""
-    recipe, processes = run.recipe, run.recipe.data.workers
+    recipe = run.recipe
     if not hasattr(dataset, "__iter__"):
         raise TrainingError(
             f"build_dataset returned a {type(dataset).__name__} for split {split!r}, which has neither `__len__` and"
             " `__getitem__` nor `__iter__`; return a dataset that has"
         )
     sharded, batched = giving.said(dataset), giving.said(dataset, name="batched")
-    giving.require_said(sharded, dataset, world, processes, f"split {split!r}")
     train = split == "train"
     size = micro_batch_size(recipe, world) if train else evaluation_size(recipe, world)
     plan = Plan(

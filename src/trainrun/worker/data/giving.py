@@ -51,7 +51,7 @@ def require_said(sharded: bool | None, dataset: Any, world: World, processes: in
     count = consumers(world, processes)
     if sharded is not None or count == 1:
         return
-    readers = f"{world.size} workers" + (f" with {processes} loader processes each" if processes else "")
+    readers = f"workers: {world.size}" + (f", loader processes of each: {processes}" if processes else "")
     raise TrainingError(
         f"{where}: the dataset, {type(dataset).__name__}, is iterable, and {count} copies of it would be read"
         f" ({readers}); say on it what a copy yields: `sharded = False` if all samples, in the same order in each copy,"
@@ -119,7 +119,11 @@ class Giver:
 
         Raises TrainingError if it cannot be told whether `loader` is one of a share.
         """
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, Items):
+        if not isinstance(loader, DataLoader):
+            return loader
+        if isinstance(loader.dataset, Items):  # trainrun's own
+            source = loader.dataset.dataset
+            require_said(said(source), source, self._world, loader.num_workers, where)
             return loader
         if isinstance(loader.dataset, IterableDataset):
             return self._iterable(loader, where, runs)
