@@ -54,8 +54,9 @@ def test_the_recorder_sees_the_loop(run_recipe: RunRecipe, hook_recorder: type[H
     counts = Counter(result.hooks())
     once = {
         "on_worker_start", "build_model", "parallelize_model", "build_optimizer", "build_scheduler",
-        "on_train_start", "on_epoch_start", "on_evaluation_start", "on_evaluation_end", "on_epoch_end",
-        "on_checkpoint_start", "on_checkpoint_saved", "on_train_end", "on_completed", "on_worker_end",
+        "on_train_start", "on_epoch_start", "on_evaluation_start", "evaluation_metrics", "on_evaluation_end",
+        "on_evaluated", "on_epoch_end", "on_checkpoint_start", "on_checkpoint_saved", "on_train_end", "on_completed",
+        "on_worker_end",
     }  # fmt: skip
     twice = {
         "build_dataset", "build_dataloader", "on_step_start", "on_batch_fetched", "on_microbatch_start",
