@@ -212,8 +212,8 @@ def build_dataset(run: Run, recipe: Recipe, split: str) -> Any:
     Return a map-style dataset (`__len__` and `__getitem__`), or an iterable one of samples or of whole micro-batches.
     If several workers or loader processes would read an iterable one, it says by its attribute `sharded` whether a
     copy yields its share (True) or everything (False; trainrun then gives each item out once), and by `batched` whether
-    an item is a whole micro-batch. [Data](data.md) has the rules. `"train"` is required unless somebody answers
-    `build_dataloader`; a split for which nobody answers is not evaluated.
+    an item is a whole micro-batch. [Data](data.md) has the rules. `"train"` is required unless
+    `build_dataloader` returns a loader; a split without data is not evaluated.
     """
 
 

@@ -89,7 +89,7 @@ def check_values(path: Path) -> None:
             found = _Archive(file).value
             if _weight(found, {}) > length:
                 _bad(f"it has {length} bytes, and its values would take more")
-    except Exception as error:  # a file that somebody made up can raise anything at all
+    except Exception as error:  # a file that was tampered with can raise anything at all
         raise BadCheckpoint(f"{path}: cannot be read: {pickles.reason(error)}") from error
 
 

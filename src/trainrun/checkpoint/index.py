@@ -65,7 +65,7 @@ def read_index(folder: Path) -> dict[str, Stored]:
     path = folder / METADATA
     try:
         return _tensors(*_load(folder))
-    except Exception as error:  # metadata that somebody made up can raise anything at all
+    except Exception as error:  # metadata that was tampered with can raise anything at all
         raise BadCheckpoint(f"{path}: cannot be read: {pickles.reason(error)}") from error
 
 

@@ -159,7 +159,7 @@ def _named(value: Any) -> Name:
 
 
 def reason(error: Exception) -> str:
-    """Why reading failed, in words: a file that somebody made up can raise anything at all."""
+    """Why reading failed, in words: a file that was tampered with can raise anything at all."""
     told = isinstance(error, TrainrunError | pickle.UnpicklingError | TypeError | zipfile.BadZipFile | OSError)
     return str(error) if told and str(error) else f"{type(error).__name__}: {error}"
 

@@ -126,7 +126,7 @@ def join(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Let the groups that were added to `optimizer` take part in `scheduler`.
 
     The rate with which a group was added is its base rate. The recipe's own schedules set the rate at once; those of
-    torch go on from the rate that the group has. Raises TrainingError if each group has a function of its own.
+    torch continue from the rate that the group has. Raises TrainingError if each group has a function of its own.
     """
     rates = getattr(scheduler, "base_lrs", None)
     if not isinstance(rates, list):
