@@ -79,6 +79,7 @@ Racer = subprocess.Popen[str]
 def race(root: Path, locks: str, count: int) -> Iterator[tuple[Racer, list[Racer]]]:
     """`count` processes go for one run: the one that has won and still holds it, and those that have lost and ended."""
     (go_in, go_out), (stop_in, stop_out) = os.pipe(), os.pipe()
+    stop = os.fdopen(stop_out, "wb")
     command = [sys.executable, "-I", "-S", "-c", RACER, str(SOURCES), str(root), locks, str(go_in), str(stop_in)]
     racers = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(go_in, stop_in)) for _ in range(count)
@@ -94,9 +95,13 @@ def race(root: Path, locks: str, count: int) -> Iterator[tuple[Racer, list[Racer
         told = f"this run is owned by process {winners[0].pid} on "
         assert [answers[loser] for loser in losers if told not in answers[loser]] == []
         yield winners[0], losers
+        stop.close()
+        # Killed while it gives the run up, it would leave the file that it was writing.
+        winners[0].wait(PATIENCE)
     finally:
-        for descriptor in (go_in, stop_in, stop_out):
+        for descriptor in (go_in, stop_in):
             os.close(descriptor)
+        stop.close()
         for racer in racers:
             racer.kill()
             racer.communicate()

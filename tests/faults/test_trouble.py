@@ -52,22 +52,22 @@ def test_killed_worker(project: Any, wait_for: Callable[[Callable[[], object]], 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("no_loss", "training_step answered a mapping with ['accuracy']; it must answer a scalar tensor"),
-        ("no_answer", "training_step answered None; it must answer a scalar tensor"),
-        ("wide_loss", "training_step answered a tensor of shape (8,); it must answer a scalar tensor"),
+        ("no_loss", "training_step returned a mapping with ['accuracy']; return a scalar loss, or"),
+        ("no_answer", "training_step returned None; return a scalar loss, or"),
+        ("wide_loss", "training_step returned a tensor of shape (8,); return a scalar loss, or"),
         ("empty_loader", "the train loader gave no batch in a whole epoch"),
     ],
 )
-def test_task_with_a_wrong_answer(run_recipe: RunRecipe, project: Any, fault: str, message: str) -> None:
+def test_task_that_returns_no_loss(run_recipe: RunRecipe, project: Any, fault: str, message: str) -> None:
     error = fails(run_recipe, project, f"task.fault={fault}")
     assert message in str(error)
     assert error.exit_code == ExitCode.TRAINING_FAILED
 
 
-def test_wrong_answer_is_told_in_one_line(project: Any) -> None:
+def test_missing_loss_is_told_in_one_line(project: Any) -> None:
     ended = project.launch(task__fault="no_loss")
     assert ended.code == 1
-    assert "failed at step 1: training_step answered a mapping with ['accuracy']" in ended.verdict
+    assert "failed at step 1: training_step returned a mapping with ['accuracy']" in ended.verdict
     assert ended.tracebacks == 0
 
 
