@@ -25,6 +25,7 @@ __all__ = ["LIMIT", "VERSION", "FileRecord", "Manifest", "is_inside", "read_mani
 VERSION = 1
 LIMIT = 64 * 1024 * 1024  # bytes of a manifest
 
+_LARGEST = 2**63
 _CHECKSUM = "checksum"
 _BLANK = "0" * 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -159,7 +160,7 @@ class _Source:
 
     def whole(self, key: str, at_least: int = 0) -> int:
         value = self._typed(key, int, "an integer")
-        if value < at_least:
+        if not at_least <= value < _LARGEST:
             _bad(f"{self._where}{key}: expected {at_least} or more, got {_short(value)}")
         return value
 
@@ -197,9 +198,10 @@ def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         _bad(f"{key}: expected a number, got {_short(value)}")
     try:
-        return float(value)
+        found = float(value)
     except OverflowError:
-        _bad(f"{key}: expected a number, got one with too many digits")
+        found = math.inf
+    return found if math.isfinite(found) else _bad(f"{key}: expected a number, got one that is too large")
 
 
 def _metric(name: str, value: Any) -> float:

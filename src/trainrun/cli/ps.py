@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,9 +12,10 @@ import click
 from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, moment
+from trainrun.launch.terminal import clean
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.summary import Summary, summarize
+from trainrun.rundir.summary import Summary, damage, summarize
 
 _HEADER = ("run", "state", "step", "attempt", "started", "took", "why")
 
@@ -26,7 +28,7 @@ def command(*, base: Path, as_json: bool) -> None:
 
     A run has died when the client that owned it is gone and has left no outcome: it was killed, or its machine was.
     """
-    runs = [summarize(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
+    runs = [_summary(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
     if as_json:
         click.echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
     elif runs:
@@ -35,9 +37,15 @@ def command(*, base: Path, as_json: bool) -> None:
         click.echo(f"no runs in {base}", err=True)
 
 
+def _summary(paths: RunPaths) -> Summary:
+    """What there is of the run; if a file of it is damaged, that is what is said of it."""
+    found, problem = summarize(paths), damage(paths)
+    return found if problem is None else replace(found, reason=f"damaged: {problem}")
+
+
 def _row(run: Summary) -> tuple[str, ...]:
     step = f"{run.step}/{run.steps}" if run.steps else str(run.step)
     end = run.ended or (time.time() if run.owner else None)
     took = duration(end - run.started) if end and run.started else ""
     reason = (run.reason or "").partition("\n")[0] or (f"by {run.owner}" if run.owner else "")
-    return run.run, run.state, step, str(run.attempt or ""), moment(run.started), took, reason
+    return clean(run.run), clean(run.state), step, str(run.attempt or ""), moment(run.started), took, clean(reason)

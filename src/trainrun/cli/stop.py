@@ -13,7 +13,8 @@ import tomli
 from trainrun.cli import options
 from trainrun.errors import UsageError
 from trainrun.recipe import duration
-from trainrun.rundir.create import find
+from trainrun.rundir.create import find_own
+from trainrun.rundir.files import read_text
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -41,7 +42,7 @@ def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json
 
     RUN is an id, the beginning of one, a path, or `latest`.
     """
-    paths = find(run, base)
+    paths = find_own(run, base, "stop")
     _require_running(paths)
     owner = held(paths)
     write_stop(paths, now=now, reason=reason)
@@ -72,9 +73,9 @@ def _patience(paths: RunPaths, *, now: bool) -> float:
 
 def _grace(paths: RunPaths) -> float:
     try:
-        value = tomli.loads(paths.recipe.read_text(encoding="utf-8"))["launch"]["grace"]
+        value = tomli.loads(read_text(paths.recipe) or "")["launch"]["grace"]
         return duration.seconds(value) if isinstance(value, str) else float(value)
-    except (OSError, KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return _GRACE
 
 

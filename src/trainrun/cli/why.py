@@ -14,6 +14,7 @@ from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, moment
 from trainrun.launch.committed import newest, short
+from trainrun.rundir import typed
 from trainrun.rundir.create import find
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
@@ -78,7 +79,8 @@ def _checkpoint(paths: RunPaths) -> Iterator[str]:
 
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
     """Each attempt and why another followed, where there was more than one."""
-    starts = {event.get("attempt"): str(event.get("step")) for event in events if event.get("event") == "resume"}
+    resumed = [event for event in events if event.get("event") == "resume"]
+    starts = {typed.whole(event.get("attempt")): str(event.get("step")) for event in resumed}
     *before, last = attempts(events) or [Attempt(1)]
     # What was followed by another attempt is over, also where nobody has written how.
     over = [one if one.state else one._replace(state="lost", reason="its client was gone at its end") for one in before]
@@ -133,7 +135,8 @@ def _decisions(events: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _row(event: dict[str, Any]) -> tuple[str, ...]:
-    ranks = event.get("ranks") or [event.get("rank", "")]
+    found = event.get("ranks")
+    ranks = found if isinstance(found, list) and found else [event.get("rank", "")]
     texts = [str(event.get(name, "")) for name in ("step", "decision", "plugin", "hook")]
     return (*texts, ",".join(map(str, ranks)), str(event.get("reason", "")).partition("\n")[0])
 
@@ -142,7 +145,7 @@ def _faults(events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         if event.get("event") == "warning":
             yield f"warning: {event.get('reason')}"
-        if event.get("event") in _ODD:
+        if str(event.get("event")) in _ODD:
             yield f"warning: {tell(event)}"
         if event.get("event") == "fault":
             yield ""

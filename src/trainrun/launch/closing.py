@@ -10,7 +10,8 @@ from pathlib import Path
 import tomli
 
 from trainrun.launch.committed import foreign_start, newest, short
-from trainrun.rundir.files import read_lines
+from trainrun.rundir import typed
+from trainrun.rundir.files import read_lines, read_text
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 
@@ -83,7 +84,7 @@ def faults(paths: RunPaths) -> Iterator[str]:
     for event in read_lines(paths.events)[0]:
         if event.get("event") == "warning":
             warned.append(str(event.get("reason", "")))
-        action = event.get("action") if event.get("event") == "fault" else event.get("decision")
+        action = str(event.get("action") if event.get("event") == "fault" else event.get("decision"))
         if action in _SURVIVED:
             key = (str(event.get("plugin")), str(event.get("hook")), action)
             seen.setdefault(key, []).append(str(event.get("reason", "")))
@@ -102,16 +103,17 @@ def bests(paths: RunPaths) -> list[Best]:
     found: dict[str, Best] = {}
     for record in read_lines(paths.metrics)[0]:
         for name, value in record.items():
-            if name.startswith(splits) and isinstance(value, int | float):
-                _keep_better(found, Best(name, float(value), int(record.get("step", 0))))
+            if name.startswith(splits) and (finite := typed.number(value)) is not None:
+                _keep_better(found, Best(name, finite, typed.whole(record.get("step")) or 0))
     return sorted(found.values(), key=lambda best: (_smaller(best.name), best.name))
 
 
 def _splits(paths: RunPaths) -> list[str]:
     try:
-        return list(tomli.loads(paths.recipe.read_text())["evaluate"]["splits"])
-    except (OSError, KeyError, ValueError):
+        splits = tomli.loads(read_text(paths.recipe) or "")["evaluate"]["splits"]
+    except (KeyError, ValueError, TypeError, RecursionError):
         return []
+    return [split for split in splits if isinstance(split, str)] if isinstance(splits, list) else []
 
 
 def _keep_better(found: dict[str, Best], new: Best) -> None:

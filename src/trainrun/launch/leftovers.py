@@ -9,6 +9,7 @@ from trainrun.rundir import process
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.files import read_json
 from trainrun.rundir.lease import recorded
+from trainrun.rundir.ownership import strangers
 from trainrun.rundir.paths import RunPaths
 
 _WORKERS = 4096
@@ -20,6 +21,8 @@ def clear(base: Path) -> list[str]:
 
 
 def _clear_run(paths: RunPaths) -> bool:
+    if strangers(paths.root):  # its records could name any process
+        return False
     owner = recorded(paths)
     if owner is None or not owner.is_local or owner.is_alive:
         return False

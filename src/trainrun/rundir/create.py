@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import random
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 from trainrun.errors import EnvironmentProblem, UsageError
+from trainrun.rundir.ownership import require_own
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.words import ADJECTIVES, ANIMALS
 
@@ -36,30 +38,56 @@ def create(
 
 def find(run: str, base: Path) -> RunPaths:
     """The run that `run` means: a path, an id or the unique beginning of one in `base`, or `latest`."""
+    return RunPaths(_find(run, base).resolve())
+
+
+def find_own(run: str, base: Path, doing: str) -> RunPaths:
+    """As `find`; raises EnvironmentProblem where others own the run, or may write to it. doing: what is refused."""
+    found = _find(run, base)
+    paths = RunPaths(found.resolve())
+    require_own(paths, found, doing)
+    return paths
+
+
+def _find(run: str, base: Path) -> Path:
     for candidate in (base / run, Path(run)):
         if is_run(candidate):
-            return RunPaths(candidate.resolve())
+            return candidate
     ids = run_ids(base)
     if run == LATEST and ids:
-        return RunPaths((base / ids[-1]).resolve())
+        return base / ids[-1]
     matches = [run_id for run_id in ids if run_id.startswith(run)]
     if len(matches) == 1:
-        return RunPaths((base / matches[0]).resolve())
+        return base / matches[0]
+    for candidate in (base / run, Path(run)):
+        _require_access(candidate)
     raise UsageError(_not_found(run, base, ids, matches))
+
+
+def _require_access(folder: Path) -> None:
+    try:
+        os.scandir(folder).close()
+    except PermissionError as error:
+        raise EnvironmentProblem(f"{folder}: this user may not look into it; ask its owner") from error
+    except OSError:
+        return
 
 
 def run_ids(base: Path) -> list[str]:
     """The ids of all runs in `base`, oldest first."""
     try:
         entries = [entry for entry in base.iterdir() if not entry.is_symlink() and is_run(entry)]
-        return [entry.name for entry in sorted(entries, key=_age)]
     except OSError:
         return []
+    return [entry.name for entry in sorted(entries, key=_age)]
 
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run directory."""
-    return (folder / "attempts").is_dir() and (folder / "logs").is_dir()
+    try:
+        return (folder / "attempts").is_dir() and (folder / "logs").is_dir()
+    except (OSError, ValueError):  # another user's, or a name with a zero in it
+        return False
 
 
 def _reserve(base: Path, prefix: str, rng: random.Random) -> Path:
@@ -84,7 +112,9 @@ def _point_latest(base: Path, run_id: str) -> None:
 
 
 def _age(folder: Path) -> tuple[int, str]:
-    return (folder / "attempts").stat().st_mtime_ns, folder.name
+    with suppress(OSError):
+        return (folder / "attempts").stat().st_mtime_ns, folder.name
+    return 0, folder.name
 
 
 def _not_found(run: str, base: Path, ids: list[str], matches: list[str]) -> str:

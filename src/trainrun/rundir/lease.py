@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from trainrun.errors import EnvironmentProblem, LeaseLost, UsageError
 from trainrun.rundir import untrusted
-from trainrun.rundir.files import append_line, write_atomic
+from trainrun.rundir.files import append_line, decode, write_atomic
 from trainrun.rundir.holder import SILENCE, LeaseInfo
 from trainrun.rundir.paths import RunPaths
 
@@ -248,11 +248,8 @@ def _newest(folder: Path) -> _Record:
 
 
 def _parse(number: int, data: bytes, heard: float) -> _Record:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return _Record(number, None, "it is no JSON", heard)
-    if not isinstance(value, dict):
+    value = decode(data)
+    if value is None:
         return _Record(number, None, "it is no JSON object", heard)
     if value.get("released"):
         return _Record(number)

@@ -6,15 +6,16 @@ Client and workers log on their own; entries of several files are put in order b
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from trainrun.rundir.files import decode
 from trainrun.rundir.growing import Growing, Line
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.typed import LATEST
 
 Source = Literal["output", "records", "client", "agent"]
 
@@ -114,11 +115,8 @@ class _File(NamedTuple):
             yield entry
 
     def _record(self, line: Line, before: float) -> Entry:
-        try:
-            record = json.loads(line.data)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):  # its writer died within it
+        record = decode(line.data)
+        if record is None:  # its writer died within it
             return self._output(line, 0.0)._replace(time=before)
         level, event = str(record.get("level", "info")), str(record.get("event", ""))
         fields = {name: value for name, value in record.items() if name not in _ALWAYS_KNOWN}
@@ -140,7 +138,8 @@ def _files(paths: RunPaths) -> Iterator[tuple[Path, Source, int | None]]:
 
 def _time(record: Mapping[str, Any]) -> float:
     """When a record was made: workers write ISO text, the client a number."""
-    with suppress(ValueError, TypeError, OverflowError):
+    with suppress(ValueError, TypeError, OverflowError, KeyError):
         stamp = record.get("timestamp")
-        return float(record["time"]) if stamp is None else datetime.fromisoformat(str(stamp)).timestamp()
+        moment = float(record["time"]) if stamp is None else datetime.fromisoformat(str(stamp)).timestamp()
+        return moment if 0 <= moment < LATEST else 0.0
     return 0.0

@@ -13,6 +13,8 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import NamedTuple
 
+from trainrun.rundir import untrusted
+
 # A worker that gets this signal writes the stacks of all its threads. Of the real-time signals, because everything else
 # is taken: SIGUSR1 and SIGUSR2 by schedulers and NCCL, and debuggers and profilers have their own. Libraries take
 # real-time signals from either end of the range; this one is from its middle.
@@ -165,7 +167,7 @@ class Trail:
 def read_pulse(path: Path) -> Beat | None:
     """What the worker last wrote; None where there is no pulse, or something else in its place."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(untrusted.open_plain(path), "rb") as file:
             data = file.read(SIZE)
     except OSError:
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+
+from trainrun.rundir import typed
 
 State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
 Cause = Literal["crash", "preemption", "node"]
@@ -121,10 +123,30 @@ class Outcome:
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """The outcome that `to_json` made, also by another version of trainrun."""
         failure = data.get("first_failure")
-        return _known(cls, {**data, "first_failure": Failure.from_json(failure) if failure else None})
+        values = {**data, "metrics": typed.metrics(data.get("metrics"))}
+        return _known(cls, {**values, "first_failure": Failure.from_json(failure) if failure else None})
 
 
 def _known(cls: type[T], data: Mapping[str, Any]) -> T:
     # Keys of a newer version are passed over: `ps` and `why` read runs of any age.
-    names = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{key: value for key, value in data.items() if key in names})
+    kinds = {item.name: str(item.type) for item in fields(cls)}  # type: ignore[arg-type]
+    known = {key: value for key, value in data.items() if key in kinds}
+    for name, value in known.items():
+        _require(name, value, kinds[name])
+    return cls(**known)
+
+
+_KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "str": typed.text,
+    "State": typed.text,
+    "int": typed.whole,
+    "float": typed.moment,
+}
+
+
+def _require(name: str, value: Any, kind: str) -> None:
+    """Raise TypeError where a value is not of the kind that its field is declared to be."""
+    optional = kind.endswith(" | None")
+    check = _KINDS.get(kind.removesuffix(" | None"))
+    if check is not None and not (optional and value is None) and check(value) is None:
+        raise TypeError(f"{name}: expected {kind}, got {str(value)[:80]!r}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from trainrun.rundir.files import read_json
+from trainrun.rundir import typed, untrusted
+from trainrun.rundir.files import decode, read_json
 from trainrun.rundir.lease import LeaseInfo, held, recorded
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -18,6 +19,7 @@ DIED = "died"
 
 _ENDED = {"finished", "stopped", "failed", "interrupted", "terminated"}
 _YOUNG = 10.0  # seconds from the making of a run directory in which its client may not have claimed it yet
+_DIGITS = 10  # of the number of an attempt
 _TAIL = 8192  # bytes at the end of a file in which its last line is looked for
 
 
@@ -46,11 +48,11 @@ class Summary:
 
 def summarize(paths: RunPaths) -> Summary:
     """Read a run directory; whatever is missing or broken in it is left out."""
-    status = read_json(paths.status) or {}
+    status = read_status(paths)
     owner = recorded(paths)
     gone = owner.gone(time.time()) if owner else None
     outcome = read_outcome(paths)  # after the owner: one that ends meanwhile has written it before
-    created = (read_json(paths.manifest) or {}).get("created")
+    created = typed.moment((read_json(paths.manifest) or {}).get("created"))
     attempt = last_attempt(paths)
     alive = owner is not None and gone is None
     return Summary(
@@ -65,6 +67,43 @@ def summarize(paths: RunPaths) -> Summary:
         owner=str(owner) if alive and not outcome else None,
         attempt=attempt,
     )
+
+
+def damage(paths: RunPaths) -> str | None:
+    """The first of a run's own files that is there and cannot be what it should be; None if all can."""
+    for path in (paths.manifest, paths.status, paths.outcome):
+        if os.path.lexists(path) and read_json(path) is None:
+            return f"{path.name} cannot be read"
+    if os.path.lexists(paths.outcome) and read_outcome(paths) is None:
+        return f"{paths.outcome.name} is no outcome"
+    for path in (paths.events, paths.metrics):
+        if os.path.lexists(path) and not path.is_file():
+            return f"{path.name} is not a plain file"
+    return None
+
+
+def read_status(paths: RunPaths) -> dict[str, Any]:
+    """What rank 0 last wrote; whatever in it is not of the type that it should be is left out."""
+    found = read_json(paths.status) or {}
+    checks = {
+        **dict.fromkeys(("step", "steps", "epoch", "attempt"), typed.whole),
+        **dict.fromkeys(("samples_per_second",), typed.number),
+        **dict.fromkeys(("updated",), typed.moment),
+        **dict.fromkeys(("state",), typed.text),
+        **dict.fromkeys(("metrics",), typed.metrics),
+        **dict.fromkeys(("cost",), _costs),
+    }
+    kept = {name: check(found[name]) for name, check in checks.items() if name in found}
+    return {**found, **{name: kept.get(name) for name in checks if name in found}}
+
+
+def _costs(value: Any) -> list[dict[str, Any]]:
+    kinds = {
+        **dict.fromkeys(("total_seconds", "max_seconds"), typed.number),
+        **dict.fromkeys(("calls",), typed.whole),
+        **dict.fromkeys(("instance", "hook"), typed.text),
+    }
+    return [row for row in typed.rows(value) if all(kind(row.get(name)) is not None for name, kind in kinds.items())]
 
 
 def is_over(paths: RunPaths) -> bool:
@@ -89,7 +128,8 @@ def read_outcome(paths: RunPaths) -> Outcome | None:
 def last_attempt(paths: RunPaths) -> int:
     """The number of the newest attempt; 0 before the first."""
     try:
-        return max((int(entry.name) for entry in paths.attempts.iterdir() if entry.name.isdecimal()), default=0)
+        names = [entry.name for entry in paths.attempts.iterdir()]
+        return max((int(name) for name in names if name.isdecimal() and len(name) < _DIGITS), default=0)
     except OSError:
         return 0
 
@@ -112,8 +152,8 @@ def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     """The attempts that the events of a run tell of."""
     found: dict[int, Attempt] = {}
     for event in events:
-        number = event.get("attempt")
-        if isinstance(number, int):
+        number = typed.whole(event.get("attempt"))
+        if number is not None:
             found[number] = _told(found.get(number, Attempt(number)), event)
     return [found[number] for number in sorted(found)]
 
@@ -121,11 +161,12 @@ def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
 def _told(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
     match event.get("event"):
         case "attempt_start":
-            return attempt._replace(started=event.get("time"))
+            return attempt._replace(started=typed.moment(event.get("time")))
         case "attempt_end":
-            return attempt._replace(ended=event.get("time"), state=event.get("state"), reason=event.get("reason"))
+            ended, reason = typed.moment(event.get("time")), typed.text(event.get("reason"))
+            return attempt._replace(ended=ended, state=typed.text(event.get("state")), reason=reason)
         case "restart":
-            return attempt._replace(restart=event.get("why") or event.get("reason"))
+            return attempt._replace(restart=typed.text(event.get("why")) or typed.text(event.get("reason")))
     return attempt
 
 
@@ -141,10 +182,9 @@ def _running(paths: RunPaths, status: Mapping[str, Any], attempt: int) -> str:
 
 
 def _last_event(paths: RunPaths) -> dict[str, Any]:
-    with suppress(OSError, ValueError, IndexError), paths.events.open("rb") as file:
-        file.seek(max(0, paths.events.stat().st_size - _TAIL))
-        value = json.loads(file.read().splitlines()[-1])
-        return value if isinstance(value, dict) else {}
+    with suppress(OSError, IndexError), os.fdopen(untrusted.open_plain(paths.events), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        return decode(file.read(_TAIL).splitlines()[-1]) or {}
     return {}
 
 
@@ -153,4 +193,4 @@ def _loss(owner: LeaseInfo | None, gone: str | None) -> str | None:
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    return typed.whole(value) or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -35,6 +36,25 @@ def read(path: Path, limit: int = LIMIT) -> tuple[bytes, float]:
         raise Refused(f"it cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file, whoever owns it. Raises OSError for anything else, and for one that is larger."""
+    descriptor = open_plain(path)
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, and {limit} are the most", str(path))
+        return file.read(limit)
+
+
+def open_plain(path: Path) -> int:
+    """A descriptor to read a regular file. Raises OSError for pipes, devices and folders; never blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+    return descriptor
 
 
 def _require_plain(found: os.stat_result, limit: int) -> None:

@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from trainrun.rundir import typed
 from trainrun.rundir.files import read_json, read_lines
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.pulse import Beat, read_pulse
-from trainrun.rundir.summary import Attempt, Summary, attempts, last_attempt, summarize
+from trainrun.rundir.summary import Attempt, Summary, attempts, last_attempt, read_status, summarize
 
 _EVENTS = 200  # how many of the last events are kept
+_DIGITS = 10  # of a rank
 _LEFT = {"finished", "failed"}  # the phases of a worker that has ended
 
 
@@ -74,7 +76,7 @@ class Viewer:
         summary = summarize(self._paths)
         return View(
             summary=summary,
-            status=read_json(self._paths.status) or {},
+            status=read_status(self._paths),
             workers=workers(self._paths, live=summary.owner is not None),
             attempts=attempts(self._told),
             events=list(self._last),
@@ -94,19 +96,18 @@ def workers(paths: RunPaths, *, live: bool) -> list[Worker]:
 def _ranks(paths: RunPaths, attempt: int) -> list[int]:
     names = [entry.stem for entry in paths.attempt(attempt).glob("rank-*.json")]
     names += [entry.name for entry in paths.attempt(attempt).glob("pulse-*")]
-    return sorted({int(number) for name in names if (number := name.partition("-")[2]).isdecimal()})
+    numbers = {name.partition("-")[2] for name in names}
+    return sorted(int(number) for number in numbers if number.isdecimal() and len(number) < _DIGITS)
 
 
 def _worker(paths: RunPaths, attempt: int, rank: int, *, live: bool, local: bool) -> Worker:
     record, beat = read_json(paths.worker_record(attempt, rank)) or {}, read_pulse(paths.pulse(attempt, rank))
-    phase, step = str(record.get("phase", "")), record.get("step")
+    phase, step = str(record.get("phase", "")), typed.whole(record.get("step")) or 0
     if beat is not None:
-        step = max(beat.step, step if isinstance(step, int) else 0)
+        step = max(beat.step, step)
         phase = phase if phase in _LEFT else beat.phase
     quiet = (time.monotonic_ns() - beat.moved_ns) / 1e9 if beat is not None and local and phase not in _LEFT else None
-    return Worker(
-        rank, phase, step if isinstance(step, int) else 0, _doing(record, beat if live else None), quiet, record, beat
-    )
+    return Worker(rank, phase, step, _doing(record, beat if live else None), quiet, record, beat)
 
 
 def _doing(record: Mapping[str, Any], beat: Beat | None) -> str:
@@ -117,7 +118,7 @@ def _doing(record: Mapping[str, Any], beat: Beat | None) -> str:
         if beat.hook:
             return f"in {beat.hook} of {beat.instance}"
         return "with the other ranks" if beat.waiting else ""
-    return f"in {record['hook']} of {record['instance']}" if record.get("instance") else ""
+    return f"in {record.get('hook')} of {record['instance']}" if record.get("instance") else ""
 
 
 def tell(event: Mapping[str, Any]) -> str:
