@@ -415,3 +415,31 @@ def test_ends_nothing_of_the_next_client(
     member = sleeping(RUN="1", NODE="0")
     sink.end_orphans({b"RUN=1", b"NODE=0"})
     assert member.poll() is None
+
+
+SECRETS = sink.secrets('["zq-secret-two", "zq-secret"]')
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 1000])
+def test_secrets_are_left_out_however_they_arrive(files: Files, size: int) -> None:
+    text = b"a zq-secret, zq-secret-two; zq-sec zq-zq-secret\nzq-secre"
+    file = sink.Masked(files.capped(), SECRETS)
+    for start in range(0, len(text), size):
+        file.write(memoryview(text[start : start + size]))
+    file.flush()
+    expected = b"a <redacted>, <redacted>; zq-sec zq-<redacted>\nzq-secre"
+    assert files.content() == expected
+
+
+def test_what_may_be_the_beginning_of_a_secret_waits_for_more(files: Files) -> None:
+    file = sink.Masked(files.capped(), SECRETS)
+    file.write(memoryview(b"step 1 zq"))
+    assert files.content() == b"step 1 "
+    file.write(memoryview(b"uiet\n"))
+    assert files.content() == b"step 1 zquiet\n"
+
+
+def test_without_secrets_nothing_waits(files: Files) -> None:
+    file = sink.Masked(files.capped(), sink.secrets(""))
+    file.write(memoryview(b"zq"))
+    assert files.content() == b"zq"

@@ -170,3 +170,51 @@ def test_store_forgets_when_a_file_goes(tmp_path: Path) -> None:
     assert store.get("other") is None
     source.unlink()
     assert Store(tmp_path / "store").get("key") is None
+
+
+@pytest.fixture
+def opened_store(tmp_path: Path) -> Path:
+    """A cache's folder in which others' files lie too."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "notes-12345678.json").write_text("somebody's own")
+    return folder
+
+
+def test_entries_are_for_this_user_only(opened_store: Path, request: pytest.FixtureRequest) -> None:
+    before = os.umask(0)
+    request.addfinalizer(lambda: os.umask(before))
+    Store(opened_store).put(1, [], "describe", "a")
+    (file,) = opened_store.glob("describe-*")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_entries_of_an_older_format_are_removed(opened_store: Path) -> None:
+    """They held options in clear."""
+    for name in ("validate-0a1b2c3d.json", "describe-1-0a1b2c3d.json", "recipe-schema-0a1b2c3d.json"):
+        (opened_store / name).write_text("{}")
+    Store(opened_store).put(1, [], "describe", "a")
+    assert len(list(opened_store.iterdir())) == 2
+    assert (opened_store / "notes-12345678.json").exists()
+
+
+def test_entries_that_are_not_used_are_removed(opened_store: Path) -> None:
+    Store(opened_store).put(1, [], "describe", "old")
+    (old,) = opened_store.glob("describe-*")
+    os.utime(old, (1e9, 1e9))
+    assert Store(opened_store).get("describe", "old") == 1  # it is used again
+    Store(opened_store).put(2, [], "describe", "new")
+    assert old.exists()
+    os.utime(old, (1e9, 1e9))
+    Store(opened_store).put(2, [], "describe", "newer")
+    assert not old.exists()
+
+
+def test_of_many_entries_the_oldest_are_removed(opened_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainrun.plugin.cache._MOST", 3)
+    for number in range(6):
+        Store(opened_store).put(number, [], "describe", str(number))
+        for file in opened_store.glob("describe-*"):
+            os.utime(file, (file.stat().st_mtime - 10, file.stat().st_mtime - 10))
+    found = [number for number in range(6) if Store(opened_store).get("describe", str(number)) == number]
+    assert found == [3, 4, 5]

@@ -20,11 +20,17 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False  # without the module of that name, which is not small
+if TYPE_CHECKING:
+    import re
+
 _CHUNK = 256 * 1024  # bytes that are read at a time
 _PATIENCE = 5.0  # seconds for what still holds a pipe when the attempt is over
 _LOOK = 1000  # milliseconds between two looks at whether the client is alive
 _LATE = 0.3  # seconds that dying processes may still start others; no new client has started any by then
 _SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it begins
+_SECRETS = "TRAINRUN_SECRET_FORMS"  # the variable that tells which secrets are left out of the output
+_REDACTED = b"<redacted>"
 _MARK = b" bytes of output were dropped so far: "
 _STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most where little is printed
 _STAMP_BYTES = 64  # what is little: notes stay small beside the output
@@ -167,14 +173,62 @@ class CappedFile:
         self._why = b""
 
 
+class Masked:
+    """Writes to a file what it is given, but for secrets, also those that come in two pieces.
+
+    What could be the beginning of a secret is held back, until more has come or nothing has for a second.
+    """
+
+    def __init__(self, file: CappedFile, forms: list[bytes]) -> None:
+        self._file = file
+        self._forms = forms
+        self._pattern = _any_of(forms) if forms else None
+        self._held = b""
+
+    def write(self, data: memoryview) -> None:
+        """Append `data`."""
+        if self._pattern is None:
+            self._file.write(data)
+            return
+        text, kept, done = self._held + bytes(data), b"", 0
+        for found in self._pattern.finditer(text):
+            tail = text[found.start() :]
+            if any(len(form) > len(tail) and form.startswith(tail) for form in self._forms):
+                break  # it may be the beginning of a longer one
+            kept += text[done : found.start()] + _REDACTED
+            done = found.end()
+        rest = text[done:]
+        held = max(_overlap(rest, form) for form in self._forms)
+        self._held = rest[len(rest) - held :]
+        self._file.write(memoryview(kept + rest[: len(rest) - held]))
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        held, self._held = self._held, b""
+        if held and self._pattern is not None:
+            self._file.write(memoryview(self._pattern.sub(_REDACTED, held)))
+
+
+def _any_of(forms: list[bytes]) -> re.Pattern[bytes]:
+    import re  # noqa: PLC0415 - only a run with secrets pays for it
+
+    return re.compile(b"|".join(map(re.escape, forms)))
+
+
+def _overlap(text: bytes, form: bytes) -> int:
+    """The length of the longest end of `text` with which `form` begins."""
+    end = text[-(len(form) - 1) :] if len(form) > 1 else b""
+    return next((len(end) - start for start in range(len(end)) if form.startswith(end[start:])), 0)
+
+
 class Source:
     """The pipe of one worker, and the file for what comes out of it."""
 
-    def __init__(self, pipe: str, file: CappedFile) -> None:
+    def __init__(self, pipe: str, file: CappedFile, forms: list[bytes] | None = None) -> None:
         self.reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._keeper = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # no end before the first writer
         self._pipe = pipe
-        self._file = file
+        self._file = Masked(file, forms or [])
 
     def let_end(self) -> None:
         """From now on the pipe ends with its last writer."""
@@ -189,8 +243,13 @@ class Source:
         self._file.write(memoryview(buffer)[:count])
         return count > 0
 
+    def pause(self) -> None:
+        """Nothing has come for a while."""
+        self._file.flush()
+
     def remove(self) -> None:
         """Close the pipe, and leave no pipe behind that a careless reader would wait at."""
+        self._file.flush()
         os.close(self.reader)
         try:
             os.unlink(self._pipe)  # noqa: PTH108
@@ -220,6 +279,8 @@ class Sink:
                 break
             for descriptor in ready:
                 self._sources[descriptor].pump(self._buffer)
+            for source in () if ready else self._sources.values():
+                source.pause()
         self._poller.unregister(self._control)
         return told
 
@@ -247,12 +308,22 @@ def main(arguments: list[str]) -> None:
     """The process: see the module's text."""
     parent = os.getppid()  # before anything that can be waited for
     limit, run, node, *names = arguments
+    forms = secrets(os.environ.get(_SECRETS, ""))
     triples = zip(names[::3], names[1::3], names[2::3], strict=True)
-    sources = [Source(pipe, CappedFile(path, old, int(limit))) for pipe, path, old in triples]
+    sources = [Source(pipe, CappedFile(path, old, int(limit)), forms) for pipe, path, old in triples]
     sink = Sink(sources, control=0, parent=parent)
     if not sink.follow():
         end_orphans({os.fsencode(run), os.fsencode(node)})
     sink.finish()
+
+
+def secrets(told: str) -> list[bytes]:
+    """What must not be kept: a JSON list, the longest first."""
+    if not told:
+        return []
+    import json  # noqa: PLC0415 - only a run with secrets pays for it
+
+    return [form.encode(errors="surrogatepass") for form in json.loads(told)]
 
 
 def end_orphans(marks: set[bytes]) -> None:

@@ -62,7 +62,7 @@ def _answer(recipe: str, resolved: Resolved, key: tuple[str, ...] | None, *, sho
 
     if key:
         return explain(resolved, key)
-    return freeze(resolved.data) if show else _summary(recipe, resolved)
+    return freeze(resolved.shown) if show else _summary(recipe, resolved)
 
 
 def _key(text: str) -> tuple[str, ...]:
@@ -87,13 +87,14 @@ def _ask_plugins(resolved: Resolved) -> None:
 
 def explain(resolved: Resolved, key: tuple[str, ...]) -> str:
     """Where the value of `key` comes from, and what it overrode."""
-    from trainrun.recipe import redact, suggest  # noqa: PLC0415
+    from trainrun.recipe import suggest  # noqa: PLC0415
     from trainrun.recipe.plain import dotted, lookup  # noqa: PLC0415
-    from trainrun.recipe.secret import is_secret  # noqa: PLC0415
+    from trainrun.recipe.secret import REDACTED, redact_at  # noqa: PLC0415
     from trainrun.recipe.wording import value_in_words  # noqa: PLC0415
 
     def shown(value: Any) -> str:
-        return "<redacted>" if any(map(is_secret, key)) else value_in_words(redact(value))
+        told = redact_at(key, value, resolved.schema)
+        return REDACTED if told == REDACTED else value_in_words(told)
 
     name = dotted(key)
     present, value = lookup(resolved.data, key)
@@ -123,17 +124,20 @@ def _summary(recipe: str, resolved: Resolved) -> str:
 
 
 def _document(recipe: str, resolved: Resolved | None = None, error: TrainrunError | None = None) -> dict[str, Any]:
-    from trainrun.recipe import redact  # noqa: PLC0415
     from trainrun.recipe.plain import json_form  # noqa: PLC0415
 
     document: dict[str, Any] = {"version": options.JSON_VERSION, "recipe": recipe, "ok": error is None}
     document["problems"] = [] if error is None else _problems(error)
     if resolved is not None:
         document["notes"] = list(resolved.notes)
-        document["resolved"] = json_form(redact(resolved.data))
+        document["resolved"] = json_form(resolved.shown)
     return document
 
 
 def _problems(error: TrainrunError) -> list[dict[str, Any]]:
+    from trainrun.rundir.secrets import scrub_all  # noqa: PLC0415
+
     problems = getattr(error, "problems", None) or [Problem("trainrun", str(error))]
-    return [{"where": problem.where, "what": problem.what, "hint": problem.hint} for problem in problems]
+    found = [{"where": problem.where, "what": problem.what, "hint": problem.hint} for problem in problems]
+    scrubbed: list[dict[str, Any]] = scrub_all(found)
+    return scrubbed

@@ -16,6 +16,7 @@ import click
 
 from trainrun import __version__
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
+from trainrun.rundir.secrets import scrub, session
 
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -140,6 +141,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
     _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what no text can
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
         # What is left to do takes no time; a burst of Ctrl-C must not end it by the signal and hide the exit code.
@@ -155,6 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; answer with its exit code."""
+    with session():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         result = cli.main(args=list(arguments), prog_name="trainrun", standalone_mode=False)
     except click.ClickException as error:
@@ -164,7 +172,7 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except TrainrunError as error:
         if isinstance(error, HookFailed):
-            click.echo("".join(traceback.format_exception(error.__cause__)).rstrip(), err=True)
+            click.echo(scrub("".join(traceback.format_exception(error.__cause__))).rstrip(), err=True)
         _complain(str(error))
         return error.exit_code
     except Exception as error:  # the process door
@@ -182,7 +190,7 @@ def write_crash_log(error: BaseException) -> Path | str:
     import tempfile  # noqa: PLC0415
 
     head = f"trainrun {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
-    report = head + "".join(traceback.format_exception(error))
+    report = head + scrub("".join(traceback.format_exception(error)))
     try:
         path = Path(tempfile.mkdtemp(prefix="trainrun-crash-")) / "crash.txt"
         path.write_text(report, encoding="utf-8")
@@ -198,7 +206,7 @@ def _with_usage(error: click.ClickException) -> str:
 
 
 def _complain(message: str) -> None:
-    first, *more = message.split("\n")
+    first, *more = scrub(message).split("\n")
     with suppress(OSError):  # nobody reads it
         click.echo(click.style("error: ", fg="red", bold=True, reset=True) + first, err=True, color=_colored())
         for line in more:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from trainrun.cli import options
 from trainrun.errors import EnvironmentProblem, UsageError
+from trainrun.launch.frozen import read_frozen
 from trainrun.plugin.instance import Instance
-from trainrun.rundir.create import find
+from trainrun.recipe.schema import RESERVED
+from trainrun.recipe.secret import REDACTED
+from trainrun.rundir.create import find_own
 from trainrun.rundir.files import read_json
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
@@ -39,7 +43,7 @@ def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as
     RUN is an id, the beginning of one, a path, or `latest`. It must be over. Records that a tracker has are not sent
     again. Ends with 4 where one could still not be reached.
     """
-    paths = find(run, base)
+    paths = find_own(run, base, "sync")
     owner = held(paths)
     if owner is not None:
         raise UsageError(f"{paths.run_id}: the run goes on, and sends to its trackers itself ({owner})")
@@ -81,4 +85,12 @@ def _instances(paths: RunPaths, chosen: tuple[str, ...]) -> Iterator[Instance]:
     for name in chosen or names:
         if name not in known:
             raise EnvironmentProblem(f"{paths.manifest}: does not say what the tracker {name} is")
-        yield known[name]
+        yield _with_secrets(paths, known[name])
+
+
+def _with_secrets(paths: RunPaths, instance: Instance) -> Instance:
+    """The instance with the options that the run directory leaves out. Raises RecipeError where they are missing."""
+    if REDACTED not in json.dumps(dict(instance.options), default=str):
+        return instance
+    table = read_frozen(paths).data["plugins"][instance.name]
+    return replace(instance, options={key: value for key, value in table.items() if key not in RESERVED})

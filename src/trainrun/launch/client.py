@@ -27,6 +27,7 @@ from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Failure, Outcome
 from trainrun.rundir.requests import take_stop
+from trainrun.rundir.secrets import scrub, scrub_all
 
 _DRAIN = 10.0  # seconds for background observers to finish
 _LOOK = 0.2  # seconds between two looks at the run directory while nothing runs
@@ -181,11 +182,12 @@ class Client:
         assert self._hooks is not None
         assert self._launch is not None
         current, hooks = self._launch, self._hooks
-        outcome = self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current))
+        outcome = _scrubbed(outcome)
+        outcome = _scrubbed(self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current)))
         write_json(current.paths.outcome, outcome.to_json())
         last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
         self._drain(current, hooks, last.step)
-        last = self._after(last, None, lambda _: None)  # what background threads have raised meanwhile
+        last = _scrubbed(self._after(last, None, lambda _: None))  # what background threads have raised meanwhile
         self._event(current, "outcome", state=last.state, exit_code=last.exit_code, reason=last.reason)
         if last != outcome:
             write_json(current.paths.outcome, last.to_json())
@@ -254,10 +256,10 @@ class Client:
         append_line(current.paths.events, {"event": event, "time": time.time(), **values})
 
     def _crash(self, current: Launch, error: Exception, started: float) -> TrainrunError:
-        report = "".join(traceback.format_exception(error))
+        report = scrub("".join(traceback.format_exception(error)))
         write_atomic(current.paths.crash_log, report)
         bug = TrainrunError(
-            f"a bug in trainrun: {type(error).__name__}: {error}; the report is {current.paths.crash_log}"
+            f"a bug in trainrun: {type(error).__name__}: {scrub(str(error))}; the report is {current.paths.crash_log}"
         )
         write_json(current.paths.outcome, _failed(current, bug, started).to_json())
         return bug
@@ -278,6 +280,11 @@ def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
         ended=time.time(),
         run=str(current.paths.root),
     )
+
+
+def _scrubbed(outcome: Outcome) -> Outcome:
+    """The outcome without secrets in its reason and its failure."""
+    return Outcome.from_json(scrub_all(outcome.to_json()))
 
 
 def _tails(current: Launch, ranks: Echo, write: Say) -> list[Tail]:

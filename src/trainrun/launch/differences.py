@@ -13,8 +13,8 @@ from trainrun.checkpoint import Manifest, plugin_file
 from trainrun.errors import UsageError
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.resolve import Resolved
-from trainrun.recipe.freeze import redact
 from trainrun.recipe.model import Recipe
+from trainrun.recipe.secret import REDACTED, redact
 
 Change = tuple[Any, Any]  # before and now; None where there was or is nothing
 
@@ -100,7 +100,7 @@ class Differences:
 
 def present(resolved: Resolved, versions: Mapping[str, str | None], world: int) -> Present:
     """What is about to run."""
-    return Present(resolved.data, plugins(resolved), versions, world)
+    return Present(resolved.shown, plugins(resolved), versions, world)
 
 
 def plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
@@ -118,7 +118,9 @@ def compare(manifest: Manifest, now: Present) -> Differences:
     changed = {
         key: (before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and (_instance(key) is None or _instance(key) in both)
+        if before.get(key) != after.get(key)
+        and REDACTED not in (before.get(key), after.get(key))
+        and (_instance(key) is None or _instance(key) in both)
     }
     own_schedule = _builds("build_scheduler", manifest, now)
     blocking = [

@@ -11,7 +11,7 @@ from trainrun import recipe as recipes
 from trainrun.errors import EnvironmentProblem, Problem, RecipeError
 from trainrun.recipe import Document
 from trainrun.recipe.plain import Key, dotted, lookup
-from trainrun.recipe.secret import REDACTED, is_secret
+from trainrun.recipe.secret import REDACTED
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
 
@@ -59,7 +59,7 @@ def _revealed(document: Document, original: Path) -> dict[str, Any]:
 def _hidden(value: Any, key: Key = ()) -> Iterator[Key]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
-        if item == REDACTED and is_secret(name):
+        if isinstance(item, str) and REDACTED in item:
             yield (*key, name)
         else:
             yield from _hidden(item, (*key, name))
@@ -74,7 +74,7 @@ def _original(path: Path) -> dict[str, Any]:
 
 def _fill(data: dict[str, Any], key: Key, known: Mapping[str, Any]) -> bool:
     present, value = lookup(known, key)
-    if not present or value == REDACTED:
+    if not present or (isinstance(value, str) and REDACTED in value):
         return False
     _, holder = lookup(data, key[:-1])
     holder[key[-1]] = value

@@ -62,10 +62,10 @@ class Launch:
     `seat` is this node's place among several; `hub` is the way to the others, on node 0 of more than one.
     """
 
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     paths: RunPaths
-    argv: tuple[str, ...]
-    resolved: Resolved
+    argv: tuple[str, ...] = field(repr=False)
+    resolved: Resolved = field(repr=False)
     workers: int
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     attempt: int = 0

@@ -133,7 +133,7 @@ class _Node:
         if digest(text) != first["recipe"]:
             found.append(f"{paths.recipe} is not what node 0 wrote")
         elif mine["recipe"] != first["recipe"]:
-            found += recipe_differences(text, freeze(self._resolved.data), name)
+            found += recipe_differences(text, freeze(self._resolved.shown), name)
         return found
 
 

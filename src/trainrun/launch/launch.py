@@ -19,9 +19,11 @@ from trainrun.launch.signals import SLACK, Signals
 from trainrun.launch.staging import Staged, conduct, door, stage
 from trainrun.launch.terminal import Echo, say, silent
 from trainrun.plugin.resolve import Resolved, resolve
+from trainrun.rundir import secrets
 from trainrun.rundir.records import Outcome
 
 
+@secrets.session()
 def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     recipe: str | Path,
     overrides: Sequence[str] = (),

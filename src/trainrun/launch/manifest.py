@@ -15,8 +15,7 @@ from typing import Any
 from trainrun.launch.differences import plugins
 from trainrun.launch.handle import Launch
 from trainrun.plugin.instance import Instance
-from trainrun.recipe.freeze import freeze, redact
-from trainrun.recipe.secret import mask
+from trainrun.recipe.freeze import freeze
 from trainrun.rundir.files import write_atomic, write_json
 from trainrun.rundir.process import RUN_DIR_VARIABLE
 
@@ -27,13 +26,12 @@ _GIT = 5.0  # seconds that one git command may take
 
 def write_manifest(launch: Launch) -> None:
     """Freeze the recipe and write `manifest.json`. Secrets go into neither."""
-    write_atomic(launch.paths.recipe, freeze(launch.resolved.data))
+    write_atomic(launch.paths.recipe, freeze(launch.resolved.shown))
     write_json(launch.paths.manifest, manifest(launch))
 
 
 def manifest(launch: Launch) -> dict[str, Any]:
     """The content of `manifest.json`."""
-    instances = [redact(instance.to_json()) for instance in launch.resolved.instances]
     recipe = Path(launch.resolved.document.path)
     return {
         "version": VERSION,
@@ -41,11 +39,11 @@ def manifest(launch: Launch) -> dict[str, Any]:
         "created": time.time(),
         "recipe": str(recipe.resolve()),
         "switches": list(launch.switches),
-        "argv": [mask(argument) for argument in launch.argv],
+        "argv": [launch.resolved.mask(argument) for argument in launch.argv],
         "directory": os.getcwd(),  # noqa: PTH109 - as the user sees it
         "workers": launch.workers,
         "environment": {name: value for name, value in launch.environment.items() if name == "OMP_NUM_THREADS"},
-        "instances": instances,
+        "instances": launch.resolved.shown_instances,
         "plugins": plugins(launch.resolved),
         "plugin_set": plugin_set(launch.resolved.instances),
         "versions": versions(),

@@ -7,6 +7,7 @@ nothing that is in the pipe is lost: another one is started, and goes on where t
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainrun.launch.handle import Launch
-from trainrun.rundir import process
+from trainrun.rundir import process, secrets
 from trainrun.rundir.paths import RunPaths
 
 _SINK = Path(__file__).parents[1] / "agent" / "sink.py"
@@ -202,7 +203,9 @@ def _append(path: Path, line: str) -> None:
 
 def _environment() -> dict[str, str]:
     marks = {process.RUN_DIR_VARIABLE, process.RUN_ID_VARIABLE}
-    return {name: value for name, value in os.environ.items() if name not in marks}
+    known = secrets.forms(os.environ.get(secrets.SECRETS_VARIABLE, "{}"))
+    told = {secrets.FORMS_VARIABLE: json.dumps(known)} if known else {}
+    return {name: value for name, value in os.environ.items() if name not in marks} | told
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from trainrun.launch.preflight import Placement
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.resolve import Resolved
 from trainrun.recipe import Recipe
-from trainrun.recipe.freeze import redact
-from trainrun.rundir import secrets
 from trainrun.rundir.create import create
 from trainrun.rundir.files import write_atomic
 from trainrun.rundir.paths import former
@@ -63,9 +61,7 @@ def _move_aside(path: Path, attempt: int) -> None:
 
 def environment(resolved: Resolved, placement: Placement) -> dict[str, str]:
     """What workers get beyond the environment of the launching process."""
-    instances = [instance.to_json() for instance in resolved.instances]
-    hidden = {"recipe": (resolved.data, redact(resolved.data)), "instances": (instances, redact(instances))}
-    return {**placement.environment, **secrets.pack(hidden)}
+    return {**placement.environment, **resolved.secrets}
 
 
 def package(launch: Launch, hooks: Dispatcher) -> None:

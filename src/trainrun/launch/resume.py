@@ -25,7 +25,8 @@ from trainrun.launch.signals import SLACK, Signals
 from trainrun.launch.staging import Staged, conduct, door, stage
 from trainrun.launch.terminal import Echo, Say, say, silent
 from trainrun.plugin.resolve import Resolved, resolve_document
-from trainrun.rundir.create import find
+from trainrun.rundir import secrets
+from trainrun.rundir.create import find_own
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -43,6 +44,7 @@ class _Asked(NamedTuple):
     trust: bool
 
 
+@secrets.session()
 def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     run: str | Path = "latest",
     overrides: Sequence[str] = (),
@@ -67,14 +69,15 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     dir: the folder that holds the runs.
     start: another checkpoint to go on from: a step of this run, or a path. Newer ones are put aside, none is removed.
     allow_changes: go on although overrides or plugins change the training.
-    trust_checkpoint: go on from the checkpoint `start` although somebody else may have written it.
+    trust_checkpoint: go on from the checkpoint `start` although somebody else may have written it. It does not make the
+        run directory of another user one's own: what its recipe names would be executed.
     The others are those of `trainrun.launch`.
 
     A run that has made all its steps is left as it is. Raises a `TrainrunError` for whatever is found before anything
     is started, among it that the run still goes on.
     """
     write = silent if quiet else say
-    paths = find(str(run), Path(dir))
+    paths = find_own(str(run), Path(dir), "resume")
     document = read_frozen(paths, overrides)
     resolved = resolve_document(document, switches(paths, plugins), refresh=refresh)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)

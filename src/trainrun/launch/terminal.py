@@ -11,6 +11,7 @@ from typing import Literal
 
 from trainrun.errors import UsageError
 from trainrun.launch.follow import Follower
+from trainrun.rundir.secrets import scrub
 
 Say = Callable[[str], None]
 Echo = Literal["zero", "all", "none"] | Sequence[int]
@@ -23,9 +24,9 @@ _BACKLOG = 1024 * 1024  # bytes that may wait to be shown before some are left o
 
 
 def say(text: str) -> None:
-    """Write a line to stderr. A reader that went away must not end a run: nothing is raised."""
+    """Write a line to stderr, without secrets. A reader that went away must not end a run: nothing is raised."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(scrub(text) + "\n")
         sys.stderr.flush()
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from trainrun import __version__
 
-FORMAT = 1
+FORMAT = 2
+
+_MOST = 2000  # entries that are kept
+_OLDEST = 60 * 86400.0  # seconds since an entry was last used after which it is removed
+_DAY = 86400.0
+_NAME = re.compile(r"(?:describe|installed|recipe-schema|validate)-(?:(?P<format>[0-9]+)-)?[0-9a-f]{8}\.json")
 
 
 def cache_folder() -> Path:
@@ -29,11 +38,14 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stats: dict[str, tuple[int, int] | None] = {}  # descriptions share most of their files
+        self._pruned = False
 
     def get(self, *key: str) -> Any:
         """The value under `key`, or None where there is none or a file that it was made from has changed."""
+        file = self._file(key)
         try:
-            entry = json.loads(self._file(key).read_bytes())
+            entry = json.loads(file.read_bytes())
+            _use(file)
         except (OSError, ValueError, RecursionError):
             return None
         fresh = isinstance(entry, dict) and entry.get("key") == list(key) and self._unchanged(entry.get("files"))
@@ -45,8 +57,25 @@ class Store:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(self._file(key), json.dumps(entry))
+            if not self._pruned:
+                self._pruned = True
+                self._prune()
         except OSError:
             return
+
+    def _prune(self) -> None:
+        """Remove entries of other formats, those that were not used for long, and the oldest of too many."""
+        now, ages = time.time(), {}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if found := _NAME.fullmatch(entry.name):
+                    outdated = found["format"] != str(FORMAT)
+                    ages[entry.path] = math.inf if outdated else now - entry.stat(follow_symlinks=False).st_mtime
+        oldest = sorted(ages, key=lambda path: ages[path], reverse=True)
+        for number, path in enumerate(oldest):
+            if ages[path] > _OLDEST or len(oldest) - number > _MOST:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108 - scandir's paths are texts
 
     def _unchanged(self, files: Any) -> bool:
         return isinstance(files, Mapping) and all(self._is_same(file, mark) for file, mark in files.items())
@@ -63,13 +92,23 @@ class Store:
     def _file(self, key: tuple[str, ...]) -> Path:
         parts = "\0".join((str(FORMAT), __version__, *key))
         # The entry holds its key, so that a clash of names is a miss and no mistake.
-        return self._folder / f"{key[0]}-{crc32(parts.encode(errors='surrogateescape')):08x}.json"
+        return self._folder / f"{key[0]}-{FORMAT}-{crc32(parts.encode(errors='surrogateescape')):08x}.json"
 
 
 def _replace(file: Path, text: str) -> None:
     scratch = file.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(text)
     scratch.replace(file)
+
+
+def _use(file: Path) -> None:
+    """Note that an entry was used, once a day."""
+    if time.time() - file.stat().st_mtime > _DAY:
+        with suppress(OSError):
+            os.utime(file)
 
 
 def _mark(file: str) -> list[Any] | None:

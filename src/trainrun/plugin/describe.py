@@ -12,6 +12,8 @@ from trainrun.plugin.cache import Store, cache_folder
 from trainrun.plugin.description import Description
 from trainrun.plugin.discovery import EntryPoint
 from trainrun.plugin.targets import guess_files, is_path
+from trainrun.recipe.secret import redact
+from trainrun.rundir import secrets
 
 if TYPE_CHECKING:
     from trainrun.plugin.importer import Died
@@ -66,15 +68,24 @@ def validate_options(
 ) -> list[tuple[tuple[str | int, ...], str]]:
     """Run the validators of a plugin's options model, which its JSON Schema cannot express: key and message each."""
     store = Store(cache_folder())
-    key = ("validate", *target.key, json.dumps(options, sort_keys=True, default=str))
+    key = ("validate", _hash(*target.key, json.dumps(options, sort_keys=True, default=str)))
     answer = store.get(*key)
     if answer is None:
         table = json.loads(json.dumps(options, default=str))
         (answer,) = _import([{"do": "validate", "target": target.target, "options": table}], timeout)
         if not isinstance(answer, list):
             return [((), f"checking it failed: {answer.how}")]
+        hidden = secrets.pack({"options": (table, redact(table, description.options_schema))})
+        answer = [(where, secrets.scrub(message, hidden)) for where, message in answer]
         store.put(answer, description.files, *key)
     return [(tuple(where), message) for where, message in answer]
+
+
+def _hash(*parts: str) -> str:
+    """What stands in the cache for a key that may hold secrets."""
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, and few plugins have validators of their own
+
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 # --- the cache ---------------------------------------------------------------------------------

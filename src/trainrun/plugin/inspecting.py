@@ -9,12 +9,17 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast, get_args
 
+import pydantic
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import JsonOrPythonSchema
+
 from trainrun.marker import PROJECT, ImplOptions, impl_options
 from trainrun.plugin.description import Description, ImplInfo, SpecInfo
 from trainrun.plugin.instance import Policy
 from trainrun.plugin.options import PluginOptions, live_fields
 from trainrun.plugin.specs import by_name, own_specs, specs_in
 from trainrun.plugin.targets import is_path, split
+from trainrun.recipe.secret import is_secret
 
 
 class UnusableError(Exception):
@@ -172,9 +177,45 @@ def _require_constructor(plugin: object, options: type[PluginOptions] | None) ->
 
 def _schema(options: type[PluginOptions]) -> dict[str, Any]:
     try:
-        return options.model_json_schema()
+        schema = options.model_json_schema(schema_generator=_Generator)
     except Exception as error:
         raise UnusableError(f"its Options have no JSON Schema: {str(error).splitlines()[0]}") from error
+    clean: dict[str, Any] = _without_secrets(schema)
+    return clean
+
+
+class _Generator(GenerateJsonSchema):
+    """As pydantic's own, which says of `SecretStr` that it is secret and of `Secret[int]` not."""
+
+    def json_or_python_schema(self, schema: JsonOrPythonSchema) -> JsonSchemaValue:
+        made = super().json_or_python_schema(schema)
+        known = pydantic.TypeAdapter(pydantic.Secret[int]).core_schema
+        return {**made, "writeOnly": True} if _validator(schema) == _validator(known) is not None else made
+
+
+def _validator(schema: Mapping[str, Any]) -> object:
+    """The code that takes a value from Python: pydantic makes a function of it for each secret type."""
+    function = schema.get("python_schema", {}).get("function", {})
+    return getattr(function.get("function"), "__code__", None)
+
+
+def _without_secrets(schema: Any) -> Any:
+    """The schema without defaults that are secrets: the model fills them in itself, and knows more than asterisks."""
+    if isinstance(schema, list):
+        return [_without_secrets(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    clean = {key: _without_secrets(value) for key, value in schema.items()}
+    if "default" in schema and (_ASTERISKS in str(schema["default"]) or schema.get("writeOnly") is True):
+        del clean["default"]
+    properties = clean.get("properties")
+    for name, inner in properties.items() if isinstance(properties, dict) else ():
+        if is_secret(name) and isinstance(inner, dict) and isinstance(inner.get("default"), str | list | dict):
+            del inner["default"]
+    return clean
+
+
+_ASTERISKS = "**********"  # how pydantic shows a secret
 
 
 def _has_functions(schema: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import pydantic
 from pydantic.fields import FieldInfo
+
+from trainrun.recipe.secret import REDACTED, is_secret, redact
 
 LIVE = "x-live"
 
@@ -19,7 +21,10 @@ class PluginOptions(pydantic.BaseModel):
     a type that JSON can hold, and gets what the recipe says without conversion: `"3"` is no number.
     """
 
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", validate_assignment=True, allow_inf_nan=False)
+    # An error does not show the value that it is about: that may be a secret.
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", validate_assignment=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
@@ -28,6 +33,11 @@ class PluginOptions(pydantic.BaseModel):
         In JSON form, because strict mode then still takes a string for a path or an enumeration.
         """
         return cls.model_validate_json(json.dumps(dict(table), default=str))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The options as `repr` shows them, without secrets."""
+        for name, value in super().__repr_args__():
+            yield name, REDACTED if is_secret(name) else redact(value)
 
 
 def Field(default: Any = ..., *, live: bool = False, **pydantic_options: Any) -> Any:  # noqa: N802 - pydantic's name

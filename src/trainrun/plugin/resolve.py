@@ -22,9 +22,12 @@ from trainrun.plugin.order import called, plan_order
 from trainrun.plugin.plan import Plan, make_plan
 from trainrun.plugin.specs import by_name, own_specs
 from trainrun.recipe import Document
+from trainrun.recipe.overrides import masked
 from trainrun.recipe.plain import json_form
 from trainrun.recipe.schema import RESERVED, Schema
+from trainrun.recipe.secret import redact
 from trainrun.recipe.suggest import did_you_mean
+from trainrun.rundir import secrets
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,33 @@ class Resolved:
         """The recipe's choices between the answers to provider hooks."""
         return chosen_providers(self.document)
 
+    @cached_property
+    def shown(self) -> dict[str, Any]:
+        """`data` as it may be shown and kept: secrets, by name or by type, are replaced."""
+        shown: dict[str, Any] = redact(self.data, self.schema)
+        return shown
+
+    @property
+    def shown_instances(self) -> list[dict[str, Any]]:
+        """The instances as plain values that may be kept."""
+        return [self._shown(instance) for instance in self.instances]
+
+    @cached_property
+    def secrets(self) -> dict[str, str]:
+        """The environment that carries what `shown` and `shown_instances` leave out."""
+        instances = [instance.to_json() for instance in self.instances]
+        return secrets.pack({"recipe": (self.data, self.shown), "instances": (instances, self.shown_instances)})
+
+    def mask(self, argument: str) -> str:
+        """An argument of the command line as it may be kept."""
+        return secrets.scrub(masked(argument, self.schema), self.secrets)
+
+    def _shown(self, instance: Instance) -> dict[str, Any]:
+        tables = self.schema["properties"]
+        node = tables["task"] if instance.role == "task" else tables["plugins"].get("properties", {}).get(instance.name)
+        plain = instance.to_json()
+        return {**plain, "options": redact(plain["options"], node, self.schema)}
+
     def description(self, instance: Instance) -> Description:
         """What is known of the plugin behind an instance."""
         return self.descriptions[instance.target]
@@ -98,7 +128,9 @@ def resolve_document(document: Document, plugins: Sequence[str] = (), *, refresh
     enabled = enable(document, installed, base, plugins)
     targets = [request.target for request in enabled.requests]
     descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True)
-    return _Resolving(document, installed, enabled, descriptions, base).resolved()
+    found = _Resolving(document, installed, enabled, descriptions, base).resolved()
+    secrets.learn(found.secrets)
+    return found
 
 
 def recipe_schema() -> Schema:
@@ -153,10 +185,22 @@ class _Resolving:
             descriptions=self._descriptions,
             specs=self._specs,
             reasons=reasons,
-            recipe_problems=tuple(recipe_problems),
-            plugin_problems=(*self._enabled.plugin_problems, *self._broken(), *self._hook_problems()),
+            recipe_problems=self._scrubbed(recipe_problems),
+            plugin_problems=self._scrubbed([*self._enabled.plugin_problems, *self._broken(), *self._hook_problems()]),
             notes=tuple(self._notes()),
             installed_not_enabled=tuple(self._not_enabled()),
+        )
+
+    def _scrubbed(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """The problems without the secrets that a line of the recipe, or a validator's message, holds."""
+        packed = secrets.pack({"recipe": (self._data, redact(self._data, self._schema))})
+
+        def clean(text: str | None) -> str | None:
+            return text and secrets.scrub(text, packed)
+
+        return tuple(
+            replace(one, what=secrets.scrub(one.what, packed), hint=clean(one.hint), source=clean(one.source))
+            for one in problems
         )
 
     # --- options ---

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from trainrun.recipe.check import check, planned
 from trainrun.recipe.complete import complete
 from trainrun.recipe.document import Document, Origin, read
-from trainrun.recipe.freeze import freeze, redact
+from trainrun.recipe.freeze import freeze
 from trainrun.recipe.plain import Key
 from trainrun.recipe.schema import base_schema, merge, to_draft07
+from trainrun.recipe.secret import redact
 from trainrun.recipe.source import Location
 from trainrun.recipe.suggest import suggest
 

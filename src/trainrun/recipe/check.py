@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from trainrun.errors import Problem
@@ -11,7 +12,7 @@ from trainrun.recipe.complete import complete, only
 from trainrun.recipe.document import Document
 from trainrun.recipe.plain import Key, dotted, json_form, lookup
 from trainrun.recipe.schema import Schema
-from trainrun.recipe.secret import is_secret
+from trainrun.recipe.secret import REDACTED, redact_at
 from trainrun.recipe.suggest import suggest
 from trainrun.recipe.validator import Violation, violations
 from trainrun.recipe.wording import expectation, listed, value_in_words
@@ -29,22 +30,32 @@ def check(document: Document, schema: Schema) -> list[Problem]:
     findings: list[Finding] = [_finding(violation, schema) for violation in found]
     findings += [(broken.key, broken.what, broken.hint) for broken in rules.broken(complete(data, schema), wrong)]
     findings += [(key, f"{value_in_words(value)}: {note['why']}", None) for key, value, note in _marked(data, schema)]
-    return _problems(document, findings)
+    return _problems(document, findings, schema)
 
 
 def planned(document: Document, schema: Schema) -> list[Problem]:
     """What the recipe sets and this version accepts without acting on it: notes, not errors."""
     noted = _marked(json_form(document.data), schema, "x-planned")
-    return _problems(document, [(key, f"has no effect: {why}", None) for key, _, why in noted])
+    return _problems(document, [(key, f"has no effect: {why}", None) for key, _, why in noted], schema)
 
 
-def _problems(document: Document, findings: list[Finding]) -> list[Problem]:
+def _problems(document: Document, findings: list[Finding], schema: Schema) -> list[Problem]:
     placed = [(document.locate(key), key, what, hint) for key, what, hint in findings[:_MOST]]
     placed.sort(key=lambda entry: entry[0].order)
-    problems = [place.problem(f"{dotted(key)}: {what}", hint) for place, key, what, hint in placed]
+    problems = [
+        _masked(place.problem(f"{dotted(key)}: {what}", hint), secret=redact_at(key, "", schema) == REDACTED)
+        for place, key, what, hint in placed
+    ]
     if len(findings) > _MOST:
         problems.append(Problem(str(document.path), f"{len(findings) - _MOST} more problems"))
     return problems
+
+
+def _masked(problem: Problem, *, secret: bool) -> Problem:
+    """The problem without what its line sets a secret to."""
+    if not secret or problem.source is None:
+        return problem
+    return replace(problem, source="".join([*problem.source.partition("=")[:2], " ", REDACTED]))
 
 
 def _finding(violation: Violation, schema: Schema) -> Finding:
@@ -53,7 +64,8 @@ def _finding(violation: Violation, schema: Schema) -> Finding:
         return key, "unknown key", _where_it_belongs(key, schema)
     if violation.kind == "missing":
         return key, "is missing", f"expected {expectation(node, schema)}"
-    got = "a secret" if any(map(is_secret, key)) else value_in_words(violation.value)
+    told = redact_at(key, violation.value, schema)
+    got = "a secret" if told == REDACTED else value_in_words(told)
     return key, f"expected {expectation(node, schema)}, got {got}", None
 
 

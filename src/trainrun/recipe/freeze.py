@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainrun.recipe.secret import REDACTED, is_secret
+from trainrun.recipe.secret import redact
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
@@ -16,15 +16,6 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b
 def freeze(data: Mapping[str, Any]) -> str:
     """TOML text of `data`, secrets redacted; reading it back gives the same (redacted) data."""
     return "\n".join(_table((), redact(data))).strip() + "\n"
-
-
-def redact(data: Any) -> Any:
-    """A copy of `data` in which every value whose key names a secret is replaced."""
-    if isinstance(data, Mapping):
-        return {key: REDACTED if is_secret(key) else redact(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [redact(value) for value in data]
-    return data
 
 
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:

@@ -10,9 +10,11 @@ import tomli
 
 from trainrun.errors import Problem, RecipeError
 from trainrun.recipe.plain import Key
-from trainrun.recipe.secret import is_secret
+from trainrun.recipe.schema import Schema
+from trainrun.recipe.secret import REDACTED, is_secret, is_secret_at, mask
 from trainrun.recipe.source import Location
 
+_OPTIONS = ("--override=", "-o")
 _BARE_WORD = re.compile(r"[A-Za-z_./~][^\s\"'\[\]{},#=]*")
 
 
@@ -92,3 +94,16 @@ def _value(text: str, keys: tuple[str, ...]) -> Any:
     raise ValueError(
         f"{name}: {shown} is not a TOML value", "strings with spaces need double quotes within the shell's"
     )
+
+
+def masked(argument: str, schema: Schema) -> str:
+    """An argument of the command line without the secret that it sets, as an override or as a line of TOML."""
+    option = next((one for one in _OPTIONS if argument.startswith(one)), "")
+    key, equals, _ = _split(argument.removeprefix(option))
+    try:
+        path = parse_key(key) if equals else ()
+    except ValueError:
+        path = ()
+    if path and is_secret_at(path, schema):
+        return f"{option}{key}={REDACTED}"
+    return mask(argument)

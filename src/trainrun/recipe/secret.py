@@ -1,25 +1,157 @@
-"""Which keys hold secrets. Their values never reach the frozen recipe, a log or an error message."""
+"""Which values are secrets. They never reach the frozen recipe, a log or an error message.
+
+A key's name says it, the type of an option does (pydantic's secret types, by their JSON Schema), or the value itself: a
+URL that somebody logs in with.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trainrun.recipe.plain import Key
+from trainrun.recipe.schema import Schema, resolved
 
 REDACTED = "<redacted>"
 
 _WORDS = re.compile(
-    r"(^|[_-])(passw(or)?d|passphrase|secrets?|tokens?|api[_-]?keys?|access[_-]?keys?|private[_-]?keys?"
-    r"|auth|authorization|credentials?|cookie|dsn|webhook([_-]?url)?)$",
+    r"(^|[_-])(passw(or)?d|pwd|passphrase|passcode|secrets?|tokens?|bearer|(api|access|private|secret|signing)[_-]?keys?"
+    r"|auth|authorization|credentials?|cookies?|dsn|connection[_-]?string|webhook([_-]?url)?)$",
     re.IGNORECASE,
 )
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ASSIGNMENT = re.compile(r"""(?P<key>[\w-]+)["']?\s*=\s*(?P<value>[^,}]*\S)""")
+_LOGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/@\s:]*)(?P<password>:[^/@\s]*)?@", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<key>(?<=[?&])[\w-]+)=(?P<value>[^&#\s]+)")
 
 
 def is_secret(key: object) -> bool:
     """Whether a key's name says that its value is a secret: `wandb_api_key`, `token`, `smtp-password`."""
-    return isinstance(key, str) and _WORDS.search(key) is not None
+    return isinstance(key, str) and (_WORDS.search(key) or _WORDS.search(_CAMEL.sub("_", key))) is not None
 
 
 def mask(line: str) -> str:
     """A line of TOML with the values of secrets replaced."""
     first = next((found for found in _ASSIGNMENT.finditer(line) if is_secret(found["key"])), None)
-    return line if first is None else line[: first.start("value")] + REDACTED
+    return mask_url(line) if first is None else mask_url(line[: first.start("value")]) + REDACTED
+
+
+def mask_url(text: str) -> str:
+    """The text without the passwords and tokens in its URLs."""
+    if "://" not in text:
+        return text
+    return _QUERY.sub(_masked_query, _LOGIN.sub(_masked_login, text))
+
+
+def _masked_login(found: re.Match[str]) -> str:
+    if found["password"] is not None:
+        return f"{found['scheme']}://{found['user']}:{REDACTED}@"
+    # A lone name is a user's for git and ssh; for a web server it is a token.
+    return f"{found['scheme']}://{REDACTED}@" if found["scheme"].lower() in {"http", "https"} else found[0]
+
+
+def _masked_query(found: re.Match[str]) -> str:
+    return f"{found['key']}={REDACTED}" if is_secret(found["key"]) else found[0]
+
+
+def redact(data: Any, schema: Schema | None = None, root: Schema | None = None) -> Any:
+    """A copy of `data` in which every secret is replaced.
+
+    schema: that of `data`, whose types make secrets too. root: where its references lead to, if not within itself.
+    """
+    return _redacted(data, () if schema is None else (schema,), root or schema or {})
+
+
+def is_secret_at(key: Key, schema: Schema) -> bool:
+    """Whether what is set at `key` is a secret, by a name in the key or by its type in `schema`."""
+    nodes: Sequence[Schema] = (schema,)
+    for part in key:
+        nodes = [*_steps(nodes, part, schema)]
+        if is_secret(part) or _typed_secret(nodes, schema):
+            return True
+    return False
+
+
+def redact_at(key: Key, value: Any, schema: Schema) -> Any:
+    """What is shown of a value that is set at `key`."""
+    if is_secret_at(key, schema):
+        return REDACTED
+    nodes: Sequence[Schema] = (schema,)
+    for part in key:
+        nodes = [*_steps(nodes, part, schema)]
+    return _redacted(value, nodes, schema)
+
+
+def _redacted(value: Any, nodes: Sequence[Schema], root: Schema) -> Any:
+    if _typed_secret(nodes, root):
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {
+            key: REDACTED
+            if _named_secret(key, item) or _in_company(key, nodes, root)
+            else _redacted(item, [*_steps(nodes, key, root)], root)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redacted(item, [*_steps(nodes, place, root)], root) for place, item in enumerate(value)]
+    if _holds_secrets(nodes, root):
+        return REDACTED  # it is not where it belongs, which may be further in
+    return mask_url(value) if isinstance(value, str) else value
+
+
+def _holds_secrets(nodes: Sequence[Schema], root: Schema, deep: int = 0) -> bool:
+    for node in _branches(nodes, root):
+        tables = [inner for inner in node.get("properties", {}).items() if isinstance(inner[1], dict)]
+        lists = [*node.get("prefixItems", ()), node.get("items"), node.get("additionalProperties")]
+        inner = [*(one for _, one in tables), *(one for one in lists if isinstance(one, dict))]
+        if any(is_secret(name) for name, _ in tables) or _typed_secret(inner, root):
+            return True
+        if deep < _DEEPEST and inner and _holds_secrets(inner, root, deep + 1):
+            return True
+    return False
+
+
+def _named_secret(key: object, value: Any) -> bool:
+    """`auth = true` and `max_tokens = 512` give nothing away."""
+    counts = isinstance(value, int | float) and str(key).lower().endswith("tokens")
+    return is_secret(key) and not isinstance(value, bool) and not counts
+
+
+def _in_company(key: object, nodes: Sequence[Schema], root: Schema) -> bool:
+    """Whether an unknown key stands beside those of secrets: it may be one of them, misspelt."""
+    tables = [node for node in _branches(nodes, root) if "properties" in node]
+    if not tables or any(key in node["properties"] or node.get("additionalProperties", True) for node in tables):
+        return False
+    known = [(name, inner) for node in tables for name, inner in node["properties"].items()]
+    return any(is_secret(name) or _typed_secret((inner,), root) for name, inner in known)
+
+
+def _typed_secret(nodes: Sequence[Schema], root: Schema) -> bool:
+    return any(node.get("writeOnly") is True or node.get("format") == "password" for node in _branches(nodes, root))
+
+
+def _branches(nodes: Sequence[Any], root: Schema, deep: int = 0) -> Iterator[Schema]:
+    """Every subschema that a value at one place may have to fit: those of unions, and what references stand for."""
+    for node in nodes:
+        found = resolved(root, node)
+        yield found
+        if deep < _DEEPEST:
+            inner = [one for word in ("anyOf", "oneOf", "allOf") for one in found.get(word, ())]
+            yield from _branches(inner, root, deep + 1)
+
+
+_DEEPEST = 4  # unions within unions, tables within tables
+
+
+def _steps(nodes: Sequence[Schema], part: object, root: Schema) -> Iterator[Schema]:
+    """The subschemas of what is at `part` of a value."""
+    for node in _branches(nodes, root):
+        if isinstance(part, int):
+            first = node.get("prefixItems", ())
+            found = [first[part]] if part < len(first) else [node.get("items")]
+        elif part in node.get("properties", {}):
+            found = [node["properties"][part]]
+        else:
+            found = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+        yield from (one for one in found if isinstance(one, dict))

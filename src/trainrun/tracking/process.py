@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from trainrun.plugin.instance import Instance
 from trainrun.plugin.loading import load_plugin
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
+from trainrun.rundir.secrets import scrub
 from trainrun.tracking.cursor import sole_sender
 from trainrun.tracking.facts import Ending, RunFacts
 from trainrun.tracking.plugin import TrackerPlugin
@@ -95,7 +97,12 @@ def main() -> None:
     inbox = Inbox(sys.stdin, order.deadline)
     with suppress(OSError):
         os.nice(_NICE)
-    ship(order, inbox)
+    try:
+        ship(order, inbox)
+    except Exception:
+        sys.stderr.write(scrub(traceback.format_exc()))
+        sys.stderr.flush()
+        os._exit(1)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads of the tracker's package may still wait for something

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from trainrun.rundir.files import append_line
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.secrets import scrub
 from trainrun.tracking.cursor import Cursor
 from trainrun.tracking.facts import Ending, RunFacts
 from trainrun.tracking.spool import Position, Spool
@@ -128,7 +129,7 @@ def record_event(paths: RunPaths, name: str) -> Tell:
 
 
 def _text(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(scrub(str(error)).split())
     return f"{type(error).__name__}: {text if len(text) <= _SHOWN else text[:_SHOWN] + ' …'}"
 
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from trainrun.rundir.secrets import scrub
 from trainrun.worker import relay as between_nodes
 from trainrun.worker.parallel import Collectives
 from trainrun.worker.relay import Relay
@@ -84,7 +85,7 @@ class Decisions:
 
     def post(self, kind: DecisionKind, plugin: str, hook: str, reason: str) -> None:
         """Post a decision from any thread. One that is posted already and not yet applied is not posted twice."""
-        decision = Decision(kind, plugin, hook, reason[:2000], self._rank)
+        decision = Decision(kind, plugin, hook, scrub(reason)[:2000], self._rank)
         if threading.get_ident() == self._thread:
             self._write(decision)
         else:

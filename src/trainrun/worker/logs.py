@@ -11,6 +11,7 @@ from typing import TextIO, cast
 import structlog
 
 from trainrun.rundir.paths import rotated
+from trainrun.rundir.secrets import scrub, scrub_all
 
 _LIMIT = 64 * 1024 * 1024
 _DROPPED = "older records of this log were dropped"
@@ -63,6 +64,11 @@ class _Appending:
             self._append(_record(_DROPPED, bytes=dropped))
 
 
+def _without_secrets(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    found: structlog.typing.EventDict = scrub_all({**event, "event": scrub(str(event.get("event", "")))})
+    return found
+
+
 def _record(event: str, **values: object) -> str:
     stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return json.dumps({"event": event, **values, "level": "warning", "timestamp": stamp}) + "\n"
@@ -90,6 +96,7 @@ def make_logger(path: Path, limit: int = _LIMIT, **bound: object) -> structlog.t
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
+            _without_secrets,
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

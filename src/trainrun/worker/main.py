@@ -22,6 +22,7 @@ from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
 from trainrun.rundir.pulse import Beat
+from trainrun.rundir.secrets import scrub_all
 from trainrun.worker import output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
@@ -211,7 +212,7 @@ class Record:
 
     def _write(self, record: WorkerRecord) -> None:
         self._record = record
-        write_json(self._path, record.to_json())
+        write_json(self._path, scrub_all(record.to_json()))
 
 
 def _traceback(error: BaseException) -> str:
