@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,8 +20,8 @@ from trainrun.launch.nodes.channel import Channel
 from trainrun.launch.nodes.endpoint import Endpoint, connect
 from trainrun.launch.nodes.hub import Hub
 from trainrun.launch.nodes.match import differences, recipe_differences
-from trainrun.launch.nodes.wire import PROTOCOL
-from trainrun.rundir import RunPaths, create
+from trainrun.launch.nodes.messages import PROTOCOL, Attempt, Ended, Message, Over
+from trainrun.rundir import Outcome, RunPaths, create
 
 PATIENCE = 10.0
 SOFTWARE = {"recipe": "1", "plugins": [["a", "dist 1 (a:A)", "hash"]], "versions": {"torch": "2"}, "workers": 2}
@@ -78,10 +80,12 @@ def test_nodes_come_and_speak_with_node_0(make: Callable[..., Nodes]) -> None:
     first, second = run.enter(1, 3), run.enter(2, 3)
     assert run.hub.gather(PATIENCE, lambda: True)
     assert [peer.node for peer in run.hub.peers] == [1, 2]
-    run.hub.tell("attempt", attempt=1)
-    assert first.take(PATIENCE) == second.take(PATIENCE) == {"kind": "attempt", "attempt": 1}
-    second.send("ended", code=0)
-    assert run.hub.peers[1].channel.take(PATIENCE) == {"kind": "ended", "code": 0}
+    begin = Attempt(attempt=1, host="127.0.0.1", port=1)
+    run.hub.tell(begin)
+    assert first.take(PATIENCE) == second.take(PATIENCE) == begin
+    ended = Ended(attempt=1, code=0, ends=[])
+    second.send(ended)
+    assert run.hub.peers[1].channel.take(PATIENCE) == ended
 
 
 def test_a_node_that_comes_before_the_run_exists_waits_at_the_door(make: Callable[..., Nodes]) -> None:
@@ -153,7 +157,7 @@ def test_differences_end_both_sides_and_name_both(make: Callable[..., Nodes]) ->
 
 
 @pytest.mark.parametrize("damage", ["missing", "readable", "link", "pipe", "empty"])
-def test_a_run_directory_that_is_not_shared_ends_both_sides(
+def test_a_run_directory_that_is_not_shared_is_told_on_both_sides(
     make: Callable[..., Nodes], monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     run, read_key = make(), trust.read_key
@@ -169,10 +173,13 @@ def test_a_run_directory_that_is_not_shared_ends_both_sides(
         key.symlink_to("elsewhere")
     if damage == "pipe":
         os.mkfifo(key)
-    with pytest.raises(Refused, match=r"does not see the run directory of node 0, .*; put run.dir"):
-        run.enter()
-    with pytest.raises(EnvironmentProblem, match=r"does not see the run directory: .*; put run.dir"):
-        run.hub.gather(PATIENCE, lambda: True)
+    # It has proved nothing, so that a stranger may have said it: both sides say what is wrong, and wait.
+    with pytest.raises(member.NotReached, match=r"does not see the run directory of node 0, .*; put run.dir"):
+        run.enter(seconds=0.5)
+    assert not run.hub.gather(0.1, lambda: True)
+    told = r"127\.0\.0\.1: node 1 \(.*\) does not see the run directory: .*; put run.dir"
+    assert re.search(rf"last turned away: {told}", run.hub.absence(1))
+    assert [line for line in run.said if re.match(f"turned away {told}", line)]
 
 
 def test_another_key_is_no_proof_in_either_direction(
@@ -180,26 +187,33 @@ def test_another_key_is_no_proof_in_either_direction(
 ) -> None:
     run = make()
     monkeypatch.setattr(trust, "read_key", lambda path: "0" * 64)
-    with pytest.raises(Refused, match="its proof of seeing the run directory is wrong"):
-        run.enter()
+    with pytest.raises(member.NotReached, match="its proof of seeing the run directory is wrong"):
+        run.enter(seconds=0.3)
     run.hub.require_agreement()
-    waved_through, same = iter([True]), trust.same  # by node 0, so that the other side gets to check
-    monkeypatch.setattr(trust, "same", lambda given, right: next(waved_through, False) or same(given, right))
-    with pytest.raises(Refused, match="who answers at the endpoint does not see the run directory"):
-        run.enter(found=["never asked"])
+    same = trust.same  # node 0 lets anything through, so that the other side gets to check
+    monkeypatch.setattr(
+        trust, "same", lambda given, right: threading.current_thread().name == "door" or same(given, right)
+    )
+    with pytest.raises(member.NotReached, match="what listens there does not see the run directory that it names"):
+        run.enter(found=["never asked"], seconds=0.3)
 
 
 @pytest.mark.parametrize(
-    "said", [{"protocol": PROTOCOL + 1}, {"protocol": PROTOCOL}, {"protocol": PROTOCOL, "node": "x"}]
+    ("said", "reason"),
+    [
+        ({"protocol": PROTOCOL + 1, "new": 1}, "another version of the protocol"),
+        ({"protocol": PROTOCOL}, "which node it is"),
+        ({"protocol": PROTOCOL, "node": "x"}, "no message of trainrun"),
+    ],
 )
-def test_an_unknown_dialect_is_refused(make: Callable[..., Nodes], said: dict[str, Any]) -> None:
+def test_an_unknown_dialect_is_refused(make: Callable[..., Nodes], said: dict[str, Any], reason: str) -> None:
     run = make()
-    stranger = Channel(connect(run.where, 5))
-    stranger.send("hello", **said)
-    answer = stranger.take(PATIENCE)
-    assert answer is not None
-    assert answer["kind"] == "refused"
-    assert "version of the protocol" in answer["reason"] or "which node it is" in answer["reason"]
+    with connect(run.where, 5) as stranger, stranger.makefile() as answers:
+        stranger.sendall(json.dumps({"kind": "hello", **said}).encode() + b"\n")
+        refused = json.loads(answers.readline())
+        assert answers.readline() == ""
+    assert refused["kind"] == "refused"
+    assert reason in refused["reason"]
 
 
 def test_strangers_at_the_door_keep_nobody_out(make: Callable[..., Nodes]) -> None:
@@ -236,14 +250,17 @@ def test_the_end_is_told_and_the_key_is_gone(make: Callable[..., Nodes]) -> None
     assert run.hub.gather(PATIENCE, lambda: True)
     assert run.paths.nodes_key.stat().st_mode & 0o777 == 0o600
 
+    last: list[Message | None] = []
+
     def leave() -> None:
-        channel.take(PATIENCE)
+        last.append(channel.take(PATIENCE))
         channel.close()
 
     left = threading.Thread(target=leave)
     left.start()
-    run.hub.farewell({"state": "finished"})
+    run.hub.farewell(Outcome("finished", 0, "all steps are done"))
     left.join(PATIENCE)
+    assert last == [Over(outcome=Outcome("finished", 0, "all steps are done"))]
     assert run.hub.peers == []
     run.hub.close()
     assert not run.paths.nodes_key.exists()

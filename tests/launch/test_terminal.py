@@ -6,31 +6,8 @@ from pathlib import Path
 import pytest
 
 from trainrun.errors import UsageError
-from trainrun.launch.terminal import Echo, Tail, clean, say, shown_ranks
+from trainrun.launch.terminal import Echo, Tail, say, shown_ranks
 from trainrun.rundir.paths import rotated
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("plain", "plain"),
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07text", "text"),
-        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("10%\r50%\r100%\r", "100%"),
-        ("tab\there", "tab    here"),
-        ("bell\x07 null\x00", "bell null"),
-        ("\x9b31mred", "31mred"),
-    ],
-)
-def test_clean(line: str, shown: str) -> None:
-    assert clean(line) == shown
-
-
-def test_long_line_is_cut() -> None:
-    shown = clean("x" * 10_000_000)
-    assert len(shown) < 2100
-    assert shown.endswith("(9998000 more characters)")
 
 
 def test_tail_shows_whole_lines_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, number
 from trainrun.doctor.filesystem import size
 from trainrun.errors import EnvironmentProblem, ExitCode, UsageError
-from trainrun.launch.terminal import clean
+from trainrun.printing import clean
 from trainrun.rundir.create import find
 from trainrun.rundir.paths import RunPaths
 

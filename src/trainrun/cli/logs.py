@@ -14,7 +14,7 @@ from typing import get_args
 import click
 
 from trainrun.cli import options
-from trainrun.launch.terminal import clean
+from trainrun.printing import clean
 from trainrun.recipe import duration
 from trainrun.rundir.create import find
 from trainrun.rundir.logs import SERIOUS, Entry, Logs, Source, Wanted

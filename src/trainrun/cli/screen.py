@@ -16,7 +16,7 @@ from rich.text import Text
 from trainrun.builtin.display import Rate
 from trainrun.cli.figures import duration, number
 from trainrun.cli.status import COSTS, WORKERS, cost_rows, worker_row
-from trainrun.launch.terminal import clean
+from trainrun.printing import clean
 from trainrun.rundir.view import View, Worker, tell
 
 _SLOW = 10.0  # seconds in one step after which a worker is shown in colour

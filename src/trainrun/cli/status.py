@@ -13,7 +13,7 @@ from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.figures import duration, moment, number
 from trainrun.launch.committed import newest, short
-from trainrun.launch.terminal import clean
+from trainrun.printing import clean
 from trainrun.rundir.create import find
 from trainrun.rundir.view import View, Viewer, Worker
 

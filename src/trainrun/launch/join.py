@@ -17,8 +17,8 @@ from trainrun.launch.nodes import member
 from trainrun.launch.nodes.admission import Refused, Visitor
 from trainrun.launch.nodes.channel import Channel
 from trainrun.launch.nodes.match import differences, digest, recipe_differences, software
+from trainrun.launch.nodes.messages import Ask, Attempt, Dump, Ended, Kill, Message, Nudge, Over, Stop, fit
 from trainrun.launch.nodes.place import Place
-from trainrun.launch.nodes.wire import Message
 from trainrun.launch.preflight import Placement, place
 from trainrun.launch.prepare import environment
 from trainrun.launch.signals import SLACK, Signals, StopNow
@@ -164,8 +164,8 @@ class _Session:
     def _serve(self, channel: Channel) -> Outcome | None:
         while True:
             message = channel.take(0.0 if self._workers else _PACE)
-            if message is not None and message["kind"] == "over":
-                return Outcome.from_json(message["outcome"])
+            if isinstance(message, Over):
+                return message.outcome
             if message is not None:
                 self._obey(message, channel)
             elif channel.lost is not None:
@@ -174,26 +174,32 @@ class _Session:
             self._look(channel)
 
     def _obey(self, message: Message, channel: Channel) -> None:
-        if message["kind"] == "attempt":
-            self._end(channel)
-            host, port = message["store"]
-            self._attempt = int(message["attempt"])
-            seat = self._launch.seat._replace(host=host, port=port)
-            self._workers = self._local.begin(replace(self._launch, attempt=self._attempt, seat=seat))
-        elif self._workers is None or message.get("attempt") != self._attempt:
-            return
-        elif message["kind"] == "stop":
-            self._workers.stop(str(message["reason"]))
-        elif message["kind"] == "nudge":
-            self._workers.nudge()
-        elif message["kind"] == "dump":
-            paths, ranks = self._launch.paths, self._launch.ranks
-            begun = {one.rank for one in where(paths, self._attempt, ranks)}
-            records = read_records(paths, self._attempt, ranks)
-            ask_for_stacks([record for rank, record in records.items() if rank in begun])
-        elif message["kind"] == "kill":
-            self._look(channel)  # what failed here may be what the others died of
-            self._end(channel)
+        match message:
+            case Attempt(attempt=attempt, host=host, port=port):
+                self._end(channel)
+                self._attempt = attempt
+                seat = self._launch.seat._replace(host=host, port=port)
+                self._workers = self._local.begin(replace(self._launch, attempt=attempt, seat=seat))
+            case Stop() | Nudge() | Dump() | Kill():
+                if self._workers is not None and message.attempt == self._attempt:
+                    self._carry_out(message, self._workers, channel)
+            case _:
+                channel.close(f"it sent {message.kind!r}, which is not for a node that was let in")
+
+    def _carry_out(self, message: Stop | Nudge | Dump | Kill, workers: LocalWorkers, channel: Channel) -> None:
+        match message:
+            case Stop(reason=reason):
+                workers.stop(reason)
+            case Nudge():
+                workers.nudge()
+            case Dump():
+                paths, ranks = self._launch.paths, self._launch.ranks
+                begun = {one.rank for one in where(paths, self._attempt, ranks)}
+                records = read_records(paths, self._attempt, ranks)
+                ask_for_stacks([record for rank, record in records.items() if rank in begun])
+            case Kill():
+                self._look(channel)  # what failed here may be what the others died of
+                self._end(channel)
 
     def _look(self, channel: Channel) -> None:
         for tail in self._tails:
@@ -203,18 +209,18 @@ class _Session:
 
     def _forward_signals(self, channel: Channel) -> None:
         while (asked := self._signals.asked()) is not None:
-            channel.send("ask", request=asked.request, source=asked.source, now=False)
+            channel.send(Ask(request=asked.request, source=fit(asked.source, 255), now=False))
 
     def _give_up(self, channel: Channel) -> Outcome:
         """After a second Ctrl-C: have everything ended. Node 0 must hear of it before it hears of dead workers."""
         first = self._signals.first or signal.SIGINT
-        channel.send("ask", request="stop", source=first.name, now=True)
+        channel.send(Ask(request="stop", source=first.name, now=True))
         began = time.monotonic()
         while channel.lost is None and time.monotonic() < began + _VERDICT:
             message = channel.take(_PACE)
-            if message is not None and message["kind"] == "over":
-                return Outcome.from_json(message["outcome"])
-            if (message is not None and message["kind"] == "kill") or time.monotonic() > began + _PATIENCE:
+            if isinstance(message, Over):
+                return message.outcome
+            if isinstance(message, Kill) or time.monotonic() > began + _PATIENCE:
                 self._end(channel)
         self._end(channel)
         return _stopped(self._launch, first, "stopped at once")
@@ -228,7 +234,7 @@ class _Session:
     def _report(self, channel: Channel, code: int) -> None:
         assert self._workers is not None
         ends = [(end.rank, end.code, end.seen_ns) for end in self._workers.ends.values()]
-        channel.send("ended", attempt=self._attempt, code=code, ends=ends)
+        channel.send(Ended(attempt=self._attempt, code=code, ends=ends))
         self._workers = None
         for tail in self._tails:
             tail.finish()

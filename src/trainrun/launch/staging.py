@@ -67,7 +67,7 @@ def conduct(client: Client, prepared: Launch, signals: Signals, ranks: Echo, lea
         outcome = client.run(prepared, signals, ranks, lease)
     finally:
         if prepared.hub is not None:
-            prepared.hub.farewell(outcome.to_json())
+            prepared.hub.farewell(outcome)
     return outcome
 
 

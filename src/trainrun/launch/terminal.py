@@ -1,8 +1,7 @@
-"""Writing to the person at the terminal, and making what workers print safe to show there."""
+"""Writing to the person at the terminal, and showing there what workers print."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,37 +10,25 @@ from typing import Literal
 
 from trainrun.errors import UsageError
 from trainrun.launch.follow import Follower
+from trainrun.printing import clean, escape
 from trainrun.rundir.secrets import scrub
 
 Say = Callable[[str], None]
 Echo = Literal["zero", "all", "none"] | Sequence[int]
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_LINE = 2000  # characters of a line that are shown
 _LONG = 64 * 1024  # bytes of a line without an end that are waited for
 _BACKLOG = 1024 * 1024  # bytes that may wait to be shown before some are left out
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, without secrets. A reader that went away must not end a run: nothing is raised."""
+    """Write a text to stderr, escaped and without secrets. A reader that went away must not end a run."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(scrub(text) + "\n")
+        sys.stderr.write(escape(scrub(text)) + "\n")
         sys.stderr.flush()
 
 
 def silent(text: str) -> None:
     """A `Say` that says nothing."""
-
-
-def clean(line: str) -> str:
-    """The line as a terminal may show it: no escape sequences, no control characters, not endless.
-
-    Of a progress bar that rewrites its line, the last state is kept.
-    """
-    last = next((part for part in reversed(line.split("\r")) if part), "")
-    shown = _CONTROLS.sub("", _ESCAPES.sub("", last.replace("\t", "    ")))
-    return shown if len(shown) <= _LINE else f"{shown[:_LINE]}… ({len(shown) - _LINE} more characters)"
 
 
 class Tail:

@@ -6,6 +6,7 @@ import time
 
 from trainrun.launch.ends import read_records
 from trainrun.launch.handle import Launch
+from trainrun.launch.nodes.messages import Dump
 from trainrun.launch.stragglers import Straggler, Stragglers
 from trainrun.launch.terminal import Say
 from trainrun.launch.watchdog import Hang, Watchdog
@@ -44,7 +45,7 @@ class Vigil:
     def _dump(self, hang: Hang) -> Hang:
         current = self._launch
         if current.hub is not None:
-            current.hub.tell("dump", attempt=current.attempt)
+            current.hub.tell(Dump(attempt=current.attempt))
         elsewhere = [rank for rank in self._ranks if rank not in current.ranks]
         return self._dog.dump(hang, read_records(current.paths, current.attempt, current.ranks), elsewhere)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +93,14 @@ class Hosts:
         _ip("-n", self._names[0], "link", "set", "cable", "up")
 
 
+class Here:
+    """This machine in place of both hosts."""
+
+    def on(self, host: int, command: list[str]) -> list[str]:
+        """The command as it is."""
+        return command
+
+
 class Node:
     """The launching process of one node."""
 
@@ -118,15 +127,15 @@ class Node:
 class Cluster:
     """A folder that both hosts see, with a recipe, and the launches that were started on them."""
 
-    def __init__(self, hosts: Hosts, folder: Path, cache: Path) -> None:
+    def __init__(self, hosts: Any, folder: Path, cache: Path, endpoint: str, interface: str) -> None:
         self.hosts = hosts
         self.folder = folder
-        self.endpoint = f"{SUBNET}1:29400"
+        self.endpoint = endpoint
         self.nodes: list[Node] = []
         self.environment = {
             **os.environ,
             "TRAINRUN_CACHE_DIR": str(cache),
-            "GLOO_SOCKET_IFNAME": "cable",
+            "GLOO_SOCKET_IFNAME": interface,
             "COLUMNS": "200",
             "NO_COLOR": "1",
         }
@@ -204,10 +213,29 @@ def hosts() -> Iterator[Hosts]:
 def cluster(hosts: Hosts, tmp_path: Path, trainrun_cache: Path) -> Iterator[Cluster]:
     folder = tmp_path / "shared"
     folder.mkdir()
-    made = Cluster(hosts, folder.resolve(), trainrun_cache)
+    made = Cluster(hosts, folder.resolve(), trainrun_cache, f"{SUBNET}1:29400", "cable")
     yield made
     made.close()
     made.wait_for(lambda: made.left() == [])
+
+
+@pytest.fixture
+def on_localhost(tmp_path: Path, trainrun_cache: Path) -> Iterator[Callable[[str], Cluster]]:
+    """Make clusters whose nodes are all on this machine, each in a folder and on a port of its own."""
+    clusters: list[Cluster] = []
+
+    def make(name: str) -> Cluster:
+        folder = tmp_path / name
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        clusters.append(Cluster(Here(), folder.resolve(), trainrun_cache, endpoint, "lo"))
+        return clusters[-1]
+
+    yield make
+    for cluster in clusters:
+        cluster.close()
+        cluster.wait_for(lambda cluster=cluster: cluster.left() == [])
 
 
 def _ip(*arguments: str) -> str:

@@ -251,11 +251,13 @@ def test_another_recipe_ends_both_and_names_the_keys(cluster: Cluster) -> None:
     assert "optimizer.lr: node 0 has 0.1, node 1 has 0.2" in cluster.outcome["reason"]
 
 
-def test_a_run_directory_that_is_not_shared_ends_both_with_advice(cluster: Cluster) -> None:
+def test_a_run_directory_that_is_not_shared_is_told_on_both_with_advice(cluster: Cluster) -> None:
     (cluster.folder / "runs").mkdir()
-    first = cluster.launch(0)
+    first = cluster.launch(0, "-o", "launch.node_timeout=8")
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none runs && exec "$@"', "sh"]
-    second = cluster.launch(1, before=hidden)
+    second = cluster.launch(1, "-o", "launch.node_timeout=8", before=hidden)
+    # Neither can prove to the other who it is, so that both say what is wrong, and wait for the right one.
+    cluster.wait_for(lambda: "turned away 10.77.0.2: node 1 (" in first.said and "waiting for node 0" in second.said)
     ends(first, second, 4)
     for said in (second.said, cluster.outcome["reason"]):
         assert "does not see the run directory" in said

@@ -8,32 +8,34 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
-from trainrun.launch.nodes.wire import Lines, Message, WireError, encode
+from trainrun.launch.nodes.messages import LIMIT, Beat, Lines, Message, WireError, encode
 
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 10.0  # seconds without one after which the other side is lost: its machine, or the cable
 
-_BEAT = "beat"
 _WAITING = 1000  # messages that may wait to be taken
 _READ = 64 * 1024
 _DRAIN = 2.0  # seconds to wait for the other side to close too
 
 
 class Channel:
-    """Sends and receives messages. A thread of its own reads and gives signs of life, whatever the program does.
+    """Sends and receives messages, once both sides have proved who they are.
 
-    Only the monotonic clock counts, here and on the other side.
+    A thread of its own reads and gives signs of life, whatever the program does. Only the monotonic clock counts, here
+    and on the other side. lines: what has come already and belongs to the next message.
     """
 
-    def __init__(self, connection: socket.socket, *, beat: float = BEAT, silence: float = SILENCE) -> None:
+    def __init__(
+        self, connection: socket.socket, lines: Lines | None = None, *, beat: float = BEAT, silence: float = SILENCE
+    ) -> None:
         connection.settimeout(silence)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.address = str(connection.getpeername()[0]).removeprefix("::ffff:")
+        self.address = address(connection)
         self._connection = connection
         self._beat, self._silence = beat, silence
-        self._lines = Lines()
+        self._lines = lines or Lines()
+        self._lines.limit = LIMIT
         self._inbox: deque[Message] = deque()
         self._changed = threading.Condition()
         self._sending = threading.Lock()
@@ -51,13 +53,13 @@ class Channel:
         """What to add to a reading of the other side's monotonic clock to compare it with this side's."""
         return self._offset_ns or 0
 
-    def send(self, kind: str, **content: Any) -> None:
+    def send(self, message: Message) -> None:
         """Send a message. One that cannot be sent is a lost connection, and no error here."""
         try:
             with self._sending:
-                self._connection.sendall(encode(kind, **content))
+                self._connection.sendall(encode(message))
         except OSError as error:
-            self._lose(_told(error))
+            self._lose(told(error))
 
     def take(self, seconds: float = 0.0) -> Message | None:
         """The next message, waited for if need be; None if none came in time, or none will come any more."""
@@ -75,7 +77,7 @@ class Channel:
         except WireError as error:
             self._lose(f"it sent {error}")
         except OSError as error:
-            self._lose(_told(error))
+            self._lose(told(error))
         with suppress(OSError):
             self._drain()
         self._connection.close()
@@ -90,11 +92,12 @@ class Channel:
     def _serve(self) -> None:
         poller = select.poll()
         poller.register(self._connection, select.POLLIN)
+        self._hear(b"")  # what came with the last message of the handshake
         heard = time.monotonic()
         due = heard
         while self._lost is None:
             if time.monotonic() >= due:
-                self.send(_BEAT, now=time.monotonic_ns())
+                self.send(Beat(now=time.monotonic_ns()))
                 due = time.monotonic() + self._beat
             if poller.poll(max(0.0, due - time.monotonic()) * 1000):
                 self._read()
@@ -106,17 +109,16 @@ class Channel:
         data = self._connection.recv(_READ)
         if not data:
             self._lose("it closed the connection")
+        self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
         for message in self._lines.feed(data):
-            if message["kind"] == _BEAT:
-                self._compare_clocks(message)
+            if isinstance(message, Beat):
+                # The beat that travelled fastest comes closest to the truth.
+                offset = time.monotonic_ns() - message.now
+                self._offset_ns = offset if self._offset_ns is None else min(self._offset_ns, offset)
             else:
                 self._deliver(message)
-
-    def _compare_clocks(self, beat: Message) -> None:
-        # The beat that travelled fastest comes closest to the truth.
-        with suppress(KeyError, TypeError, ValueError):
-            offset = time.monotonic_ns() - int(beat["now"])
-            self._offset_ns = offset if self._offset_ns is None else min(self._offset_ns, offset)
 
     def _deliver(self, message: Message) -> None:
         with self._changed:
@@ -135,5 +137,11 @@ class Channel:
             self._connection.shutdown(socket.SHUT_WR)
 
 
-def _told(error: Exception) -> str:
+def address(connection: socket.socket) -> str:
+    """The address of the other side. Raises OSError if it has gone already."""
+    return str(connection.getpeername()[0]).removeprefix("::ffff:")
+
+
+def told(error: Exception) -> str:
+    """Why a connection failed, in words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple, Self
 
 from trainrun.errors import EnvironmentProblem
 from trainrun.launch.ends import End
-from trainrun.launch.nodes import admission, endpoint, trust
-from trainrun.launch.nodes.admission import Admitted, Refused, Visitor
+from trainrun.launch.nodes import admission, endpoint, messages, trust
+from trainrun.launch.nodes.admission import Admitted, Reception, Refused, Visitor
 from trainrun.launch.nodes.channel import SILENCE, Channel
+from trainrun.launch.nodes.door import Door, Refusals
 from trainrun.launch.nodes.endpoint import Endpoint
-from trainrun.launch.nodes.wire import Message
+from trainrun.launch.nodes.messages import Ask, Ended, Message, Over, fit
 from trainrun.launch.signals import Request
 from trainrun.launch.terminal import Say
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.records import Outcome
 
-_VISITORS = 64  # connections that may be at the door at the same time
+_WISHES = 100  # that may wait to be dealt with
 _LOOK = 0.1
 # A node that was cut off is found to be lost only after SILENCE: until then its place seems taken.
 _TAKEN = SILENCE + 5.0
@@ -59,10 +61,9 @@ class Wish(NamedTuple):
 
 @dataclass
 class _Places:
-    """Who is here, and who was turned away; shared by the threads at the door and the client's own."""
+    """Who is here; shared by the threads at the door and the client's own."""
 
     peers: dict[int, Peer] = field(default_factory=dict)
-    turned_away: str | None = None
     problem: str | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -75,10 +76,11 @@ class Hub:
         self.nodes = nodes
         self._say = say
         self._listener = endpoint.listen(where)
-        self._at_the_door = threading.Semaphore(_VISITORS)
         self._places = _Places()
+        self._refusals = Refusals(say)
+        self._door: Door | None = None
         self._reports: dict[tuple[int, int], Report] = {}
-        self._wishes: deque[Wish] = deque()
+        self._wishes: deque[Wish] = deque(maxlen=_WISHES)
         self._paths: RunPaths | None = None
         self._key = ""
         self._software: Mapping[str, Any] = {}
@@ -93,7 +95,8 @@ class Hub:
         """Begin to let nodes into the run."""
         self._paths, self._software = paths, software
         self._key = trust.make_key(paths.nodes_key)
-        threading.Thread(target=self._serve, name="door", daemon=True).start()
+        self._door = Door(self._listener, self._greet, self._receive, self._refusals, lambda: not self.missing)
+        self._door.open()
 
     @property
     def peers(self) -> list[Peer]:
@@ -109,7 +112,7 @@ class Hub:
         return [node for node in range(1, self.nodes) if node not in here]
 
     def require_agreement(self) -> None:
-        """Raise EnvironmentProblem where a node that belongs here differs, or does not see the run directory."""
+        """Raise EnvironmentProblem if a node that belongs here differs."""
         with self._places.changed:
             problem = self._places.problem
         if problem is not None:
@@ -143,16 +146,16 @@ class Hub:
 
     def absence(self, seconds: float) -> str:
         """Who has not come within so many seconds, in words."""
-        last = self._places.turned_away
+        last = self._refusals.last
         return (
             f"{_listed(self.missing)} of {self.nodes} has not come within {seconds:g} s ({self.present}) to "
             f"{endpoint.described(self.where)}" + (f"; last turned away: {last}" if last else "")
         )
 
-    def tell(self, kind: str, **content: Any) -> None:
+    def tell(self, message: Message) -> None:
         """Send a message to every node that is here."""
         for peer in self.peers:
-            peer.channel.send(kind, **content)
+            peer.channel.send(message)
 
     def ended(self, attempt: int) -> dict[int, int]:
         """The nodes that have told of the end of their workers in this attempt, with their exit codes."""
@@ -169,9 +172,9 @@ class Hub:
         self._listen()
         return self._wishes.popleft() if self._wishes else None
 
-    def farewell(self, outcome: Mapping[str, Any]) -> None:
+    def farewell(self, outcome: Outcome) -> None:
         """Tell the nodes how the run ended and let them go."""
-        self.tell("over", outcome=dict(outcome))
+        self.tell(Over.of(outcome))
         deadline = time.monotonic() + _FAREWELL
         for peer in self.peers:
             while peer.channel.lost is None and time.monotonic() < deadline:
@@ -179,6 +182,8 @@ class Hub:
 
     def close(self) -> None:
         """End all connections and give the port back."""
+        if self._door is not None:
+            self._door.close()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept()
         self._listener.close()
@@ -192,48 +197,32 @@ class Hub:
             known = list(self._places.peers.values())
         for peer in known:  # those that are lost too: what they said last counts
             while (message := peer.channel.take()) is not None:
-                try:
-                    self._hear(peer, message)
-                except (KeyError, TypeError, ValueError):
-                    peer.channel.close("it sent a message that makes no sense")
+                self._hear(peer, message)
 
     def _hear(self, peer: Peer, message: Message) -> None:
-        if message["kind"] == "ended":
-            ends = tuple(End(int(rank), code, int(seen)) for rank, code, seen in message["ends"])
-            self._reports[int(message["attempt"]), peer.node] = Report(int(message["code"]), ends)
-        elif message["kind"] == "ask":
-            request: Request = "checkpoint" if message["request"] == "checkpoint" else "stop"
-            self._wishes.append(Wish(request, str(message["source"]), bool(message["now"]), peer))
+        match message:
+            case Ended(attempt=attempt, code=code, ends=told):
+                ends = tuple(End(rank, own, seen) for rank, own, seen in told)
+                self._reports[attempt, peer.node] = Report(code, ends)
+            case Ask(request=request, source=source, now=now):
+                self._wishes.append(Wish(request, source, now, peer))
+            case _:
+                peer.channel.close(f"it sent {message.kind!r}, which is not for node 0")
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                if self._listener.fileno() < 0:
-                    return
-                time.sleep(_LOOK)  # out of descriptors, or a visitor that has left already
-                continue
-            if self._at_the_door.acquire(blocking=False):
-                threading.Thread(target=self._receive, args=[connection], name="visitor", daemon=True).start()
-            else:
-                connection.close()
-
-    def _receive(self, connection: socket.socket) -> None:
-        try:
-            self._admit(Channel(connection))
-        except OSError:
-            connection.close()
-        finally:
-            self._at_the_door.release()
-
-    def _admit(self, channel: Channel) -> None:
+    def _greet(self) -> Reception:
         assert self._paths is not None
+        return Reception(self._paths, self._key)
+
+    def _receive(self, channel: Channel, visitor: Visitor) -> None:
+        """Compare with a node that has proved to be of this run, and let it in."""
         try:
-            admitted = admission.admit(channel, self._paths, self._key, self._software, self._require_vacant)
+            admitted = admission.agree(channel, visitor, self._software, self._require_vacant)
             self._let_in(Peer(admitted.node, admitted.host, channel), admitted)
         except Refused as refused:
-            self._turn_away(channel, refused)
+            self._refusals.note(channel.address, refused)
+            patience = min(refused.patience, _TAKEN)
+            channel.send(messages.Refused(reason=fit(str(refused)), patience=patience))
+            channel.close()
 
     def _require_vacant(self, visitor: Visitor) -> None:
         assert self._paths is not None
@@ -258,19 +247,10 @@ class Hub:
                 if other is not None and other.channel.lost is None:
                     raise Refused(f"--node-rank {peer.node} is taken by {other}", patience=_TAKEN)
                 self._places.peers[peer.node] = peer
-                self._places.turned_away = None
+                self._refusals.forget()
             self._places.changed.notify_all()
         if not admitted.differences:
             self._say(f"{peer} is here")
-
-    def _turn_away(self, channel: Channel, refused: Refused) -> None:
-        with self._places.changed:
-            self._places.turned_away = f"{channel.address}: {refused}"
-            if refused.known and not self._places.peers.keys() >= set(range(1, self.nodes)):
-                self._places.problem = str(refused)
-            self._places.changed.notify_all()
-        channel.send("refused", reason=str(refused), patience=min(refused.patience, _TAKEN))
-        channel.close()
 
 
 def _listed(nodes: list[int]) -> str:

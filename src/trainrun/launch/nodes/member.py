@@ -10,7 +10,9 @@ from trainrun.launch.nodes import admission, endpoint
 from trainrun.launch.nodes.admission import Compare, Refused, Visitor
 from trainrun.launch.nodes.channel import Channel
 from trainrun.launch.nodes.endpoint import Endpoint
+from trainrun.launch.nodes.messages import fit
 from trainrun.launch.terminal import Say
+from trainrun.printing import inline
 from trainrun.rundir.paths import RunPaths
 
 _TRY = 3.0  # seconds that one connection may take to be made
@@ -33,7 +35,10 @@ class Search:
 
 
 def join(search: Search, visitor: Visitor, compare: Compare) -> tuple[Channel, RunPaths]:
-    """Be let into the run of node 0. Raises NotReached, or Refused with node 0's reason."""
+    """Be let into the run of node 0. Raises NotReached, or Refused with the reason of a node 0 that has proved itself.
+
+    Whatever else listens at the endpoint only makes this wait: it may be a stranger that took the port before node 0.
+    """
     deadline = time.monotonic() + search.seconds
     refused_since: float | None = None
     said = ""
@@ -44,7 +49,7 @@ def join(search: Search, visitor: Visitor, compare: Compare) -> tuple[Channel, R
             refused_since = refused_since or time.monotonic()
             if time.monotonic() - refused_since >= refused.patience:
                 raise
-            why = str(refused)
+            why = fit(inline(refused))
         except OSError as error:
             refused_since = None
             why = str(error.strerror or error)
@@ -55,12 +60,7 @@ def join(search: Search, visitor: Visitor, compare: Compare) -> tuple[Channel, R
 
 
 def _once(search: Search, visitor: Visitor, compare: Compare) -> tuple[Channel, RunPaths]:
-    channel = Channel(endpoint.connect(search.where, _TRY))
-    try:
-        return channel, admission.enter(channel, visitor, compare)
-    except Refused:
-        channel.close()
-        raise
+    return admission.enter(endpoint.connect(search.where, _TRY), visitor, compare, search.wanted)
 
 
 def _pause(search: Search, deadline: float, why: str) -> None:

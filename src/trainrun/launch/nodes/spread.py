@@ -8,6 +8,7 @@ from typing import Protocol
 from trainrun.launch.ends import End, write_ends
 from trainrun.launch.handle import Launch
 from trainrun.launch.nodes.hub import Hub, Peer
+from trainrun.launch.nodes.messages import Attempt, Kill, Nudge, Stop, fit
 
 _EVIDENCE = 0.5  # seconds after a failure here for the loss of a node to be known, which may be what it came from
 _LINGER = 30.0  # seconds between the ends of the first and the last node's workers, when all goes well
@@ -88,17 +89,17 @@ class SpreadWorkers:
     def stop(self, reason: str) -> None:
         """Ask the workers of all nodes for an orderly end."""
         self._own.stop(reason)
-        self._hub.tell("stop", attempt=self._launch.attempt, reason=reason)
+        self._hub.tell(Stop(attempt=self._launch.attempt, reason=fit(reason)))
 
     def nudge(self) -> None:
         """Have the workers of all nodes look at the attempt's requests."""
         self._own.nudge()
-        self._hub.tell("nudge", attempt=self._launch.attempt)
+        self._hub.tell(Nudge(attempt=self._launch.attempt))
 
     def kill(self) -> None:
         """End everything on all nodes that can be reached; the others do so by themselves when they notice."""
         if not self._killed:
-            self._hub.tell("kill", attempt=self._launch.attempt)
+            self._hub.tell(Kill(attempt=self._launch.attempt))
         self._own.kill()
         deadline = time.monotonic() + _KILLED
         while not self._killed and self._begun and self._waited_for() and time.monotonic() < deadline:
@@ -108,8 +109,8 @@ class SpreadWorkers:
     def _begin(self) -> None:
         """Tell the other nodes where the store is, as soon as there is one."""
         if not self._begun and self._own.port is not None:
-            where = (self._hub.where.host, self._own.port)
-            self._hub.tell("attempt", attempt=self._launch.attempt, store=where)
+            store = self._hub.where._replace(port=self._own.port)
+            self._hub.tell(Attempt(attempt=self._launch.attempt, host=store.host, port=store.port))
             self._begun = True
 
     def _waited_for(self) -> list[Peer]:
@@ -144,7 +145,10 @@ class SpreadWorkers:
     def _write_ends(self) -> None:
         ends = dict(self._own.ends)
         for peer in self._peers:
+            own = range(peer.node * self._launch.workers, (peer.node + 1) * self._launch.workers)
             for end in self._hub.ends(self._launch.attempt, peer.node):
+                if end.rank not in own:
+                    continue
                 seen = end.seen_ns + peer.channel.offset_ns if end.seen_ns else 0
                 ends[end.rank] = End(end.rank, end.code, seen)
         write_ends(self._launch.paths, self._launch.attempt, ends)
