@@ -28,9 +28,9 @@ _STRANGERS = 64  # connections that have not proved who they are
 _STEPS = 16  # connections that have, and are still comparing what they train with
 _PATIENCE = 20.0  # seconds for the proof: a network file system may take some to show the key
 _READ = 4096
-_AT_ONCE = 16  # connections that are taken before those that are here are read again
+_AT_ONCE = 64  # connections that are taken before those that are here are read again
 _LOOK = 0.2
-_CALM = 0.05  # seconds between two looks while no node is missing: a flood then costs training little
+_CALM = 0.15  # seconds between two looks while no node is missing: a flood then costs training little
 _SAID = 10  # refusals that are reported one by one; then each tenfold of their number
 _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -180,7 +180,7 @@ class Door:
         try:
             data = stranger.connection.recv(_READ)
             if not data:
-                raise Refused("it closed the connection before it had proved who it is")
+                raise ConnectionError("it closed the connection before it had proved who it is")
             for message in stranger.lines.feed(data):
                 self._send(stranger, stranger.reception.reply(message))
                 if stranger.reception.proved:
@@ -190,10 +190,11 @@ class Door:
             return
         except WireError as error:
             self._drop(stranger, Refused(f"it sent {error}"))
-        except OSError as error:
-            self._drop(stranger, Refused(told(error)))
         except Refused as refused:
             self._drop(stranger, refused)
+        except OSError as error:  # nobody is left to be told
+            self._refusals.note(stranger.where, Refused(told(error)))
+            self._forget(stranger).close()
 
     def _send(self, stranger: _Stranger, message: Message) -> None:
         data = encode(message)
