@@ -56,13 +56,18 @@ def test_long_line_is_cut() -> None:
 
 
 def test_a_text_that_is_short_enough_stays() -> None:
-    text = "\n".join(["x" * 2000] * 60)
+    text = "\n".join(["x" * 2000] * 30)
     assert shorten(text, Path("file")) == text
 
 
-def test_a_text_that_is_too_long_is_cut_and_names_the_file_that_has_it_all() -> None:
+def test_a_text_that_is_too_long_is_cut_once_and_names_the_file_that_has_it_all() -> None:
     shown = shorten("x" * 50_000_000, Path("runs/1/file"))
     assert len(shown) < 2100
     assert shown.endswith("… (49998000 more characters)\n… all of it: runs/1/file")
-    lines = shorten("\n".join(map(str, range(1000)))).split("\n")
-    assert lines == [*map(str, range(40)), "… 940 more lines", *map(str, range(980, 1000))]
+    assert shorten(shown, Path("other")) == shown
+
+
+def test_of_many_lines_the_first_and_the_last_are_shown() -> None:
+    shown = shorten("\n".join(map(str, range(1000))), "file", lines=6)
+    assert shown.split("\n") == ["0", "1", "2", "3", "… 994 more lines", "998", "999", "… all of it: file"]
+    assert shorten(shown, "other", lines=6) == shown

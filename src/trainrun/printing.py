@@ -14,8 +14,11 @@ from pathlib import Path
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+TRACE = 90  # lines of a traceback that are shown
+
 _LINE = 2000  # characters of a line that are shown
-_FIRST, _LAST = 40, 20  # lines of a long text that are shown
+_ROOM = 50  # characters for saying how many more there are: what was cut once is not cut again
+_SHORT = 30  # lines of a long text that are shown
 
 
 def escape(text: object) -> str:
@@ -40,20 +43,22 @@ def clean(line: str) -> str:
     return _cut(escape(_CONTROLS.sub("", _SEQUENCES.sub("", last.replace("\t", "    ")))))
 
 
-def shorten(text: str, whole: Path | str | None = None) -> str:
-    """Cut a text to the lines at its beginning and end, and long ones of those. whole: the file that has all of it."""
-    lines = text.split("\n")
-    shown = [_cut(line) for line in lines]
-    if len(lines) > _FIRST + _LAST + 1:
-        left_out = f"… {len(lines) - _FIRST - _LAST} more lines"
-        shown = [*shown[:_FIRST], left_out, *shown[-_LAST:]]
-    if shown != lines and whole is not None:
+def shorten(text: str, whole: Path | str | None = None, *, lines: int = _SHORT) -> str:
+    """Cut a text to its first and last lines, and long ones of those. whole: the file that has all of it."""
+    found = text.split("\n")
+    shown = [_cut(line) for line in found]
+    if len(found) > lines + 2:
+        last = lines // 3
+        shown = [*shown[: lines - last], f"… {len(found) - lines} more lines", *shown[-last:]]
+    if shown != found and whole is not None:
         shown.append(f"… all of it: {whole}")
     return "\n".join(shown)
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= _LINE else f"{line[:_LINE]}… ({len(line) - _LINE} more characters)"
+    if len(line) <= _LINE + _ROOM:
+        return line
+    return f"{line[:_LINE]}… ({len(line) - _LINE} more characters)"
 
 
 def _escaped(found: re.Match[str]) -> str:

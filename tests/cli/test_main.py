@@ -87,6 +87,25 @@ def test_bug_leaves_a_report_that_only_its_user_can_read(
     assert stat.S_IMODE(report.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("kind", [UsageError, ValueError])
+def test_a_message_of_50_mb_is_cut_and_the_report_has_it_all(
+    command: Callable[[Callable[[], object]], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: type[Exception],
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    command(raiser(kind("\x1b]0;OWNED\x07" + "x" * 50_000_000)))
+    run(["ps"])
+    shown = capsys.readouterr().err
+    assert len(shown) < 5000
+    assert "\\u001b]0;OWNED\\u0007xxx" in shown
+    (report,) = tmp_path.glob("trainrun-crash-*/crash.txt")
+    assert str(report) in shown
+    assert report.stat().st_size > 50_000_000
+
+
 def test_bug_without_a_place_for_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> str:
         raise PermissionError("read-only")

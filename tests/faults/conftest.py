@@ -119,8 +119,8 @@ class Project:
         self._started: list[subprocess.Popen[str]] = []
         self._environment = {"TRAINRUN_CACHE_DIR": str(cache), "COLUMNS": "200", "NO_COLOR": "1"}
 
-    def start(self, *arguments: str, terminal: int | None = None) -> subprocess.Popen[str]:
-        """Start a command in the folder. terminal: the descriptor of one, for its stdin."""
+    def start(self, *arguments: str, terminal: int | None = None, screen: int | None = None) -> subprocess.Popen[str]:
+        """Start a command in the folder. terminal, screen: the descriptor of one, for its stdin or its stderr."""
         own = [sys.executable, "-c", OWN_TERMINAL] if terminal is not None else []
         command = subprocess.Popen(
             [*own, sys.executable, "-m", "trainrun", *arguments],
@@ -128,7 +128,7 @@ class Project:
             env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL if terminal is None else terminal,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if screen is None else screen,
             text=True,
             start_new_session=True,
         )
@@ -156,11 +156,13 @@ class Project:
         """`trainrun launch` with these plugins enabled, and overrides whose dots are written as `__`."""
         return self.finish(self.start_launch(*plugins, **overrides))
 
-    def start_launch(self, *plugins: str, terminal: int | None = None, **overrides: object) -> subprocess.Popen[str]:
+    def start_launch(
+        self, *plugins: str, terminal: int | None = None, screen: int | None = None, **overrides: object
+    ) -> subprocess.Popen[str]:
         """Start what `launch` waits for."""
         named = [part for name in plugins for part in ("-p", name)]
         settings = [part for key, value in overrides.items() for part in ("-o", f"{key.replace('__', '.')}={value}")]
-        return self.start("launch", "train.toml", *named, *settings, terminal=terminal)
+        return self.start("launch", "train.toml", *named, *settings, terminal=terminal, screen=screen)
 
     def inject(self, *faults: str, plugins: Sequence[str] = (), **overrides: object) -> Ended:
         """`launch`, with faults."""

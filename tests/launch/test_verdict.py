@@ -107,6 +107,19 @@ def test_first_error_counts_and_peers_are_consequences(launch: Launch) -> None:
     assert outcome.first_failure.log == str(launch.paths.rank_output(1))
 
 
+@pytest.mark.parametrize("message", ["x" * 50_000_000, "line\n" * 1_000_000], ids=["one line", "many lines"])
+def test_an_endless_message_is_cut_and_the_record_that_has_it_all_is_named(launch: Launch, message: str) -> None:
+    trace = f"Traceback (most recent call last):\n  File 'a.py', line 1\nValueError: {message}"
+    put(launch, 0, "failed", error={**error(1, message), "traceback": trace})
+    outcome = verdict(launch, 1)
+    assert outcome.first_failure is not None
+    whole = f"… all of it: {launch.paths.worker_record(1, 0)}"
+    for text in (outcome.reason, outcome.first_failure.message, outcome.first_failure.traceback or ""):
+        assert len(text) < 5000
+        assert whole in text
+    assert "File 'a.py', line 1" in (outcome.first_failure.traceback or "")
+
+
 def test_error_names_plugin_and_hook_and_keeps_its_exit_code(launch: Launch) -> None:
     put(launch, 0, "failed", error=error(1, "no", instance="es", hook="on_log", exit_code=4))
     outcome = verdict(launch, 1)

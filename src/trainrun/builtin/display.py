@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from trainrun.printing import inline
+
 Status = Mapping[str, Any]
 
 _METRICS = 4  # how many metrics a line holds
@@ -43,8 +45,8 @@ class Rate:
 
 
 def describe(status: Status, left: float | None = None) -> str:
-    """One line for a status."""
-    return "  ".join(_parts(status, left))
+    """One line for a status. Names of metrics are the task's, and escaped."""
+    return inline("  ".join(_parts(status, left)))
 
 
 def _parts(status: Status, left: float | None) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 from trainrun.errors import Problem, RecipeError, TrainrunError, UsageError
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def command(
     except TrainrunError as error:
         if not as_json:
             raise
-        click.echo(json.dumps(_document(recipe, error=error), indent=2))
+        echo(json.dumps(_document(recipe, error=error), indent=2))
         raise click.exceptions.Exit(int(error.exit_code)) from None
     if as_json:
-        click.echo(json.dumps(_document(recipe, resolved), indent=2))
+        echo(json.dumps(_document(recipe, resolved), indent=2))
         return
     for note in resolved.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(_answer(recipe, resolved, key, show=show), nl=not show)
+        echo(f"note: {note}", err=True)
+    echo(_answer(recipe, resolved, key, show=show), nl=not show)
 
 
 def _answer(recipe: str, resolved: Resolved, key: tuple[str, ...] | None, *, show: bool) -> str:

@@ -20,6 +20,7 @@ from trainrun.checkpoint import Found, Manifest, linked, named, problems, put_as
 from trainrun.checkpoint.contents import tree
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, number
 from trainrun.doctor.filesystem import size
 from trainrun.errors import EnvironmentProblem, ExitCode, UsageError
@@ -111,13 +112,13 @@ def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
     rows = [_row(found, links.get(found.path.resolve(), ()), full=full) for found in scan(paths.checkpoints)]
     aside = put_aside(paths.checkpoints)
     if as_json:
-        click.echo(json.dumps(_answer(paths, rows, aside, full=full), indent=2))
+        echo(json.dumps(_answer(paths, rows, aside, full=full), indent=2))
     elif rows:
-        click.echo("\n".join(columns([_HEADER, *map(_cells, rows)])))
+        echo("\n".join(columns([_HEADER, *map(_cells, rows)])))
     else:
-        click.echo(f"no checkpoints in {paths.root}", err=True)
+        echo(f"no checkpoints in {paths.root}", err=True)
     if aside and not as_json:
-        click.echo(f"put aside, not used: {', '.join(path.name for path in aside)}", err=True)
+        echo(f"put aside, not used: {', '.join(path.name for path in aside)}", err=True)
     if full and any(row.problem for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -176,9 +177,9 @@ def _export(paths: RunPaths, out: Path, *, step: int | None, force: bool, as_jso
     _run_export(checkpoint, out, force=force)
     if as_json:
         answer = {"version": options.JSON_VERSION, "run": paths.run_id, "checkpoint": str(checkpoint)}
-        click.echo(json.dumps({**answer, "exported": str(out.resolve()), "size": out.stat().st_size}, indent=2))
+        echo(json.dumps({**answer, "exported": str(out.resolve()), "size": out.stat().st_size}, indent=2))
     else:
-        click.echo(f"{out}: {size(out.stat().st_size)}, the weights of {checkpoint.name}")
+        echo(f"{out}: {size(out.stat().st_size)}, the weights of {checkpoint.name}")
 
 
 def _of_step(paths: RunPaths, step: int) -> Path:
@@ -193,7 +194,7 @@ def _tell_of_newer(paths: RunPaths, checkpoint: Path) -> None:
     chosen = step_of(checkpoint.name) or 0
     newer = [found.path.name for found in scan(paths.checkpoints) if found.step > chosen]
     if newer:
-        click.echo(f"not good, and passed over: {', '.join(newer)}; --verify says why", err=True)
+        echo(f"not good, and passed over: {', '.join(newer)}; --verify says why", err=True)
 
 
 def _run_export(checkpoint: Path, out: Path, *, force: bool) -> None:

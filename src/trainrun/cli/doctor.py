@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import Styled, echo
 from trainrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def command(*, recipe: str | None, workers: int, timeout: float, as_json: bool) 
             _show(finding)
     seconds = time.monotonic() - begun
     if as_json:
-        click.echo(json.dumps({"version": options.JSON_VERSION, **report.document(findings, seconds)}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, **report.document(findings, seconds)}, indent=2))
     else:
         pasted = "\n".join(report.bug_report(findings, seconds, _width()))
-        click.echo(f"\n{report.summary(findings, seconds)}\n\nTo report a bug, paste this:\n\n{pasted}")
+        echo(f"\n{report.summary(findings, seconds)}\n\nTo report a bug, paste this:\n\n{pasted}")
     raise click.exceptions.Exit(ExitCode.ENVIRONMENT if report.failed(findings) else ExitCode.OK)
 
 
@@ -66,7 +67,7 @@ def _show(finding: Finding) -> None:
     from trainrun.doctor import report  # noqa: PLC0415
 
     for status, text in report.lines_of(finding, _width()):
-        click.echo(click.style(f"{status:<8}", fg=_COLOURS.get(status)) + f" {text}")
+        echo(Styled(f"{status:<8}", _COLOURS.get(status)), f" {text}")
 
 
 def _width() -> int | None:

@@ -11,6 +11,7 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.plugins import broken_lines
 from trainrun.errors import UsageError
 
@@ -53,9 +54,9 @@ def command(
     resolved = resolve(recipe, overrides, plugins, refresh=refresh)
     _require_known(wanted, resolved.specs)
     document = _plan_document(recipe, resolved, wanted) if as_json else None
-    click.echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))
+    echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))
     for note in resolved.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     resolved.require()
 
 
@@ -78,11 +79,11 @@ def _show_all(wanted: Sequence[str], *, as_json: bool, refresh: bool) -> None:
     found = catalogue(refresh=refresh)
     _require_known(wanted, found.specs)
     if as_json:
-        click.echo(json.dumps(_catalogue_document(found, wanted), indent=2))
+        echo(json.dumps(_catalogue_document(found, wanted), indent=2))
     elif wanted:
-        click.echo("\n".join(line for hook in wanted for line in _manual(found.specs[hook])))
+        echo("\n".join(line for hook in wanted for line in _manual(found.specs[hook])))
     else:
-        click.echo("\n".join([*_catalogue_lines(found), *broken_lines(found.broken)]))
+        echo("\n".join([*_catalogue_lines(found), *broken_lines(found.broken)]))
 
 
 def _catalogue_document(found: Catalogue, wanted: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trainrun.cli.echo import echo
 from trainrun.errors import UsageError
 
 
@@ -23,5 +24,5 @@ def command(*, path: str) -> None:
         raise UsageError(f"{target}: exists already; name another file") from None
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
-    click.echo(target)
-    click.echo(f"Next: trainrun check {target}, then trainrun launch {target}", err=True)
+    echo(target)
+    echo(f"Next: trainrun check {target}, then trainrun launch {target}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 
 if TYPE_CHECKING:
     from trainrun.launch.terminal import Echo
@@ -92,9 +93,9 @@ def _answer(outcome: Outcome, *, as_json: bool) -> None:
     from trainrun.launch import closing  # noqa: PLC0415
 
     if as_json:
-        click.echo(json.dumps({"version": options.JSON_VERSION, **outcome.to_json()}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, **outcome.to_json()}, indent=2))
         return
     trace = closing.trace(outcome)
     if trace:
-        click.echo(trace, err=True)
-    click.echo("\n".join(closing.lines(outcome)))
+        echo(trace, err=True)
+    echo("\n".join(closing.lines(outcome)))

@@ -14,7 +14,9 @@ from typing import get_args
 import click
 
 from trainrun.cli import options
-from trainrun.printing import clean
+from trainrun.cli.echo import Styled, echo
+from trainrun.cli.status import ended
+from trainrun.printing import clean, inline
 from trainrun.recipe import duration
 from trainrun.rundir.create import find
 from trainrun.rundir.logs import SERIOUS, Entry, Logs, Source, Wanted
@@ -26,6 +28,7 @@ _LINGER = 2.0  # seconds in which the last words of workers still come after the
 _BATCH = 500  # lines that are written at once
 _COLOURS = {"warning": "yellow", **dict.fromkeys(SERIOUS - {"warning"}, "red")}
 
+Lines = list[str | Styled]
 Show = Callable[[Iterable[Entry]], None]
 
 
@@ -96,7 +99,7 @@ def command(
     if follow:
         _follow(paths, logs, show)
         summary = summarize(paths)
-        click.echo(f"{summary.run}: {summary.state}" + (f", {summary.reason}" if summary.reason else ""), err=True)
+        echo(ended(summary, paths.outcome), err=True)
 
 
 def _wanted(ranks: frozenset[int] | None, sources: tuple[Source, ...], since: float) -> Wanted:
@@ -121,35 +124,35 @@ def _follow(paths: RunPaths, logs: Logs, show: Show) -> None:
     show(logs.read(last=True, arrived=time.time()))
 
 
-def _printer(form: Callable[[Entry], str]) -> Show:
+def _printer(form: Callable[[Entry], Lines]) -> Show:
     def show(entries: Iterable[Entry]) -> None:
         remaining = iter(entries)
-        while batch := [form(entry) for entry in islice(remaining, _BATCH)]:
-            click.echo("\n".join(batch))
+        while batch := [line for entry in islice(remaining, _BATCH) for line in form(entry)]:
+            echo(*[part for line in batch for part in (line, "\n")], nl=False)
 
     return show
 
 
-def _as_json(entry: Entry) -> str:
-    return json.dumps({"version": options.JSON_VERSION, **entry.to_json()}, default=str)
+def _as_json(entry: Entry) -> Lines:
+    return [json.dumps({"version": options.JSON_VERSION, **entry.to_json()}, default=str)]
 
 
-def _plain(entry: Entry) -> str:
-    return clean(entry.text)
+def _plain(entry: Entry) -> Lines:
+    return [clean(entry.text)]
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: Entry) -> Lines:
     node = f" {entry.fields['node']}" if entry.source == "agent" and entry.fields else ""
     who = f"{entry.source}{node}" if entry.rank is None else f"rank {entry.rank}"
     head = f"{_clock(entry.time)} {who}"
     if entry.source in {"output", "agent"}:
-        return f"{head} | {clean(entry.text)}"
+        return [f"{head} | {clean(entry.text)}"]
     short = [f"{name}={_value(value)}" for name, value in entry.fields.items() if not _is_long(value)]
-    shown = "  ".join([f"{head} {entry.level}", clean(entry.text), *short])
+    shown = "  ".join([f"{head} {inline(entry.level)}", clean(entry.text), *map(inline, short)])
     long = [line for value in entry.fields.values() if _is_long(value) for line in str(value).rstrip().splitlines()]
     colour = _COLOURS.get(entry.level)
-    first = click.style(shown, fg=colour) if colour else shown
-    return "\n".join([first, *(f"    {clean(line)}".rstrip() for line in long)])
+    first = Styled(shown, colour) if colour else shown
+    return [first, *(f"    {clean(line)}".rstrip() for line in long)]
 
 
 def _is_long(value: object) -> bool:

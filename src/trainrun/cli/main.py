@@ -15,7 +15,9 @@ from typing import Any
 import click
 
 from trainrun import __version__
+from trainrun.cli.echo import Styled, echo
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
+from trainrun.printing import TRACE, inline, shorten
 from trainrun.rundir.secrets import scrub, session
 
 # Name, module and one line of help: `trainrun --help` imports no command.
@@ -70,7 +72,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         rows = [(name, COMMANDS[name][1]) for name in COMMANDS]
-        rows += [(n, f"From {found[0]}.") for n, found in installed_commands().items() if n not in COMMANDS]
+        installed = installed_commands().items()
+        rows += [(inline(n), f"From {inline(found[0])}.") for n, found in installed if n not in COMMANDS]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -172,13 +175,22 @@ def _run(arguments: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except TrainrunError as error:
         if isinstance(error, HookFailed):
-            click.echo(scrub("".join(traceback.format_exception(error.__cause__))).rstrip(), err=True)
-        _complain(str(error))
+            trace = scrub("".join(traceback.format_exception(error.__cause__))).rstrip()
+            echo(_whole_elsewhere(trace, error), err=True)
+        _complain(_whole_elsewhere(str(error), error))
         return error.exit_code
     except Exception as error:  # the process door
-        _complain(f"a bug in trainrun: {type(error).__name__}: {error}; the report is {write_crash_log(error)}")
+        _complain(
+            shorten(f"a bug in trainrun: {type(error).__name__}: {error}") + f"; the report is {write_crash_log(error)}"
+        )
         return ExitCode.BUG
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _whole_elsewhere(text: str, error: BaseException) -> str:
+    """Return the text, or if that is too long for a terminal its ends and where the whole error was written."""
+    shown = shorten(text, lines=TRACE)
+    return shown if shown == text else f"{shown}\n… all of it: {write_crash_log(error)}"
 
 
 def write_crash_log(error: BaseException) -> Path | str:
@@ -208,10 +220,10 @@ def _with_usage(error: click.ClickException) -> str:
 def _complain(message: str) -> None:
     first, *more = scrub(message).split("\n")
     with suppress(OSError):  # nobody reads it
-        click.echo(click.style("error: ", fg="red", bold=True, reset=True) + first, err=True, color=_colored())
+        echo(Styled("error: ", "red", bold=True), first, err=True, color=_colored())
         for line in more:
             # Each problem of many is an error of its own; what is indented belongs to the one above.
-            click.echo(line, err=True)
+            echo(line, err=True)
 
 
 def _open_closed_streams() -> None:

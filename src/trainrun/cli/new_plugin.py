@@ -13,6 +13,7 @@ import click
 
 from trainrun import __version__
 from trainrun.builtin import BUILTINS
+from trainrun.cli.echo import echo
 from trainrun.errors import EnvironmentProblem, UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -183,7 +184,7 @@ def command(name: str, parent: Path) -> None:
     _require_usable(name)
     folder = parent / name
     _write(folder, name)
-    click.echo(f"Wrote {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  trainrun plugins")
+    echo(f"Wrote {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  trainrun plugins")
 
 
 def _require_usable(name: str) -> None:

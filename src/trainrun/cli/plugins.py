@@ -10,6 +10,7 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 
 if TYPE_CHECKING:
     from trainrun.plugin.catalogue import Catalogue, Listed
@@ -26,7 +27,7 @@ def command(*, as_json: bool, refresh: bool) -> None:
     from trainrun.plugin.catalogue import catalogue  # noqa: PLC0415 - help should not pay for it
 
     found = catalogue(refresh=refresh)
-    click.echo(json.dumps(_document(found), indent=2) if as_json else "\n".join(_lines(found)))
+    echo(json.dumps(_document(found), indent=2) if as_json else "\n".join(_lines(found)))
 
 
 def _document(found: Catalogue) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment
-from trainrun.launch.terminal import clean
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.summary import Summary, damage, summarize
@@ -30,11 +30,11 @@ def command(*, base: Path, as_json: bool) -> None:
     """
     runs = [_summary(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
     if as_json:
-        click.echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
     elif runs:
-        click.echo("\n".join(columns([_HEADER, *map(_row, runs)])))
+        echo("\n".join(columns([_HEADER, *map(_row, runs)])))
     else:
-        click.echo(f"no runs in {base}", err=True)
+        echo(f"no runs in {base}", err=True)
 
 
 def _summary(paths: RunPaths) -> Summary:
@@ -48,4 +48,4 @@ def _row(run: Summary) -> tuple[str, ...]:
     end = run.ended or (time.time() if run.owner else None)
     took = duration(end - run.started) if end and run.started else ""
     reason = (run.reason or "").partition("\n")[0] or (f"by {run.owner}" if run.owner else "")
-    return clean(run.run), clean(run.state), step, str(run.attempt or ""), moment(run.started), took, clean(reason)
+    return run.run, run.state, step, str(run.attempt or ""), moment(run.started), took, reason

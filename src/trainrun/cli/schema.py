@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 from trainrun.errors import UsageError
 
 _BESIDE = "-"  # what --write without a path stands for
@@ -35,11 +36,11 @@ def command(*, recipe: str | None, target: str | None, plugins: tuple[str, ...])
         recipe, target = target, _BESIDE  # `schema --write train.toml`: the recipe is meant, not the file to write
     text = json.dumps(draft07(recipe, plugins), indent=2, ensure_ascii=False)
     if target is None:
-        click.echo(text)
+        echo(text)
         return
     path = _write(_place(recipe, target), text + "\n")
-    click.echo(path)
-    click.echo(f"Add this as the first line of {recipe or 'your recipe'}:\n#:schema ./{path.name}", err=True)
+    echo(path)
+    echo(f"Add this as the first line of {recipe or 'your recipe'}:\n#:schema ./{path.name}", err=True)
 
 
 def draft07(recipe: str | None, plugins: tuple[str, ...]) -> dict[str, Any]:

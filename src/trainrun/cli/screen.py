@@ -16,7 +16,7 @@ from rich.text import Text
 from trainrun.builtin.display import Rate
 from trainrun.cli.figures import duration, number
 from trainrun.cli.status import COSTS, WORKERS, cost_rows, worker_row
-from trainrun.printing import clean
+from trainrun.printing import clean, inline
 from trainrun.rundir.view import View, Worker, tell
 
 _SLOW = 10.0  # seconds in one step after which a worker is shown in colour
@@ -66,7 +66,7 @@ class Screen:
         words += [f"{status['samples_per_second']:,.0f} samples/s"] if status.get("samples_per_second") else []
         words += [f"{duration(left)} left"] if left is not None and summary.step != summary.steps else []
         row = Table.grid(padding=(0, 1), expand=True)
-        text = Text("  ".join(words), no_wrap=True, overflow="ellipsis")
+        text = Text(inline("  ".join(words)), no_wrap=True, overflow="ellipsis")
         if summary.steps:
             row.add_column(ratio=1)
             row.add_column()
@@ -79,11 +79,11 @@ class Screen:
 def _head(view: View) -> Iterator[RenderableType]:
     summary = view.summary
     title = Text(no_wrap=True, overflow="ellipsis")
-    title.append(summary.run, style="bold").append("  ")
-    title.append(summary.state, style=f"bold {_STATES.get(summary.state, 'cyan')}")
+    title.append(inline(summary.run), style="bold").append("  ")
+    title.append(inline(summary.state), style=f"bold {_STATES.get(summary.state, 'cyan')}")
     title.append(f"  attempt {summary.attempt}" if summary.attempt else "")
     yield title
-    words = [summary.owner] if summary.owner else []
+    words = [inline(summary.owner)] if summary.owner else []
     words += [f"for {duration(time.time() - summary.started)}"] if summary.started else []
     heard = view.status.get("updated")
     words += [f"last log {duration(max(0.0, time.time() - heard))} ago"] if heard else []
@@ -92,7 +92,9 @@ def _head(view: View) -> Iterator[RenderableType]:
     if restarts:
         last = restarts[-1]
         reason = clean((last.reason or "").partition("\n")[0])
-        yield Text(f"attempt {last.number} {last.state}: {reason}", style="yellow", no_wrap=True, overflow="ellipsis")
+        yield Text(
+            f"attempt {last.number} {inline(last.state)}: {reason}", style="yellow", no_wrap=True, overflow="ellipsis"
+        )
 
 
 def _metrics(view: View) -> Iterator[RenderableType]:

@@ -14,6 +14,7 @@ import click
 from trainrun.builtin import SMOKE_CHECK
 from trainrun.cli import options
 from trainrun.cli.checks import CHECKS, run_checks
+from trainrun.cli.echo import echo
 from trainrun.cli.measuring import Subject
 from trainrun.errors import ExitCode
 
@@ -126,11 +127,11 @@ def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[s
     if outcomes[-1].ok:
         subject = Subject(recipe, asked[0], tuple(plugins), folder)
         for line in run_checks(subject, resolved.data, asked[1]):
-            click.echo(str(line))
+            echo(str(line))
             code = int(ExitCode.TRAINING_FAILED) if line.status == "failed" else code
-    click.echo("\n".join([*_report(outcomes, resolved), *exercised(resolved, [row for cost in costs for row in cost])]))
+    echo("\n".join([*_report(outcomes, resolved), *exercised(resolved, [row for cost in costs for row in cost])]))
     if outcomes[-1].ok and code:
-        click.echo(f"the folder is kept: {folder}")
+        echo(f"the folder is kept: {folder}")
     return code
 
 
@@ -158,11 +159,11 @@ def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> int:
     wrong = 0
     for well, lines in proving.prove(proving.Trial(*trial), resolved, faults):
         wrong += not well
-        click.echo("\n".join(lines))
+        echo("\n".join(lines))
     if wrong:
-        click.echo(f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}")
+        echo(f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}")
         return 1
-    click.echo(f"ok: {len(faults)} faults, and each ended as it has to")
+    echo(f"ok: {len(faults)} faults, and each ended as it has to")
     return 0
 
 

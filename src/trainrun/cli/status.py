@@ -11,10 +11,12 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment, number
 from trainrun.launch.committed import newest, short
-from trainrun.printing import clean
+from trainrun.printing import clean, inline, shorten
 from trainrun.rundir.create import find
+from trainrun.rundir.summary import Summary
 from trainrun.rundir.view import View, Viewer, Worker
 
 _COSTS = 10
@@ -34,15 +36,15 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
     checkpoint = None if found is None else short(paths, found.path)
     if as_json:
         answer = {"version": options.JSON_VERSION, **view.to_json(), "checkpoint": checkpoint}
-        click.echo(json.dumps(answer, indent=2))
+        echo(json.dumps(answer, indent=2))
     else:
-        click.echo("\n".join(lines(view, checkpoint)))
+        echo("\n".join(lines(view, checkpoint)))
 
 
 def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
     """The view as plain text. checkpoint: the newest one."""
     summary, status = view.summary, view.status
-    yield f"{summary.run}: {summary.state}" + (f", {clean(summary.reason)}" if summary.reason else "")
+    yield ended(summary)
     step = f"step {summary.step}" + (f" of {summary.steps}" if summary.steps else "")
     rate = status.get("samples_per_second")
     yield step + (f", epoch {status['epoch']}" if status.get("epoch") else "") + (f", {rate} samples/s" if rate else "")
@@ -68,6 +70,12 @@ def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
         yield f"… and {len(costs) - _COSTS} more; --json has all"
 
 
+def ended(summary: Summary, whole: Path | None = None) -> str:
+    """The run, its state and the reason, which is cut if it is long. whole: the file that has all of it."""
+    reason = f", {shorten(summary.reason, whole)}" if summary.reason else ""
+    return f"{inline(summary.run)}: {inline(summary.state)}{reason}"
+
+
 WORKERS = ("rank", "phase", "step", "since", "")
 COSTS = ("plugin", "hook", "calls", "total", "longest")
 
@@ -75,7 +83,7 @@ COSTS = ("plugin", "hook", "calls", "total", "longest")
 def worker_row(worker: Worker) -> tuple[str, ...]:
     """A worker as the cells under `WORKERS`; `since` is how long ago it began its step or phase."""
     quiet = "" if worker.quiet is None else duration(max(0.0, worker.quiet))
-    return str(worker.rank), worker.phase, str(worker.step), quiet, clean(worker.doing)
+    return str(worker.rank), inline(worker.phase), str(worker.step), quiet, clean(worker.doing)
 
 
 def cost_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -83,9 +91,9 @@ def cost_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
     dearest = sorted(status.get("cost") or [], key=lambda row: -float(row["total_seconds"]))
     return [
         (
-            str(row["instance"]),
-            str(row["hook"]),
-            str(row["calls"]),
+            inline(row["instance"]),
+            inline(row["hook"]),
+            inline(row["calls"]),
             f"{row['total_seconds']:.3f} s",
             f"{row['max_seconds'] * 1000:.2f} ms",
         )

@@ -11,7 +11,9 @@ import click
 import tomli
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 from trainrun.errors import UsageError
+from trainrun.printing import shorten
 from trainrun.recipe import duration
 from trainrun.rundir.create import find_own
 from trainrun.rundir.files import read_text
@@ -47,22 +49,22 @@ def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json
     owner = held(paths)
     write_stop(paths, now=now, reason=reason)
     when = "now" if now else "after this step"
-    click.echo(f"asked {owner or 'the client'} to stop {paths.run_id} {when}", err=True)
+    echo(f"asked {owner or 'the client'} to stop {paths.run_id} {when}", err=True)
     ended = _wait(paths, _patience(paths, now=now)) if wait else False
     outcome = read_outcome(paths) if ended else None
     if as_json:
-        click.echo(json.dumps(_answer(paths, outcome, ended=ended), indent=2))
+        echo(json.dumps(_answer(paths, outcome, ended=ended), indent=2))
     elif ended:
-        click.echo("\n".join(_closing(paths, outcome)))
+        echo("\n".join(_closing(paths, outcome)))
     if wait and not ended:
-        click.echo(_still_running(paths, now=now), err=True)
+        echo(_still_running(paths, now=now), err=True)
         raise click.exceptions.Exit(1)
 
 
 def _require_running(paths: RunPaths) -> None:
     if is_over(paths):
         summary = summarize(paths)
-        how = f"{summary.state}" + (f", {summary.reason}" if summary.reason else "")
+        how = f"{summary.state}" + (f", {shorten(summary.reason, paths.outcome)}" if summary.reason else "")
         raise UsageError(f"{paths.run_id} is not running: {how}")
 
 
@@ -91,7 +93,8 @@ def _wait(paths: RunPaths, patience: float) -> bool:
 def _closing(paths: RunPaths, outcome: Outcome | None) -> list[str]:
     if outcome is None:
         summary = summarize(paths)
-        return [f"{summary.state}: {summary.reason or 'the client is gone'}", f"run: {paths.root}"]
+        reason = shorten(summary.reason or "the client is gone", paths.outcome)
+        return [f"{summary.state}: {reason}", f"run: {paths.root}"]
     from trainrun.launch import closing  # noqa: PLC0415 - only the end of a run needs it
 
     return list(closing.lines(outcome))

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 from trainrun.errors import EnvironmentProblem, UsageError
 from trainrun.launch.frozen import read_frozen
 from trainrun.plugin.instance import Instance
@@ -50,10 +51,10 @@ def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as
     deliveries = [_send(paths, instance, timeout) for instance in _instances(paths, chosen)]
     if as_json:
         rows = [{**one._asdict(), "complete": _complete(paths, one)} for one in deliveries]
-        click.echo(json.dumps({"version": options.JSON_VERSION, "run": paths.run_id, "trackers": rows}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, "run": paths.run_id, "trackers": rows}, indent=2))
     else:
         for one in deliveries:
-            click.echo(f"{one.name}: {one}")
+            echo(f"{one.name}: {one}")
     lacking = [one.name for one in deliveries if not _complete(paths, one)]
     if lacking:
         raise EnvironmentProblem(f"{', '.join(lacking)}: not everything could be sent; try again later")

@@ -19,6 +19,7 @@ import click
 from trainrun.checkpoint import folder_name, plugin_file, read_manifest
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.trails import First, Verdict, blame, compare, joined, not_compared, optimizers, unlike
 from trainrun.errors import EnvironmentProblem, UsageError
 from trainrun.rundir.files import read_lines
@@ -118,7 +119,7 @@ def command(  # noqa: PLR0913 - one for each option
         runs = _straight(trial, folder), _interrupted(trial, folder)
         verdicts = [*joined(compare(*runs), list(_checkpoints(runs, steps))), *optimizers(*runs)]
     except Ended as error:
-        click.echo("\n".join(_failure(error)), err=True)
+        echo("\n".join(_failure(error)), err=True)
         raise click.exceptions.Exit(error.outcome.exit_code or 1) from None
     except BaseException:
         shutil.rmtree(folder)
@@ -128,9 +129,9 @@ def command(  # noqa: PLR0913 - one for each option
         if as_json
         else _report(trial, resolved, verdicts, runs)
     )
-    click.echo(answer)
+    echo(answer)
     if keep and not as_json:
-        click.echo(f"the folder is kept: {folder}")
+        echo(f"the folder is kept: {folder}")
     if not keep:
         shutil.rmtree(folder)
     raise click.exceptions.Exit(0 if blame(verdicts) is None else 1)

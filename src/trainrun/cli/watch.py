@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import echo
 from trainrun.cli.status import lines
 from trainrun.launch import closing
 from trainrun.rundir.create import find
@@ -40,12 +41,12 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
     if as_json:
         view = viewer.look()
         answer = {**view.to_json(), "events": view.events}
-        click.echo(json.dumps({"version": options.JSON_VERSION, **answer}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, **answer}, indent=2))
         return
     live = sys.stdout.isatty() and not is_over(paths)
     if live:
         _live(paths, viewer)
-    click.echo("\n".join(_last(paths, viewer, brief=live)))
+    echo("\n".join(_last(paths, viewer, brief=live)))
 
 
 def _last(paths: RunPaths, viewer: Viewer, *, brief: bool) -> list[str]:

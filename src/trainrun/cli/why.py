@@ -12,8 +12,11 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.columns import columns
+from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment
+from trainrun.cli.status import ended
 from trainrun.launch.committed import newest, short
+from trainrun.printing import TRACE, shorten
 from trainrun.rundir import typed
 from trainrun.rundir.create import find
 from trainrun.rundir.files import read_lines
@@ -47,22 +50,22 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
     summary, outcome, events = summarize(paths), read_outcome(paths), read_lines(paths.events)[0]
     if as_json:
         answer = {"run": paths.run_id, "state": summary.state, "outcome": outcome and outcome.to_json()}
-        click.echo(json.dumps({"version": options.JSON_VERSION, **answer, "events": events}, indent=2))
+        echo(json.dumps({"version": options.JSON_VERSION, **answer, "events": events}, indent=2))
     else:
         parts = (
-            _ending(summary, outcome),
+            _ending(paths, summary, outcome),
             _checkpoint(paths),
             _attempts(events),
             _changes(events),
             _decisions(events),
-            _faults(events),
-            _trace(outcome),
+            _faults(paths, events),
+            _trace(paths, outcome),
         )
-        click.echo("\n".join(chain.from_iterable(parts)))
+        echo("\n".join(chain.from_iterable(parts)))
 
 
-def _ending(summary: Summary, outcome: Outcome | None) -> Iterator[str]:
-    yield f"{summary.run}: {summary.state}" + (f", {summary.reason}" if summary.reason else "")
+def _ending(paths: RunPaths, summary: Summary, outcome: Outcome | None) -> Iterator[str]:
+    yield ended(summary, paths.outcome)
     if outcome is None:
         yield f"step {summary.step}" + (f", owned by {summary.owner}" if summary.owner else "")
         return
@@ -141,21 +144,21 @@ def _row(event: dict[str, Any]) -> tuple[str, ...]:
     return (*texts, ",".join(map(str, ranks)), str(event.get("reason", "")).partition("\n")[0])
 
 
-def _faults(events: list[dict[str, Any]]) -> Iterator[str]:
+def _faults(paths: RunPaths, events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         if event.get("event") == "warning":
-            yield f"warning: {event.get('reason')}"
+            yield shorten(f"warning: {event.get('reason')}", paths.events)
         if str(event.get("event")) in _ODD:
             yield f"warning: {tell(event)}"
         if event.get("event") == "fault":
             yield ""
             yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}):"
-            yield str(event.get("traceback") or event.get("reason")).rstrip()
+            yield shorten(str(event.get("traceback") or event.get("reason")).rstrip(), paths.events, lines=TRACE)
 
 
-def _trace(outcome: Outcome | None) -> Iterator[str]:
+def _trace(paths: RunPaths, outcome: Outcome | None) -> Iterator[str]:
     failure = outcome and outcome.first_failure
     if failure and failure.traceback:
         yield ""
         yield f"rank {failure.rank}:" if failure.rank is not None else "the client's side:"
-        yield failure.traceback.rstrip()
+        yield shorten(failure.traceback.rstrip(), paths.outcome, lines=TRACE)

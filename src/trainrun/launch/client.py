@@ -22,6 +22,7 @@ from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
 from trainrun.plugin.resolve import Resolved
+from trainrun.printing import TRACE, shorten
 from trainrun.rundir import process
 from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
@@ -142,9 +143,9 @@ class Client:
         trace = failure.traceback if failure is not None else None
         if trace and trace not in self._traces:
             self._traces.add(trace)
-            self._write(trace.rstrip())
+            self._write(shorten(trace.rstrip(), lines=TRACE))
         wait = f" in {verdict.wait:g} s" if verdict.wait else ""
-        self._write(f"attempt {outcome.attempt} failed: {outcome.reason.partition(chr(10))[0]}")
+        self._write(f"attempt {outcome.attempt} failed: {shorten(outcome.reason.partition(chr(10))[0])}")
         self._write(f"starting again{wait}: {verdict.why}")
         self._event(
             self._launch, "restart", attempt=outcome.attempt, reason=outcome.reason, why=verdict.why, wait=verdict.wait
@@ -240,7 +241,8 @@ class Client:
     def _tell(self, fault: Fault) -> None:
         assert self._launch is not None
         reason = f"{type(fault.error).__name__}: {fault.error}"
-        self._write(f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}")
+        told = f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}"
+        self._write(shorten(told, self._launch.paths.events))
         self._event(
             self._launch,
             "fault",

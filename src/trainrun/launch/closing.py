@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli
 
 from trainrun.launch.committed import foreign_start, newest, short
+from trainrun.printing import TRACE, shorten
 from trainrun.rundir import typed
 from trainrun.rundir.files import read_lines, read_text
 from trainrun.rundir.paths import RunPaths
@@ -39,7 +40,9 @@ class Best:
 def trace(outcome: Outcome) -> str | None:
     """The traceback of the first failing rank, if it has one to show."""
     failure = outcome.first_failure
-    return failure.traceback.rstrip() if failure is not None and failure.traceback else None
+    if failure is None or not failure.traceback:
+        return None
+    return shorten(failure.traceback.rstrip(), RunPaths(Path(outcome.run)).outcome, lines=TRACE)
 
 
 def lines(outcome: Outcome) -> Iterator[str]:
@@ -47,7 +50,8 @@ def lines(outcome: Outcome) -> Iterator[str]:
     paths = RunPaths(Path(outcome.run))
     failure = outcome.first_failure
     # The traceback has the rest of a message of many lines.
-    yield f"{outcome.state}: {_first_line(outcome.reason) if trace(outcome) else outcome.reason}"
+    reason = _first_line(outcome.reason) if trace(outcome) else shorten(outcome.reason, paths.outcome)
+    yield f"{outcome.state}: {reason}"
     yield from faults(paths)
     yield f"run: {_short(paths.root)}"
     if failure is not None and failure.log:
@@ -94,7 +98,7 @@ def faults(paths: RunPaths) -> Iterator[str]:
         yield f"warning: {what}: {_first_line(reasons[0])}"
     if warned:
         more = f" (and {len(warned) - 1} more times)" if len(warned) > 1 else ""
-        yield f"warning: {warned[0]}{more}"
+        yield f"warning: {shorten(warned[0], paths.events)}{more}"
 
 
 def bests(paths: RunPaths) -> list[Best]:
@@ -129,7 +133,7 @@ def _smaller(name: str) -> bool:
 
 def _first_line(text: str) -> str:
     first, _, more = text.partition("\n")
-    return f"{first} …" if more else first
+    return f"{shorten(first)} …" if more else shorten(first)
 
 
 def _short(path: Path) -> str:

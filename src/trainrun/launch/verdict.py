@@ -14,6 +14,7 @@ from trainrun.launch.committed import reached
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
 from trainrun.launch.watchdog import Hang, told, where
+from trainrun.printing import TRACE, shorten
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.pulse import read_pulse
@@ -110,7 +111,7 @@ def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> F
     error = _first_error(records, ending.clocks)
     end = None if agent_died else _first_end(records, ends)
     if error is not None and not _came_before(end, error, ending.clocks):
-        return _from_error(paths, error)
+        return _from_error(paths, attempt, error)
     if end is not None:
         return _from_end(paths, end, records.get(end.rank), ending, _known_step(_status(paths, attempt)))
     return _from_agent(paths, records, size, ending)
@@ -223,9 +224,10 @@ def _from_hang(paths: RunPaths, hang: Hang) -> Failure:
     )
 
 
-def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
+def _from_error(paths: RunPaths, attempt: int, record: WorkerRecord) -> Failure:
     assert record.error is not None
-    error: WorkerError = record.error
+    whole = paths.worker_record(attempt, record.rank)
+    error = _readable(record.error, whole)
     return Failure(
         rank=record.rank,
         kind="error",
@@ -239,6 +241,15 @@ def _from_error(paths: RunPaths, record: WorkerRecord) -> Failure:
         exit_code=error["exit_code"],
         log=str(paths.rank_output(record.rank)),
     )
+
+
+def _readable(error: WorkerError, whole: Path) -> WorkerError:
+    """The error as people read it: a message of many megabytes is cut, here and at the end of the traceback."""
+    message = shorten(error["message"], whole)
+    trace = error["traceback"]
+    if message != error["message"]:
+        trace = trace.replace(error["message"], message)
+    return {**error, "message": message, "traceback": shorten(trace, whole, lines=TRACE)}
 
 
 def _told(record: WorkerRecord, error: WorkerError) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from trainrun import Field, PluginOptions, hookimpl
+from trainrun.printing import escape
 
 if TYPE_CHECKING:
     from trainrun import Launch, Run
@@ -171,6 +172,7 @@ def show(lines: Iterable[str]) -> None:
     Through `sys.stderr` as it is, so that they come above the line that shows the progress: a console of rich's own
     would go past what keeps that line in its place.
     """
+    lines = map(escape, lines)
     if sys.stderr.isatty():
         lines = [_styled(line, shutil.get_terminal_size().columns) for line in lines]
     sys.stderr.write("".join(f"{line}\n" for line in lines))
