@@ -9,6 +9,7 @@ import pytest
 from trainrun.builtin.progress import Progress
 from trainrun.rundir import Outcome, RunPaths
 from trainrun.rundir.files import read_json
+from trainrun.rundir.pulse import Pulse
 
 COST = [{"instance": "a", "hook": "on_log", "calls": 1, "total_seconds": 0.1, "max_seconds": 0.1}]
 
@@ -24,6 +25,7 @@ def run(tmp_path: Path) -> Any:
         samples_seen=0,
         phase="setup",
         cost=lambda: COST,
+        recipe=SimpleNamespace(evaluate=SimpleNamespace(every=5)),
     )
 
 
@@ -44,6 +46,9 @@ def test_status_follows_the_run(run: Any, progress: Progress) -> None:
     assert status is not None
     assert status.pop("updated") > 0
     assert status.pop("samples_per_second") > 0
+    clock = status.pop("clock")
+    assert clock.pop("training") >= 0
+    assert clock == {"steps": 10, "evaluations": 0, "evaluation": 0, "evaluate_every": 5}
     assert status == {
         "state": "finished",
         "attempt": 1,
@@ -66,8 +71,14 @@ def test_frequent_logs_are_not_written_each_time(run: Any, progress: Progress) -
     assert (read_json(run.paths.status) or {})["step"] == 99
 
 
-def test_client_shows_and_closes(progress: Progress, capsys: pytest.CaptureFixture[str]) -> None:
-    launch: Any = SimpleNamespace(quiet=False)
+def test_client_shows_and_closes(progress: Progress, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pulse = run.paths.pulse(1, 0)
+    pulse.parent.mkdir(parents=True)
+    written = Pulse.create(pulse)
+    written.enter("training")
+    written.end_step()
+    recipe = SimpleNamespace(launch=SimpleNamespace(nodes=1))
+    launch: Any = SimpleNamespace(quiet=False, workers=2, recipe=recipe, paths=run.paths, attempt=1)
     progress.on_status(launch, {"state": "training", "step": 1, "steps": 3})
     progress.on_status(launch, {"state": "training", "step": 2, "steps": 3})
     progress.on_attempt_end()

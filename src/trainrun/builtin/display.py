@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,54 +14,43 @@ from trainrun.printing import inline
 Status = Mapping[str, Any]
 
 _METRICS = 4  # how many metrics a line holds
+_BAR = 8  # columns
+_SILENT = 1.0  # seconds after which a plain line says what is being done
 
 
 class Display(Protocol):
     """Shows statuses until it is closed."""
 
-    def show(self, status: Status) -> None:
-        """Show the newest status."""
+    def show(self, status: Status, doing: str | None = None, left: float | None = None) -> None:
+        """Show the newest status. doing: what the workers do beside training steps; left: seconds to the end."""
 
     def close(self) -> None:
         """Leave the last status on the screen."""
 
 
-class Rate:
-    """Steps a second as this process sees them, for the time that is left."""
+def describe(status: Status, doing: str | None = None, left: float | None = None) -> str:
+    """Return one line for a status: what matters most comes first, because a terminal cuts the end off.
 
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-
-    def seconds_left(self, status: Status) -> float | None:
-        """Seconds to the last step at the pace since the first; None while that cannot be said."""
-        step, steps, updated = status.get("step") or 0, status.get("steps"), status.get("updated") or 0.0
-        if not steps or not step:
-            return None
-        if self._first is None:
-            self._first = (updated, step)
-        since, first = self._first
-        if step <= first or updated <= since:
-            return None
-        return float((steps - step) * (updated - since) / (step - first))
+    Names of metrics are the task's, and escaped.
+    """
+    return inline("  ".join(_parts(status, doing, left)))
 
 
-def describe(status: Status, left: float | None = None) -> str:
-    """One line for a status. Names of metrics are the task's, and escaped."""
-    return inline("  ".join(_parts(status, left)))
-
-
-def _parts(status: Status, left: float | None) -> Iterator[str]:
-    if status.get("state") not in {"training", "ending", "finished"}:
-        yield str(status.get("state", "starting"))
-    step, steps = status.get("step") or 0, status.get("steps")
-    yield f"step {step}/{steps}" if steps else f"step {step}"
+def _parts(status: Status, doing: str | None, left: float | None) -> Iterator[str]:
+    step, steps, state = status.get("step") or 0, status.get("steps"), str(status.get("state", "starting"))
+    if doing is not None:
+        yield doing
+    elif state not in {"training", "ending", "finished"}:
+        yield state
+    if step or doing is None:
+        yield f"step {step}/{steps}" if steps else f"step {step}"
+    if left is not None and (step != steps or doing is not None):
+        yield f"{_time(left)} left"
+    if status.get("samples_per_second"):
+        yield f"{status['samples_per_second']:,.0f} samples/s"
     if status.get("epoch"):
         yield f"epoch {status['epoch']}"
     yield from (f"{name} {_number(value)}" for name, value in _chosen(status.get("metrics") or {}))
-    if status.get("samples_per_second"):
-        yield f"{status['samples_per_second']:,.0f} samples/s"
-    if left is not None and step != steps:
-        yield f"{_time(left)} left"
 
 
 def _chosen(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -81,21 +71,26 @@ def _time(seconds: float) -> str:
 
 
 class Line:
-    """A plain line when `interval` seconds have passed, and for the last status."""
+    """Plain lines: the status when `interval` seconds have passed, what is being done if it takes a second, the end."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._rate = Rate()
         self._shown_at: float | None = None
         self._shown = ""
         self._last = ""
+        self._doing: str | None = None
+        self._since = time.monotonic()
 
-    def show(self, status: Status) -> None:
-        self._last = describe(status, self._rate.seconds_left(status))
-        now = time.monotonic()
-        if not status.get("step"):
-            return
-        if self._shown_at is None or now - self._shown_at >= self._interval:
+    def show(self, status: Status, doing: str | None = None, left: float | None = None) -> None:
+        now, kind = time.monotonic(), doing and doing.partition(" ")[0]
+        if kind != self._doing:
+            self._doing, self._since = kind, now
+        elif doing and self._since < now - _SILENT:
+            self._since = math.inf  # told once
+            self._last = describe(status, doing, left)
+            self._print()
+        self._last = describe(status, None, left)
+        if status.get("step") and not doing and (self._shown_at is None or now - self._shown_at >= self._interval):
             self._shown_at = now
             self._print()
 
@@ -117,23 +112,26 @@ class Live:
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - rich is imported only on a terminal
         from rich.live import Live as RichLive  # noqa: PLC0415
+        from rich.spinner import Spinner  # noqa: PLC0415
 
-        self._rate = Rate()
-        self._live = RichLive(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False)
+        self._spinner = Spinner("dots")
+        # A thread of rich's turns the spinner, also while the client waits for something.
+        self._live = RichLive(console=Console(stderr=True), refresh_per_second=8, redirect_stdout=False)
         self._live.start()
 
-    def show(self, status: Status) -> None:
+    def show(self, status: Status, doing: str | None = None, left: float | None = None) -> None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
         row = Table.grid(padding=(0, 1))
-        text = Text(describe(status, self._rate.seconds_left(status)), no_wrap=True, overflow="ellipsis")
+        cells: list[Any] = [Text(describe(status, doing, left), no_wrap=True, overflow="ellipsis")]
         if status.get("steps"):
-            row.add_row(ProgressBar(status["steps"], status.get("step") or 0, width=20), text)
-        else:
-            row.add_row(text)
-        self._live.update(row, refresh=True)
+            cells.insert(0, ProgressBar(status["steps"], status.get("step") or 0, width=_BAR))
+        if doing:
+            cells.insert(0, self._spinner)
+        row.add_row(*cells)
+        self._live.update(row)
 
     def close(self) -> None:
         self._live.stop()

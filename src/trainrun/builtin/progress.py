@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainrun import Field, PluginOptions, hookimpl
 from trainrun.builtin.display import Display, Line, Live
+from trainrun.rundir.activity import activity, seconds_left
 from trainrun.rundir.files import write_json
+from trainrun.rundir.pulse import read_pulse
 from trainrun.rundir.records import Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ class Progress:
         self._written = 0.0
         self._clock: tuple[float, int] | None = None
         self._rate = 0.0
+        self._began: tuple[float, int] | None = None  # when training began in this attempt, and after which step
+        self._evaluating: float | None = None  # since when
+        self._evaluations: list[float] = []  # seconds of each
 
     # --- in the worker: write ---
 
@@ -48,6 +53,7 @@ class Progress:
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
         self._clock = (time.perf_counter(), run.samples_seen)
+        self._began = (time.perf_counter(), run.step)
         self._write(run, "training")
 
     @hookimpl
@@ -55,6 +61,18 @@ class Progress:
         self._metrics.update(metrics)
         if time.monotonic() - self._written >= _PACE:
             self._write(run, run.phase)
+
+    @hookimpl(ranks="zero")
+    def on_evaluation_start(self) -> None:
+        if self._evaluating is None:
+            self._evaluating = time.perf_counter()
+
+    @hookimpl(ranks="zero")
+    def on_evaluated(self, run: Run) -> None:
+        if self._evaluating is not None:
+            self._evaluations.append(time.perf_counter() - self._evaluating)
+            self._evaluating = None
+            self._clock = (time.perf_counter(), run.samples_seen)  # the rate is that of training alone
 
     @hookimpl(ranks="zero")
     def on_train_end(self, run: Run) -> None:
@@ -76,9 +94,24 @@ class Progress:
             "samples_per_second": round(self._rate, 1),
             "updated": time.time(),
             "cost": run.cost(),
+            "clock": self._durations(run),
         }
         write_json(run.paths.status, status)
         self._written = time.monotonic()
+
+    def _durations(self, run: Run) -> dict[str, Any] | None:
+        """Seconds of this attempt's steps and evaluations; None before training began."""
+        if self._began is None:
+            return None
+        now, evaluation = time.perf_counter(), sum(self._evaluations)
+        under_way = 0.0 if self._evaluating is None else now - self._evaluating
+        return {
+            "steps": run.step - self._began[1],
+            "training": round(now - self._began[0] - evaluation - under_way, 3),
+            "evaluations": len(self._evaluations),
+            "evaluation": round(evaluation, 3),
+            "evaluate_every": run.recipe.evaluate.every,
+        }
 
     def _measure(self, run: Run) -> None:
         now = time.perf_counter()
@@ -95,7 +128,9 @@ class Progress:
             return
         if self._display is None:
             self._display = Live() if sys.stderr.isatty() else Line(self._options.interval)
-        self._display.show(status)
+        workers = launch.workers * launch.recipe.launch.nodes
+        beat = read_pulse(launch.paths.pulse(launch.attempt, 0))
+        self._display.show(status, activity(launch.paths, launch.attempt, workers, beat), seconds_left(status, beat))
 
     @hookimpl
     def on_attempt_end(self) -> None:

@@ -38,11 +38,13 @@ def command(
     All problems are reported at once, with file, line and column. Exit code 2 means that the recipe
     is wrong, 4 that a plugin is.
     """
-    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
     key = _key(why) if why else None
     try:
-        resolved = resolve(recipe, overrides, plugins, refresh=refresh)
+        with Busy() as busy:
+            resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
         resolved.require()
         _ask_plugins(resolved)
     except TrainrunError as error:

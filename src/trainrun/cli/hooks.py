@@ -49,9 +49,11 @@ def command(
             raise UsageError("hooks: -o and -p change a recipe; name one")
         _show_all(wanted, as_json=as_json, refresh=refresh)
         return
-    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
-    resolved = resolve(recipe, overrides, plugins, refresh=refresh)
+    with Busy() as busy:
+        resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
     _require_known(wanted, resolved.specs)
     document = _plan_document(recipe, resolved, wanted) if as_json else None
     echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainrun.builtin.display import Rate
 from trainrun.cli.figures import duration, number
 from trainrun.cli.status import COSTS, WORKERS, cost_rows, worker_row
 from trainrun.printing import clean, inline
+from trainrun.rundir.activity import seconds_left
 from trainrun.rundir.view import View, Worker, tell
 
 _SLOW = 10.0  # seconds in one step after which a worker is shown in colour
@@ -30,7 +30,6 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._rate, self._attempt = Rate(), 0
         self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> Self:
@@ -57,10 +56,9 @@ class Screen:
 
     def _progress(self, view: View) -> Iterator[RenderableType]:
         summary, status = view.summary, view.status
-        if summary.attempt != self._attempt:  # it begins at another step than the one before has reached
-            self._rate, self._attempt = Rate(), summary.attempt
         current = view.is_live and status.get("attempt", summary.attempt) == summary.attempt
-        left = self._rate.seconds_left(status) if current else None
+        first = next((worker.beat for worker in view.workers if worker.rank == 0 and worker.quiet is not None), None)
+        left = seconds_left(status, first) if current else None
         words = [f"step {summary.step}" + (f"/{summary.steps}" if summary.steps else "")]
         words += [f"epoch {status['epoch']}"] if status.get("epoch") else []
         words += [f"{status['samples_per_second']:,.0f} samples/s"] if status.get("samples_per_second") else []

@@ -80,13 +80,15 @@ def command(
     kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with --inject 0
     where all was as it has to be, else 1.
     """
-    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
     faults = _faults(inject)
     steps = max([steps, *(fault.step + _SETTLE for fault in faults)])
     settings = [*_FIXED, f"evaluate.every={steps if steps % 2 else steps // 2}", f"launch.workers={_WORKERS}"]
     settings += ["checkpoint.every=1"] if any(fault.strikes_save for fault in faults) else []
-    resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh)
+    with Busy() as busy:
+        resolved = resolve(recipe, [*settings, *overrides], plugins, refresh=refresh, tell=busy.importing)
     if not _shareable(resolved.data.get("train", {})):
         settings += ["launch.workers=1"]
         resolved = resolve(recipe, [*settings, *overrides], plugins)

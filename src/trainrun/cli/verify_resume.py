@@ -106,11 +106,13 @@ def command(  # noqa: PLR0913 - one for each option
     0: all are equal; 1: the first that differs is named; 2: the command line or the recipe is wrong. Where a training
     fails, it is shown, and its folder kept; the exit code is then that of `trainrun launch`.
     """
-    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
     if at >= steps:
         raise UsageError(f"--at {at}: it has to come before the last step, --steps {steps}")
-    resolved = resolve(recipe, overrides, plugins, refresh=refresh)
+    with Busy() as busy:
+        resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
     resolved.require()
     by_epochs = resolved.data.get("train", {}).get("epochs") is not None
     trial = Trial(recipe, overrides, plugins, at, steps, number, by_epochs)

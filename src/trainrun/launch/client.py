@@ -156,6 +156,9 @@ class Client:
         started = time.time()
         self._launch = current
         self._event(current, "attempt_start", attempt=current.attempt, workers=current.workers)
+        # Before rank 0 can: the clock and the metrics of an earlier attempt say nothing about this one.
+        first = {"state": "starting", "attempt": current.attempt, "step": 0, "metrics": {}, "updated": time.time()}
+        write_json(current.paths.status, first)
         self._call(self._hooks.on_attempt_start, current, current.attempt)
         try:
             prepare_start(current, self._write)

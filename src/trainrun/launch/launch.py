@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainrun.launch import leftovers
+from trainrun.launch.busy import Busy
 from trainrun.launch.handle import GoingOn, Seat
 from trainrun.launch.join import join
 from trainrun.launch.nodes.match import software
@@ -56,7 +57,8 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     that is in the outcome. To be called from the main thread, so that Ctrl-C reaches the workers.
     """
     write = silent if quiet else say
-    resolved = resolve(Path(recipe), overrides, plugins, refresh=refresh)
+    with Busy(quiet=quiet) as busy:
+        resolved = resolve(Path(recipe), overrides, plugins, refresh=refresh, tell=busy.importing)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from trainrun.checkpoint import folder_name, named, read_manifest, scan
 from trainrun.errors import UsageError
 from trainrun.launch import leftovers
+from trainrun.launch.busy import Busy
 from trainrun.launch.committed import foreign_start, short
 from trainrun.launch.frozen import read_frozen, read_run, switches
 from trainrun.launch.handle import GoingOn, Launch, Seat
@@ -79,7 +80,8 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     write = silent if quiet else say
     paths = find_own(str(run), Path(dir), "resume")
     document = read_frozen(paths, overrides)
-    resolved = resolve_document(document, switches(paths, plugins), refresh=refresh)
+    with Busy(quiet=quiet) as busy:
+        resolved = resolve_document(document, switches(paths, plugins), refresh=refresh, tell=busy.importing)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,17 +47,19 @@ def describe(
     timeout: float | None = None,
     refresh: bool = False,
     retry_broken: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Description]:
     """Describe each target; broken ones are described as such.
 
     What worked is remembered until its sources change, what did not until anything is installed or
-    removed (`fingerprint`), or with `retry_broken` not at all. `timeout` is for each target.
+    removed (`fingerprint`), or with `retry_broken` not at all. `timeout` is for each target; `tell` is called with each
+    that must be imported.
     """
     store = Store(cache_folder())
     found = {} if refresh else _remembered(store, targets, fingerprint, retry_broken=retry_broken)
     missing = [target for target in dict.fromkeys(targets) if target.target not in found]
     jobs = [{"do": "describe", "target": target.target} for target in missing]
-    for target, answer in zip(missing, _import(jobs, timeout), strict=True):
+    for target, answer in zip(missing, _import(jobs, timeout, tell), strict=True):
         found[target.target] = _described(target, answer)
         _remember(store, target, found[target.target], fingerprint)
     return found
@@ -109,13 +111,15 @@ def _remember(store: Store, target: Target, description: Description, fingerprin
     store.put(description.to_json(), description.files, *key)
 
 
-def _import(jobs: Sequence[Mapping[str, Any]], timeout: float | None) -> list[Any]:
+def _import(
+    jobs: Sequence[Mapping[str, Any]], timeout: float | None, tell: Callable[[str], None] | None = None
+) -> list[Any]:
     if not jobs:
         return []
     # Everything that has to do with processes stays unloaded while the cache has all the answers.
     from trainrun.plugin.importer import answers  # noqa: PLC0415
 
-    return list(answers(jobs, timeout))
+    return list(answers(jobs, timeout, tell))
 
 
 def _described(target: Target, answer: Mapping[str, Any] | Died) -> Description:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -31,14 +31,21 @@ class Died:
     output: str = ""
 
 
-def answers(jobs: Sequence[Mapping[str, Any]], timeout: float | None) -> Iterator[Any]:
-    """The answer to each job. After one that kills the process, another process goes on with the rest."""
+def answers(
+    jobs: Sequence[Mapping[str, Any]], timeout: float | None, tell: Callable[[str], None] | None = None
+) -> Iterator[Any]:
+    """The answer to each job. After one that kills the process, another process goes on with the rest.
+
+    tell: called with the target of each job when it begins.
+    """
     seconds = _timeout() if timeout is None else timeout
     left = list(jobs)
     while left:
         with _process(left) as process:
             for _ in range(len(left)):
-                left.pop(0)
+                job = left.pop(0)
+                if tell is not None:
+                    tell(str(job["target"]))
                 answer = process.answer(seconds)
                 yield answer
                 if isinstance(answer, Died):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,23 +111,35 @@ class Resolved:
 
 
 def resolve(
-    path: Path | str, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, refresh: bool = False
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    *,
+    refresh: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> Resolved:
     """Read, find, describe, check and order. Raises RecipeError only where the recipe cannot be read at all.
 
     plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
     refresh: describe every plugin again, whatever the cache says.
+    tell: called with each task or plugin that must be imported for that, which may take seconds.
     """
-    return resolve_document(recipes.read(path, overrides), plugins, refresh=refresh)
+    return resolve_document(recipes.read(path, overrides), plugins, refresh=refresh, tell=tell)
 
 
-def resolve_document(document: Document, plugins: Sequence[str] = (), *, refresh: bool = False) -> Resolved:
+def resolve_document(
+    document: Document,
+    plugins: Sequence[str] = (),
+    *,
+    refresh: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Resolved:
     """As `resolve`, of a recipe that has been read."""
     installed = discover()
     base = recipe_schema()
     enabled = enable(document, installed, base, plugins)
     targets = [request.target for request in enabled.requests]
-    descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True)
+    descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True, tell=tell)
     found = _Resolving(document, installed, enabled, descriptions, base).resolved()
     secrets.learn(found.secrets)
     return found

@@ -20,13 +20,14 @@ from trainrun.rundir import untrusted
 # real-time signals from either end of the range; this one is from its middle.
 STACKS_SIGNAL: int = signal.SIGRTMIN + 12
 
-PHASES = ("starting", "setup", "training", "evaluation", "ending")
+PHASES = ("starting", "setup", "training", "evaluation", "ending", "saving")
 
 SIZE = 1 << 15  # bytes; room for the names of about a thousand hookimpls
 CRUMB = 4  # the slot that generated code writes: see trainrun.plugin.dispatch
 
 _MAGIC = int.from_bytes(b"trpulse1", "little")
 _KIND, _STEP, _ADVANCES, _PHASE, _CRUMB, _WAITING, _OWN, _OWN_STEPS, _MOVED, _TEXT = 0, 1, 2, 3, CRUMB, 5, 6, 7, 8, 9
+_DONE, _TOTAL = 10, 11
 _SLOTS = 16
 _HEAD = 8 * _SLOTS
 
@@ -37,7 +38,8 @@ class Beat(NamedTuple):
     advances: counts steps, micro-batches, evaluation batches and changes of phase; it stands still where the worker
     does. instance, hook: the hookimpl that runs, None between hooks. waiting: whether the worker is where ranks wait
     for one another. own_ns, own_steps: nanoseconds of own work, over how many steps. moved_ns: when a step
-    or phase was last begun, by the monotonic clock.
+    or phase was last begun, by the monotonic clock. done, total: the batches of an evaluation's split; total is 0 if
+    its loader has no length.
     """
 
     step: int
@@ -49,6 +51,8 @@ class Beat(NamedTuple):
     own_ns: int
     own_steps: int
     moved_ns: int
+    done: int = 0
+    total: int = 0
 
     @property
     def place(self) -> str:
@@ -113,6 +117,7 @@ class Pulse:
     def enter(self, phase: str) -> None:
         """Note the phase, one of `PHASES`."""
         self.slots[_PHASE] = PHASES.index(phase)
+        self.slots[_DONE] = self.slots[_TOTAL] = 0
         self.slots[_MOVED] = monotonic_ns()
         self.advance()
 
@@ -120,6 +125,11 @@ class Pulse:
         """Something was done: the worker does not stand still."""
         self._advances += 1
         self.slots[_ADVANCES] = self._advances
+
+    def count(self, done: int, total: int) -> None:
+        """Note how many batches of the evaluation are done, of how many; 0 if that is not known."""
+        self.slots[_DONE], self.slots[_TOTAL] = done, total
+        self.advance()
 
     def begin_step(self, step: int) -> None:
         """A training step begins, and with it the rank's own work."""
@@ -191,6 +201,8 @@ def _decode(data: bytes) -> Beat | None:
         own_ns=slots[_OWN],
         own_steps=slots[_OWN_STEPS],
         moved_ns=slots[_MOVED],
+        done=slots[_DONE],
+        total=slots[_TOTAL],
     )
 
 

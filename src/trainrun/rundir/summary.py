@@ -92,6 +92,7 @@ def read_status(paths: RunPaths) -> dict[str, Any]:
         **dict.fromkeys(("state",), typed.text),
         **dict.fromkeys(("metrics",), typed.metrics),
         **dict.fromkeys(("cost",), _costs),
+        **dict.fromkeys(("clock",), _clock),
     }
     kept = {name: check(found[name]) for name, check in checks.items() if name in found}
     return {**found, **{name: kept.get(name) for name in checks if name in found}}
@@ -104,6 +105,19 @@ def _costs(value: Any) -> list[dict[str, Any]]:
         **dict.fromkeys(("instance", "hook"), typed.text),
     }
     return [row for row in typed.rows(value) if all(kind(row.get(name)) is not None for name, kind in kinds.items())]
+
+
+def _clock(value: Any) -> dict[str, Any] | None:
+    """Seconds and counts of an attempt's steps and evaluations; None if one of them is no number."""
+    found = value if isinstance(value, dict) else {}
+    every = found.get("evaluate_every")
+    kept = {
+        **{name: typed.whole(found.get(name)) for name in ("steps", "evaluations")},
+        **{name: typed.number(found.get(name)) for name in ("training", "evaluation")},
+    }
+    return (
+        None if None in kept.values() else {**kept, "evaluate_every": every if every == "epoch" else typed.whole(every)}
+    )
 
 
 def is_over(paths: RunPaths) -> bool:

@@ -12,7 +12,7 @@ _LARGEST = 2**63
 
 def whole(value: Any) -> int | None:
     """An integer of 64 bits, or None."""
-    return value if type(value) is int and abs(value) < _LARGEST else None
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST else None
 
 
 def number(value: Any) -> float | None:

@@ -11,6 +11,7 @@ from trainrun.errors import TrainingError
 from trainrun.worker import modes, sharding
 from trainrun.worker.checkpoint import rng
 from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
+from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.evaluation_record import EvaluationRecord
 from trainrun.worker.metrics import Metrics, Value, weighted
 from trainrun.worker.session import Session
@@ -73,6 +74,8 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         hooks.on_evaluation_start(split)
     sums = Metrics(session.state.world.rank, collectives.gather, collectives.gather_objects)
     counter = session.counters.setdefault(split, SampleCounter(f"split {split!r}", EVALUATION_WEIGHT, session.warn))
+    total = length_of(loader) or 0
+    session.state.pulse.count(0, total)
     for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer, counter)):
         batch = hooks.move_batch(fetched, session.device, split) if session.moves else fetched
         if hooks.on_evaluation_batch_start:
@@ -87,7 +90,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:
             hooks.on_evaluation_batch_end(batch, index, split, size, outputs)
-        session.state.pulse.advance()
+        session.state.pulse.count(index + 1, total)
         if session.interrupted():
             return None
     return sums.reduce()

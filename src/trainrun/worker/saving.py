@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -78,7 +80,8 @@ class Saving:
         self._announce(session)
         if self._background:
             self.saved_at = state.step
-            waited = self._saver.save(session, reason)
+            with _shown(session):
+                waited = self._saver.save(session, reason)
             session.logger.info("checkpoint copied", step=state.step, training_waited=round(waited, 4))
             if waited > _LONG and not self._slow_storage:
                 self._slow_storage = True
@@ -87,7 +90,9 @@ class Saving:
                     " than the time between them; raise checkpoint.every, or use faster storage"
                 )
         else:
-            self._ended(session, self._saver.save_now(session, reason))
+            with _shown(session):
+                saved = self._saver.save_now(session, reason)
+            self._ended(session, saved)
 
     def at_end(self, session: Session) -> None:
         """Training has ended or was stopped: see a running save through, and save this step if it is not.
@@ -95,7 +100,8 @@ class Saving:
         Raises TrainingError where all steps were made and the last of them could not be saved.
         """
         state = session.state
-        self._saver.wait(session)
+        with _shown(session):
+            self._saver.wait(session)
         session.settle()
         if not (self._at_end or self.wanted) or self.saved_at == state.step:
             return
@@ -103,7 +109,8 @@ class Saving:
         reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop[0]}"
         session.require_replicas()
         self._announce(session)
-        saved = self._saver.save_now(session, self.wanted or reason)
+        with _shown(session):
+            saved = self._saver.save_now(session, self.wanted or reason)
         self._ended(session, saved)
         if saved.problem is not None and complete and not saved.problem.startswith(NOT_FINITE):
             raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
@@ -164,6 +171,17 @@ class Saving:
         else:
             session.record(decision(saved, session.state.step))
             self.failed(session, saved.step, saved.problem or "")
+
+
+@contextmanager
+def _shown(session: Session) -> Iterator[None]:
+    """Show in the pulse that training waits for a save."""
+    pulse, phase = session.state.pulse, session.state.phase
+    pulse.enter("saving")
+    try:
+        yield
+    finally:
+        pulse.enter(phase)
 
 
 def decision(saved: Saved, step: int) -> Decision:
