@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainrun.errors import RecipeError
-from trainrun.recipe import Document, read
+from trainrun.recipe import Document, freeze, read
 
 Write = Callable[..., Path]
 
@@ -83,11 +83,43 @@ def test_a_key_that_nobody_set_has_no_origin(document: Callable[..., Document]) 
     assert document("").origin(("run", "seed")) is None
 
 
-def test_quoted_keys_with_dots_and_numbers_beyond_64_bits(write: Write) -> None:
-    message = _error(write('[train]\nsteps = 99999999999999999999\n"optimizer.lr" = 1\n'))
+def test_numbers_beyond_64_bits(write: Write) -> None:
+    message = _error(write("[train]\nsteps = 99999999999999999999\n"))
 
     assert "train.toml:2:1: train.steps: the number does not fit into 64 bits" in message
-    assert 'train.toml:3:1: train."optimizer.lr": a quoted key with a dot in it' in message
+
+
+def test_a_quoted_key_may_have_a_dot(write: Write) -> None:
+    path = write('[plugins.web.headers]\n"X.Id" = "a"\n')
+    assert read(path).data["plugins"]["web"]["headers"] == {"X.Id": "a"}
+    assert read(path, ['plugins.web.headers."X.Id"=b']).data["plugins"]["web"]["headers"] == {"X.Id": "b"}
+    assert freeze(read(path).data) == '[plugins.web.headers]\n"X.Id" = "a"\n'
+
+
+def test_an_override_takes_the_place_of_its_rival(write: Write) -> None:
+    path = write("[train]\nsteps = 5\nbatch_size = 2\n")
+    assert read(path, ["train.epochs=1"]).data["train"] == {"epochs": 1, "batch_size": 2}
+    assert read(path, ["train.steps=9"]).data["train"] == {"steps": 9, "batch_size": 2}
+    both = read(path, ["train.epochs=1", "train.steps=9"]).data["train"]
+    assert both == {"steps": 9, "epochs": 1, "batch_size": 2}, "who asks for both is told that only one may be set"
+
+
+def test_overrides_remove_keys_and_tables(write: Write) -> None:
+    path = write("[train]\nsteps = 5\nbatch_size = 2\n[plugins.one]\n[plugins.two]\n")
+    found = read(path, ["~train.steps", "train.epochs=2", "~plugins.one"]).data
+    assert found == {"train": {"batch_size": 2, "epochs": 2}, "plugins": {"two": {}}}
+    assert read(path).data["train"]["steps"] == 5, "what was read before is not changed"
+    assert read(path, ["~train.steps", "train.steps=3"]).data["train"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [("~train.step", "did you mean 'steps'?"), ("~tarin.steps", ""), ("~train.steps.x", ""), ("~nothing", "")],
+)
+def test_only_a_key_that_is_set_can_be_removed(write: Write, override: str, hint: str) -> None:
+    message = _error(write("[train]\nsteps = 5\n"), override)
+    assert message.startswith(f"-o #1: {override[1:]}: the recipe does not set this key, so it cannot be removed")
+    assert hint in message
 
 
 @pytest.mark.parametrize(

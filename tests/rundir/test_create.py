@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import re
 from datetime import date
@@ -81,3 +82,36 @@ def test_words_are_words() -> None:
     for words in (ADJECTIVES, ANIMALS):
         assert len(set(words)) == len(words) > 60
         assert all(re.fullmatch("[a-z]{2,8}", word) for word in words)
+
+
+@pytest.mark.parametrize("part", ["snug-mouse", "2026-11-28-digits-snug", "snug"])
+def test_any_part_that_no_other_id_has_will_do(tmp_path: Path, part: str) -> None:
+    wanted, *_ = runs(
+        tmp_path, "2026-11-28-digits-snug-mouse", "2026-11-28-digits-calm-moose", "2026-11-28-mouse-calm-owl"
+    )
+    assert find(part, tmp_path).root == wanted
+    with pytest.raises(UsageError, match="'mouse' is part of 2 run ids"):
+        find("mouse", tmp_path)
+
+
+def test_an_id_that_begins_so_comes_before_one_that_contains_it(tmp_path: Path) -> None:
+    first, _ = runs(tmp_path, "digits-one", "other-digits-two")
+    assert find("digits", tmp_path).root == first
+
+
+def test_of_many_the_newest_five_are_listed(tmp_path: Path) -> None:
+    runs(tmp_path, *(f"day-{number}" for number in range(8)))
+    with pytest.raises(UsageError) as caught:
+        find("day", tmp_path)
+    assert str(caught.value) == (
+        "'day' is part of 8 run ids: day-7, day-6, day-5, day-4, day-3 and 3 older ones; type more of it"
+    )
+
+
+def runs(base: Path, *names: str) -> list[Path]:
+    """Make run directories, each a second younger than the one before."""
+    for age, name in enumerate(names):
+        for folder in ("attempts", "logs"):
+            (base / name / folder).mkdir(parents=True)
+        os.utime(base / name / "attempts", (1e9 + age, 1e9 + age))
+    return [base / name for name in names]

@@ -53,7 +53,7 @@ def command(*, run: str, base: Path, as_json: bool, out: Path | None, **chosen: 
     finite if an older version saved them without a look. A bad checkpoint is never loaded: a run continues from the
     newest good one.
 
-    RUN is an id, the beginning of one, a path, or `latest`.
+    RUN is an id, a part of one, a path, or `latest`.
     """
     paths = find(run, base)
     if out is None:

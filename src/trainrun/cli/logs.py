@@ -89,7 +89,7 @@ def command(
     Without --rank that is everything of rank 0 and of the client, and the warnings and errors of all ranks. What a
     worker prints stands behind a bar; with `--source output --rank N` it is shown as it was printed.
 
-    RUN is an id, the beginning of one, a path, or `latest`. Ctrl-C ends a --follow, never the run.
+    RUN is an id, a part of one, a path, or `latest`. Ctrl-C ends a --follow, never the run.
     """
     paths = find(run, base)
     logs = Logs(paths, _wanted(ranks, sources, since))

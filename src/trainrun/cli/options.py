@@ -32,8 +32,8 @@ override = click.option(
     "--override",
     "overrides",
     multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the recipe, as in -o optimizer.lr=1e-3.",
+    metavar="KEY=VALUE|~KEY",
+    help="Set a key of the recipe, as in -o optimizer.lr=1e-3, or remove one, as in -o ~train.steps.",
 )
 plugin = click.option(
     "-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off."

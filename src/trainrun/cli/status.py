@@ -29,7 +29,7 @@ _COSTS = 10
 def command(*, run: str, base: Path, as_json: bool) -> None:
     """Show where RUN is: attempt, step, metrics, each worker, and the time that plugins take.
 
-    RUN is an id, the beginning of one, a path, or `latest`.
+    RUN is an id, a part of one, a path, or `latest`.
     """
     paths = find(run, base)
     view, found = Viewer(paths).look(), newest(paths)

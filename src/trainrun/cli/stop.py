@@ -42,7 +42,7 @@ def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json
     directory. It exits with 0 when the run has ended (with --no-wait: when it was asked), with 1 if the run
     has not ended by the recipe's grace and some, and with 2 if the run was not running.
 
-    RUN is an id, the beginning of one, a path, or `latest`.
+    RUN is an id, a part of one, a path, or `latest`.
     """
     paths = find_own(run, base, "stop")
     _require_running(paths)

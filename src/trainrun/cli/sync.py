@@ -41,7 +41,7 @@ from trainrun.tracking.process import Order
 def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Send the trackers of RUN what they lack: after an outage, or when its client was killed.
 
-    RUN is an id, the beginning of one, a path, or `latest`. It must be over. Records that a tracker has are not sent
+    RUN is an id, a part of one, a path, or `latest`. It must be over. Records that a tracker has are not sent
     again. Ends with 4 where one could still not be reached.
     """
     paths = find_own(run, base, "sync")

@@ -34,7 +34,7 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
     Of a run that is over, and where there is no terminal, everything is shown once. Ctrl-C ends the watching with exit
     code 130 and leaves the run alone.
 
-    RUN is an id, the beginning of one, a path, or `latest`.
+    RUN is an id, a part of one, a path, or `latest`.
     """
     paths = find(run, base)
     viewer = Viewer(paths)

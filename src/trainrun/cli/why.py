@@ -44,7 +44,7 @@ _ODD = {
 def command(*, run: str, base: Path, as_json: bool) -> None:
     """Tell what was decided in RUN, step by step, what went wrong in it, and how it ended.
 
-    RUN is an id, the beginning of one, a path, or `latest`.
+    RUN is an id, a part of one, a path, or `latest`.
     """
     paths = find(run, base)
     summary, outcome, events = summarize(paths), read_outcome(paths), read_lines(paths.events)[0]

@@ -64,7 +64,7 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
 ) -> Outcome:
     """Go on with a run where its newest good checkpoint left it, in its own directory; answer with how it ended.
 
-    run: an id, the beginning of one, a path, or "latest".
+    run: an id, a part of one, a path, or "latest".
     overrides: as `-o`, on top of the recipe that the run was made with, secrets among them.
     plugins: as `-p`, on top of what the run was launched with.
     dir: the folder that holds the runs.

@@ -91,6 +91,8 @@ def _step(node: Schema, part: str | int) -> Any:
 
 def _where_it_belongs(key: Key, schema: Schema) -> str | None:
     *table, name = key
+    if "." in str(name):
+        return "write tables as a.b, without quotes"
     siblings = only(schema, schema)
     for part in table:
         siblings = only(_step(siblings, part), schema)

@@ -10,9 +10,12 @@ from trainrun.errors import Problem, RecipeError
 from trainrun.recipe.overrides import Override, parse_overrides
 from trainrun.recipe.plain import Key, dotted, lookup
 from trainrun.recipe.source import Location, Source
+from trainrun.recipe.suggest import did_you_mean
 from trainrun.recipe.text import read_text
 
 _INT64 = 1 << 63
+# Only one of the two may be set. An override of one takes the place of the other, where only the recipe sets that.
+_RIVALS: tuple[tuple[Key, Key], ...] = ((("train", "steps"), ("train", "epochs")),)
 
 
 class Origin(NamedTuple):
@@ -66,6 +69,9 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
     data: dict[str, Any] = {}
     for layer in layers:
         data = _merged(data, layer.data)
+        if isinstance(layer, Override) and layer.removes:
+            _remove(data, layer)
+    _settle_rivals(data, [layer for layer in layers if isinstance(layer, Override)])
     data.pop("extends", None)
     document = Document(path, data, layers)
     _require_plain(document)
@@ -111,6 +117,27 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def _remove(data: dict[str, Any], override: Override) -> None:
+    """Take the key of a `~KEY` out of `data`. Raises RecipeError if it is not there."""
+    *tables, last = override.removes
+    found, table = lookup(data, tuple(tables))
+    if not found or not isinstance(table, dict) or last not in table:
+        what = f"{dotted(override.removes)}: the recipe does not set this key, so it cannot be removed"
+        raise RecipeError(
+            [Problem(override.name, what, did_you_mean(last, sorted(table)) if isinstance(table, dict) else None)]
+        )
+    del table[last]
+
+
+def _settle_rivals(data: dict[str, Any], overrides: Sequence[Override]) -> None:
+    for pair in _RIVALS:
+        given = [key for key in pair if any(lookup(override.data, key)[0] for override in overrides)]
+        for key in pair if len(given) == 1 else ():
+            table = lookup(data, key[:-1])[1]
+            if key not in given and isinstance(table, dict):
+                table.pop(key[-1], None)
+
+
 def _require_plain(document: Document) -> None:
     found = [(document.locate(key), key, what, hint) for key, what, hint in _not_plain(document.data)]
     if found:
@@ -124,8 +151,6 @@ def _problem(place: Location, key: Key, what: str, hint: str) -> Problem:
 def _not_plain(value: Any, key: Key = ()) -> Iterator[tuple[Key, str, str]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            if "." in name:
-                yield (*key, name), "a quoted key with a dot in it", "write tables as a.b, without quotes"
             yield from _not_plain(inner, (*key, name))
     elif isinstance(value, list):
         for index, inner in enumerate(value):

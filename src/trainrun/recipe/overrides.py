@@ -1,4 +1,7 @@
-"""Overrides from the command line: ``-o optimizer.lr=1e-3``. The value is TOML, a bare word a string."""
+"""Overrides from the command line: ``-o optimizer.lr=1e-3`` sets a key, ``-o ~optimizer.lr`` removes one.
+
+The value is TOML; what is no TOML is a string, so that paths, names and `a=b` need no quotes within the shell's.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,17 @@ from trainrun.recipe.secret import REDACTED, is_secret, is_secret_at, mask
 from trainrun.recipe.source import Location
 
 _OPTIONS = ("--override=", "-o")
-_BARE_WORD = re.compile(r"[A-Za-z_./~][^\s\"'\[\]{},#=]*")
+_REMOVES = "~"
+_TOML = ("[", "{", '"', "'")  # what begins so was meant as TOML
 
 
 class Override(NamedTuple):
-    """One override as a small document of its own."""
+    """One override as a small document of its own. `removes` is the key that it takes out of the recipe, if it does."""
 
     name: str
     data: dict[str, Any]
     rank: int
+    removes: tuple[str, ...] = ()
 
     def locate(self, key: Key) -> Location:
         """An override is one place, whatever the key."""
@@ -35,7 +40,11 @@ def parse_overrides(texts: Sequence[str], rank: int) -> list[Override]:
     overrides, problems = [], []
     for number, text in enumerate(texts, 1):
         try:
-            overrides.append(Override(f"-o #{number}", _parse(text), rank + number))
+            if text.startswith(_REMOVES) and not _split(text)[1]:
+                removed = parse_key(text.removeprefix(_REMOVES))
+                overrides.append(Override(f"-o #{number}", {}, rank + number, removed))
+            else:
+                overrides.append(Override(f"-o #{number}", _parse(text), rank + number))
         except ValueError as error:
             problems.append(Problem(f"-o #{number}", *error.args))
     if problems:
@@ -46,7 +55,7 @@ def parse_overrides(texts: Sequence[str], rank: int) -> list[Override]:
 def _parse(text: str) -> dict[str, Any]:
     key_text, equals, value_text = _split(text)
     if not equals:
-        raise ValueError(f"expected KEY=VALUE, got {text[:80]!r}", "for example -o optimizer.lr=1e-3")
+        raise ValueError(f"expected KEY=VALUE or ~KEY, got {text[:80]!r}", "for example -o optimizer.lr=1e-3")
     keys = parse_key(key_text)
     if keys == ("extends",):
         raise ValueError("extends: cannot be overridden", "name the other recipe instead of this one")
@@ -64,7 +73,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def parse_key(text: str) -> tuple[str, ...]:
-    """The parts of a key as TOML writes it, such as ``plugins."early-stopping".patience``. Raises ValueError."""
+    """The parts of a key as TOML writes it, such as ``plugins.web.headers."X.Id"``. Raises ValueError."""
     try:
         table: Any = tomli.loads(f"{text.strip()} = 0") if "\n" not in text else {}
     except (tomli.TOMLDecodeError, RecursionError):
@@ -73,7 +82,7 @@ def parse_key(text: str) -> tuple[str, ...]:
     while isinstance(table, dict) and len(table) == 1:
         key, table = next(iter(table.items()))
         keys.append(key)
-    if table != 0 or any("." in key for key in keys):
+    if table != 0:
         raise ValueError(f"not a key: {text[:80]!r}", "write the table and the key, as in optimizer.lr")
     return tuple(keys)
 
@@ -82,17 +91,20 @@ def _value(text: str, keys: tuple[str, ...]) -> Any:
     name = ".".join(keys)
     if not text:
         raise ValueError(f"{name}: no value given", 'an empty string is written "", in the shell \'""\'')
+    if "\n" in text:
+        raise ValueError(f"{name}: the value has a line break", 'write it as \\n within TOML quotes, as in "a\\nb"')
     try:
         parsed = tomli.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
     if parsed.keys() == {"value"}:
         return parsed["value"]
-    if _BARE_WORD.fullmatch(text):
+    if not text.startswith(_TOML):
         return text
     shown = "its value" if any(is_secret(key) for key in keys) else repr(text[:80])
     raise ValueError(
-        f"{name}: {shown} is not a TOML value", "strings with spaces need double quotes within the shell's"
+        f"{name}: {shown} begins like a TOML list, table or string and is none",
+        "look for a missing bracket or quote; the shell removes quotes that are not within others",
     )
 
 

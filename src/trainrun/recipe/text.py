@@ -42,7 +42,11 @@ def _read_bytes(path: Path) -> bytes:
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> tuple[str, str | None]:
     if isinstance(error, FileNotFoundError):
-        return "no such file", did_you_mean(path.name, _neighbours(path)) or "`trainrun init` writes a new recipe"
+        neighbours = _neighbours(path)
+        near = (
+            f"did you mean {path}.toml?" if f"{path.name}.toml" in neighbours else did_you_mean(path.name, neighbours)
+        )
+        return "no such file", near or "`trainrun init` writes a new recipe"
     return f"cannot be opened: {getattr(error, 'strerror', None) or error}", None
 
 

@@ -17,6 +17,7 @@ from trainrun.rundir.words import ADJECTIVES, ANIMALS
 LATEST = "latest"
 
 _TRIES = 1000
+_LISTED = 5  # run ids in a message
 
 
 def create(
@@ -37,7 +38,10 @@ def create(
 
 
 def find(run: str, base: Path) -> RunPaths:
-    """The run that `run` means: a path, an id or the unique beginning of one in `base`, or `latest`."""
+    """Return the run that `run` means: a path, an id in `base`, a part of one that no other has, or `latest`.
+
+    Raises UsageError if there is none, or several; an id that begins with `run` comes before those that contain it.
+    """
     return RunPaths(_find(run, base).resolve())
 
 
@@ -56,7 +60,7 @@ def _find(run: str, base: Path) -> Path:
     ids = run_ids(base)
     if run == LATEST and ids:
         return base / ids[-1]
-    matches = [run_id for run_id in ids if run_id.startswith(run)]
+    matches = [run_id for run_id in ids if run_id.startswith(run)] or [run_id for run_id in ids if run in run_id]
     if len(matches) == 1:
         return base / matches[0]
     for candidate in (base / run, Path(run)):
@@ -121,7 +125,9 @@ def _not_found(run: str, base: Path, ids: list[str], matches: list[str]) -> str:
     if not ids:
         return f"no run {run!r}: there are no runs in {base}"
     if matches:
-        return f"{run!r} could be {', '.join(matches)}; type more of it"
+        newest = ", ".join(reversed(matches[-_LISTED:]))
+        more = f" and {len(matches) - _LISTED} older ones" if len(matches) > _LISTED else ""
+        return f"{run!r} is part of {len(matches)} run ids: {newest}{more}; type more of it"
     close = difflib.get_close_matches(run, ids, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]!r}?" if close else "`trainrun ps` lists them"
     return f"no run {run!r} in {base}; {hint}"
