@@ -281,6 +281,7 @@ def test_nobody_ever_printed(running: Callable[..., Running]) -> None:
 def test_last_words_of_a_killed_worker(running: Callable[..., Running]) -> None:
     one = running()
     [files] = one.files
+    files.pipe.open("wb", buffering=0).close()  # which waits until the process has opened its end
     one.process.send_signal(signal.SIGSTOP)  # so that all of it is still in the pipe
     with printing("printf 'its last words'; kill -9 $$", files.pipe) as worker:
         assert worker.wait() == -signal.SIGKILL

@@ -49,7 +49,7 @@ def test_sends_what_is_left_and_how_it_ended(left: RunPaths, server: Any, capsys
 
 def test_a_tracker_that_is_still_down_is_an_error(left: RunPaths, server: Any, capsys: Any) -> None:
     server.set("down")
-    assert sync(left, "--timeout", "0.3") == 4
+    assert sync(left, "--timeout", "5") == 4
     said = capsys.readouterr()
     assert said.out == "to-file: 2 of 3 records could not be sent (ConnectionError: the server is down)\n"
     assert "to-file: not everything could be sent; try again later" in said.err
