@@ -55,11 +55,14 @@ def resolved(
         ("kill:rank1@3", Expected((0,), 2, ("rank 1", "SIGKILL"))),
         ("kill:all@3", Expected((0,), 2, ("SIGKILL",))),
         ("leave:rank1:3@3", Expected((0,), 2, ("rank 1", "exit code 3"))),
-        ("raise:rank0@3!", Expected((93,), 4, ("rank 0", "InjectedFault"))),
+        ("kill:rank0@3!", Expected((93,), 4, ("rank 0", "SIGKILL"))),
+        ("raise:rank0@3", Expected((1,), 1, ("rank 0", "InjectedFault"))),
+        ("raise:rank0@3!", Expected((1,), 1, ("rank 0", "InjectedFault"))),
+        ("exit:rank1:0@3", Expected((1,), 1, ("rank 1", "SystemExit"))),
         ("raise:watcher.on_step_end@3", Expected((0,), decision="warn")),
-        ("raise:watcher.on_gradients_ready@3", Expected((0,), 2, ("InjectedFault",))),
-        ("raise:rank1:watcher.should_stop@3", Expected((0,), 2, ("rank 1", "InjectedFault"))),
-        ("raise:task.build_model", Expected((0,), 2, ("InjectedFault",))),
+        ("raise:watcher.on_gradients_ready@3", Expected((1,), 1, ("InjectedFault",))),
+        ("raise:rank1:watcher.should_stop@3", Expected((1,), 1, ("rank 1", "InjectedFault"))),
+        ("raise:task.build_model", Expected((1,), 1, ("InjectedFault",))),
     ],
 )
 def test_what_has_to_follow(resolved: Resolved, fault: str, expected: Expected) -> None:

@@ -28,7 +28,7 @@ def restarts(ended: Any) -> list[float]:
 
 @pytest.mark.parametrize(
     ("fault", "waits", "furthest"),
-    [("raise:rank1@3!", [0.0, 1.0, 2.0], 3), pytest.param("raise:all@setup!", [1.0, 2.0], 0, marks=pytest.mark.long)],
+    [("kill:rank1@3!", [0.0, 1.0, 2.0], 3), pytest.param("kill:all@setup!", [1.0, 2.0], 0, marks=pytest.mark.long)],
 )
 def test_fault_that_always_comes_back_ends_the_run_for_good(
     project: Any, fault: str, waits: list[float], furthest: int
@@ -37,8 +37,40 @@ def test_fault_that_always_comes_back_ends_the_run_for_good(
     assert ended.code == 93
     assert restarts(ended) == waits
     assert f"no progress in 3 attempts in a row, the furthest step was {furthest}" in ended.outcome["reason"]
-    assert ended.stderr.count(f"InjectedFault: {fault}") == 2, "the traceback is shown when it is new, and at the end"
-    assert ended.outcome["first_failure"]["type"] == "InjectedFault"
+    assert ended.outcome["first_failure"]["signal"] == "SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("raise:rank1@3", "plugin 'inject' raised InjectedFault in on_step_start"),
+        pytest.param("exit:rank1:0@3", "plugin 'inject' raised SystemExit in on_step_start: 0", marks=pytest.mark.long),
+        pytest.param("raise:task.build_model", "'task' raised InjectedFault in build_model", marks=pytest.mark.long),
+    ],
+)
+def test_error_of_the_code_ends_the_run_at_once(project: Any, fault: str, error: str) -> None:
+    """It is reproducible, so nothing but time would be lost by another attempt."""
+    ended = project.inject(fault, launch__max_restarts=10)
+    assert ended.code == 1
+    assert ended.attempts == [ended.outcome["reason"]]
+    assert error in ended.verdict
+    assert (ended.stdout + ended.stderr).count(error) == 1
+
+
+def test_error_of_the_code_is_retried_after_a_new_checkpoint_and_not_twice_at_one_step(project: Any) -> None:
+    saved = {"checkpoint__every": 2, "checkpoint__background": "false"}
+    ended = project.inject("raise:rank1@3!", launch__max_restarts=10, **saved)
+    assert ended.code == 1
+    assert len(ended.attempts) == 2
+    assert restarts(ended) == [0.0]
+    assert ended.outcome["reason"].endswith("; attempt 1 raised the same at the same step")
+
+
+def test_error_that_passes_is_retried_from_the_new_checkpoint(project: Any) -> None:
+    saved = {"checkpoint__every": 2, "checkpoint__background": "false"}
+    ended = project.inject("raise:rank1@3", "raise:rank0@5", launch__max_restarts=10, **saved)
+    assert ended.code == 0, ended.stderr
+    assert len(ended.attempts) == 3
 
 
 def test_memory_that_runs_out_at_the_same_step_twice_ends_the_run_for_good(project: Any) -> None:
@@ -64,7 +96,7 @@ def test_stop_while_waiting_for_the_next_attempt(
     project: Any, wait_for: Wait, number: signal.Signals, state: str, code: int
 ) -> None:
     table = {"plugins__inject__use": "trainrun.builtin.inject:Inject", "launch__max_restarts": 10}
-    client = project.start_launch(**table, plugins__inject__faults=json.dumps(["raise:all@setup!"]))
+    client = project.start_launch(**table, plugins__inject__faults=json.dumps(["kill:all@setup!"]))
     events = project.folder / "runs" / "latest" / "events.jsonl"
     wait_for(lambda: client.poll() is not None or _waits(events) == [1.0, 2.0])
     client.send_signal(number)
@@ -72,7 +104,7 @@ def test_stop_while_waiting_for_the_next_attempt(
     assert (ended.code, ended.outcome["state"]) == (code, state)
     assert len(ended.attempts) == 2
     assert f"stopped by {number.name} before attempt 3 began; attempt 2 had failed: " in ended.outcome["reason"]
-    assert "InjectedFault" in ended.outcome["reason"]
+    assert "SIGKILL" in ended.outcome["reason"]
 
 
 def _waits(events: Path) -> list[float]:

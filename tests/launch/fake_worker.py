@@ -59,6 +59,7 @@ class Worker:
             "instance": None,
             "hook": None,
             "exit_code": 1,
+            "origin": "machine",
         }
         self.write(phase="failed", error=error)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,3 +103,32 @@ def test_what_was_saved_before_this_launch_is_no_progress_of_it() -> None:
     assert not budget.by_step
     assert budget.judge(failed(310), checkpoint=300).wait == 1.0
     assert budget.judge(failed(310), checkpoint=305).wait == 0.0
+
+
+ERROR = Failure(0, "rank 0 raised", "error", type="ValueError", instance="task", hook="training_step", origin="code")
+
+
+def test_an_error_of_the_code_is_final_unless_a_checkpoint_was_committed() -> None:
+    verdict = budget_of(10).judge(failed(50, first_failure=ERROR))
+    assert (verdict.again, verdict.outcome.exit_code, verdict.outcome.reason) == (False, 1, "rank 0 raised")
+    assert budget_of(10).judge(failed(50, first_failure=ERROR), checkpoint=40).again
+
+
+def test_the_same_error_at_the_same_step_is_final() -> None:
+    budget, at = budget_of(10), [replace(ERROR, step=step) for step in (50, 60, 60)]
+    kept = [budget.judge(failed(one.step, first_failure=one), 40 + 10 * index) for index, one in enumerate(at)]
+    assert [verdict.again for verdict in kept] == [True, True, False]
+    assert kept[-1].outcome.reason == "rank 0 raised; attempt 1 raised the same at the same step"
+    assert kept[-1].outcome.exit_code == 1
+
+
+@pytest.mark.parametrize("change", [{"type": "KeyError"}, {"hook": "backward"}, {"instance": "other"}, {"step": 51}])
+def test_another_error_or_step_is_not_the_same(change: dict[str, Any]) -> None:
+    budget, first = budget_of(10), replace(ERROR, step=50)
+    assert budget.judge(failed(50, first_failure=first), 10).again
+    assert budget.judge(failed(50, first_failure=replace(first, **change)), 20).again
+
+
+def test_a_failed_machine_keeps_its_budget() -> None:
+    budget, failure = budget_of(10), replace(ERROR, type="DistNetworkError", origin="machine", step=7)
+    assert [budget.judge(failed(7, first_failure=failure)).again for _ in range(3)] == [True, True, True]

@@ -80,6 +80,11 @@ class Fault(NamedTuple):
         return self.hook is not None
 
     @property
+    def is_code(self) -> bool:
+        """Whether it is an exception of the code, as a mistake in it raises: it would come back in another attempt."""
+        return self.kind in {"raise", "exit"}
+
+    @property
     def strikes_save(self) -> bool:
         """Whether it comes while a checkpoint is saved."""
         return self.phase in SAVING

@@ -82,9 +82,10 @@ def expect(fault: Fault, resolved: Resolved) -> Expected:
         return Expected(_STOPPED) if stops else Expected((0,))
     if fault.process == "client":
         return Expected((-signal.SIGKILL,))
-    if fault.always:
-        return Expected((int(ExitCode.NO_PROGRESS),), attempts=_NO_USE, words=_words(fault))
-    return Expected((0,), attempts=2, words=_words(fault))
+    if fault.is_code:
+        return Expected((int(ExitCode.TRAINING_FAILED),), words=_words(fault))
+    code, attempts = (int(ExitCode.NO_PROGRESS), _NO_USE) if fault.always else (0, 2)
+    return Expected((code,), attempts, words=_words(fault))
 
 
 _BY_SIGNAL = {

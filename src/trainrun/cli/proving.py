@@ -108,6 +108,8 @@ def _settings(fault: Fault) -> list[str]:
         f"plugins.{NAME}.faults={json.dumps([fault.text])}",
         f"launch.max_restarts={_RESTARTS[fault.always]}",
         f'launch.timeout="{_HANGS}"',
+        # An exception of the code is followed by another attempt only if a checkpoint was committed before it.
+        *(['checkpoint.every="never"'] if fault.is_code else []),
     ]
 
 

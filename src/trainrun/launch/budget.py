@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from trainrun.errors import ExitCode
-from trainrun.rundir.records import Cause, Outcome
+from trainrun.rundir.records import Cause, Failure, Outcome
 
 if TYPE_CHECKING:
     from trainrun.recipe import Recipe
@@ -41,6 +41,9 @@ class Budget:
     Progress of an attempt is a newer committed checkpoint; with `by_step`, unless one is written every so many steps,
     also a step higher than any before. Three attempts in a row without progress end the run for good: more of the
     same would only burn the machine's time. So does a GPU that runs out of memory at the same step twice.
+
+    An exception of the code is followed by another attempt only if a newer checkpoint was committed in this one, and
+    only if it was not met before at this step: training is reproducible, so the same error would come again.
     """
 
     restarts: Mapping[Cause, int]
@@ -50,6 +53,7 @@ class Budget:
     _checkpoint: int = 0
     _idle: int = 0
     _memory_at: int | None = None
+    _errors: dict[tuple[str | None, str | None, str | None, int], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: int = 0) -> Self:
@@ -68,7 +72,15 @@ class Budget:
         cause = outcome.cause
         if cause is None:
             return Verdict(outcome, again=False)
+        committed = checkpoint > self._checkpoint
         self._count(outcome, checkpoint)
+        failure = outcome.first_failure
+        if failure is not None and failure.origin == "code":
+            if (attempt := self._met_before(outcome, failure)) is not None:
+                met = f"attempt {attempt} raised the same at the same step"
+                return Verdict(replace(outcome, reason=f"{outcome.reason}; {met}"), again=False, why=met)
+            if not committed:
+                return Verdict(outcome, again=False, why="the code raised, and no checkpoint was committed before")
         if (why := self._hopeless(outcome)) is not None:
             reason = f"{outcome.reason}; {why}"
             final = replace(outcome, exit_code=int(ExitCode.NO_PROGRESS), reason=reason, cause=None)
@@ -79,6 +91,13 @@ class Budget:
         self._used[cause] = used + 1
         wait = 0.0 if self._idle == 0 else min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._idle - 1))
         return Verdict(outcome, again=True, wait=wait, why=f"restart {used + 1} of {allowed} after {_SINGULAR[cause]}")
+
+    def _met_before(self, outcome: Outcome, failure: Failure) -> int | None:
+        """The attempt in which the same error was met at the same step; notes this one."""
+        key = (failure.type, failure.instance, failure.hook, failure.step)
+        attempt = self._errors.get(key)
+        self._errors[key] = outcome.attempt
+        return attempt
 
     def _count(self, outcome: Outcome, checkpoint: int) -> None:
         progress = checkpoint > self._checkpoint or (self.by_step and outcome.step > self._highest)

@@ -240,6 +240,7 @@ def _from_error(paths: RunPaths, attempt: int, record: WorkerRecord) -> Failure:
         hook=error["hook"],
         exit_code=error["exit_code"],
         log=str(paths.rank_output(record.rank)),
+        origin=error.get("origin", "code"),
     )
 
 

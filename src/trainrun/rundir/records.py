@@ -10,6 +10,7 @@ from trainrun.rundir import typed
 
 State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
 Cause = Literal["crash", "preemption", "node"]
+Origin = Literal["code", "machine"]
 
 T = TypeVar("T")
 
@@ -17,7 +18,8 @@ T = TypeVar("T")
 class WorkerError(TypedDict):
     """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node.
 
-    `raised` is the type of what a plugin raised, where `type` is that of the error that blames the plugin.
+    `raised` is the type of what a plugin raised, where `type` is that of the error that blames the plugin. `origin`
+    says whether memory, a GPU, the network or another process failed, or the code itself, which is so if it is absent.
     """
 
     type: str
@@ -28,6 +30,7 @@ class WorkerError(TypedDict):
     instance: str | None
     hook: str | None
     exit_code: int
+    origin: NotRequired[Origin]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class WorkerRecord:
 
 @dataclass(frozen=True)
 class Failure:
-    """The first thing that went wrong in an attempt. `log` is the path of the failing rank's output."""
+    """The first thing that went wrong in an attempt. `log` is the path of the failing rank's output.
+
+    `origin` is that of a raised exception, see `WorkerError`; None for a death or a hang.
+    """
 
     rank: int | None
     message: str
@@ -79,6 +85,7 @@ class Failure:
     signal: str | None = None
     exit_code: int | None = None
     log: str | None = None
+    origin: Origin | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The failure as plain JSON values."""

@@ -26,6 +26,7 @@ from trainrun.rundir.secrets import scrub_all
 from trainrun.worker import output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
+from trainrun.worker.origin import origin
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.setup import Logger, Worker
 from trainrun.worker.signals import Terminated
@@ -206,6 +207,7 @@ class Record:
             "instance": blamed.instance if blamed else None,
             "hook": blamed.hook if blamed else None,
             "exit_code": int(code),
+            "origin": origin(error),
         }
         self._write(replace(self._record, phase="failed", error=told))
         return code

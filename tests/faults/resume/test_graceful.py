@@ -28,7 +28,7 @@ RESTS = {
 }
 INJECTED = {
     "save in flight": (["sigterm@3:write"], set(range(3, STEPS))),
-    "between attempts": (["raise:all@9!"], {3, 6}),
+    "between attempts": (["kill:all@9!"], {3, 6}),
 }
 DEFAULT = [
     ("setup", 0), ("evaluation", 0), ("save in flight", 2),

@@ -1,0 +1,36 @@
+"""Whether an exception comes from the code or from a machine that failed: only the latter may pass by itself."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import distributed
+
+from trainrun.rundir.records import Origin
+
+# torch raises these by class: no memory, a failed GPU, and the errors of NCCL, the store and the network.
+_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, distributed.DistError)
+
+# And these as plain RuntimeErrors, which only their texts tell from others: gloo names its own source file, and so does
+# NCCL; a loader process that was killed is named by DataLoader.
+_TEXTS = re.compile(
+    r"/gloo/|\bNCCL error\b|\bCUDA error: "
+    r"|\bDataLoader worker \(pid\S* [^)]*\) (?:is killed by signal|exited unexpectedly)"
+)
+
+
+def origin(error: BaseException) -> Origin:
+    """Return "machine" if `error`, or what it was raised from, is a failure of memory, GPU, network or another process.
+
+    Everything else that Python code raises is "code": a second attempt from the same checkpoint computes the same
+    and raises it again.
+    """
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if isinstance(found, _MACHINE) or (isinstance(found, RuntimeError) and _TEXTS.search(str(found))):
+            return "machine"
+        found = found.__cause__
+    return "code"
