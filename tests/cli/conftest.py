@@ -26,6 +26,18 @@ from trainrun import hookimpl
 @hookimpl
 def build_model(device):
     return None
+
+@hookimpl
+def build_dataset(split):
+    return None
+
+@hookimpl
+def training_step(batch):
+    return None
+
+@hookimpl
+def evaluation_step(batch):
+    return {}
 """
 
 

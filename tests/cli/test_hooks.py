@@ -79,7 +79,9 @@ def test_says_what_is_installed_and_not_enabled(trainrun: Trainrun, recipe: Path
 
 
 def test_shows_the_winner_of_a_provider(trainrun: Trainrun, recipe: Path) -> None:
-    (line,) = [line for line in trainrun("hooks", "train.toml").stdout.splitlines() if "tasks/nothing.py" in line]
+    title, line, *_ = trainrun("hooks", "train.toml").stdout.partition("\nbuild_model")[2].splitlines()
+    assert title.endswith("ranks all")
+    assert "tasks/nothing.py" in line
     assert "wins" in line
 
 

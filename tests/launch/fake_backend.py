@@ -21,3 +21,15 @@ class Task:
     @hookimpl
     def build_model(self):
         raise NotImplementedError
+
+    @hookimpl
+    def build_dataset(self):
+        raise NotImplementedError
+
+    @hookimpl
+    def training_step(self):
+        raise NotImplementedError
+
+    @hookimpl
+    def evaluation_step(self):
+        raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainrun import HookFailed, RecipeError
+from trainrun import RecipeError, hookimpl
 from trainrun.testing import LaunchRecipe, RunRecipe
 
 RECIPE = """
@@ -29,14 +29,22 @@ def test_early_stopping_stops_all_ranks_and_says_why(launch_recipe: LaunchRecipe
     assert (decision["plugin"], decision["ranks"]) == ("early-stopping", [0, 1])
 
 
-def test_an_unknown_metric_fails_the_run(run_recipe: RunRecipe) -> None:
-    with pytest.raises(HookFailed, match="there is no such metric; this evaluation has: eval/accuracy, eval/loss"):
-        run_recipe(RECIPE + THRESHOLD.replace("eval/loss", "eval/los"))
+def test_a_metric_that_the_task_does_not_return_is_found_before_the_run(launch_recipe: LaunchRecipe) -> None:
+    with pytest.raises(RecipeError, match="'eval/los': there is no such metric; did you mean 'eval/loss'"):
+        launch_recipe(RECIPE + THRESHOLD.replace("eval/loss", "eval/los"))
 
 
-def test_what_is_wrong_with_the_recipe_is_not_tried_again(launch_recipe: LaunchRecipe) -> None:
+class MayAdd:
+    """Could add metrics to an evaluation, so that their names are known only when it was made."""
+
+    @hookimpl
+    def evaluation_metrics(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_metric_that_is_not_there_fails_the_run_and_is_not_tried_again(launch_recipe: LaunchRecipe) -> None:
     recipe = RECIPE + THRESHOLD.replace("eval/loss", "eval/los")
-    ended = launch_recipe(recipe, overrides=["launch.max_restarts=3"]).outcome
+    ended = launch_recipe(recipe, MayAdd, overrides=["launch.max_restarts=3"]).outcome
     assert (ended.state, ended.exit_code, ended.attempt) == ("failed", 2, 1)
     assert "there is no such metric; this evaluation has: eval/accuracy, eval/loss" in ended.reason
 

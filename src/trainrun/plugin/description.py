@@ -8,9 +8,15 @@ from typing import Any, NamedTuple
 from trainrun.marker import Kind, Locus, Ranks
 from trainrun.plugin.instance import Policy
 
+METRIC = "x-metric"  # in the schema of an option that holds the name of a metric
+
 
 class ImplInfo(NamedTuple):
-    """One function that is marked with `hookimpl`. `function` is its attribute's name, `hook` the hook it answers."""
+    """One function that is marked with `hookimpl`. `function` is its attribute's name, `hook` the hook it implements.
+
+    `returns` holds the keys that it returns, if all its returns are literal mappings; it is found out for
+    `evaluation_step` alone, to check the names of metrics.
+    """
 
     function: str
     hook: str
@@ -25,6 +31,7 @@ class ImplInfo(NamedTuple):
     var_keyword: bool = False
     file: str = ""
     line: int = 0
+    returns: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImplInfo:
@@ -60,7 +67,8 @@ class Description(NamedTuple):
     """What importing `target` showed. Where `ok` is False, `error` says in one line why it cannot be used.
 
     `traceback` is given where the plugin's own code raised. `unmarked` names functions that are
-    called like a hook but lack `@hookimpl`; `files` are the sources that the answer depends on.
+    called like a hook but lack `@hookimpl`, `classes` those classes of a module that have hookimpls; `files` are the
+    sources that the answer depends on.
     """
 
     target: str
@@ -76,6 +84,7 @@ class Description(NamedTuple):
     impls: tuple[ImplInfo, ...] = ()
     specs: tuple[SpecInfo, ...] = ()
     unmarked: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     on_error: Policy = "fail"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -67,6 +69,7 @@ def _declared(described: Description, plugin: object) -> Description:
         impls=tuple(_impls(plugin)),
         specs=specs,
         unmarked=tuple(_unmarked(plugin, by_name(own_specs(), specs))),
+        classes=tuple(_classes(plugin)) if isinstance(plugin, ModuleType) else (),
         before=_names(plugin, "before"),
         after=_names(plugin, "after"),
         on_error=_policy(plugin),
@@ -119,7 +122,39 @@ def _impl(name: str, function: FunctionType, bound: bool, marks: Mapping[str, An
         var_keyword=bool(code.co_flags & inspect.CO_VARKEYWORDS),
         file=code.co_filename,
         line=code.co_firstlineno,
+        returns=_keys_returned(function) if (marks.get("specname") or name) == "evaluation_step" else (),
     )
+
+
+def _keys_returned(function: FunctionType) -> tuple[str, ...]:
+    """The keys of all mappings that the function returns; nothing unless all are literals."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    keys: set[str] = set()
+    for node in _own_nodes(tree.body[0]):
+        if isinstance(node, ast.Return):
+            found = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+            if not all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in found):
+                return ()
+            keys.update(str(cast("ast.Constant", key).value) for key in found)
+    return tuple(sorted(keys))
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below a function, without those of functions within it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield node
+            yield from _own_nodes(node)
+
+
+def _classes(module: ModuleType) -> Iterator[str]:
+    for name, found in vars(module).items():
+        own = isinstance(found, type) and found.__module__ == module.__name__ and not name.startswith("_")
+        if own and any(hasattr(function, f"{PROJECT}_impl") for _, function, _ in _functions(found)):
+            yield name
 
 
 def _unmarked(plugin: object, hooks: Mapping[str, SpecInfo]) -> Iterator[str]:

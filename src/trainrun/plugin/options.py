@@ -9,6 +9,7 @@ from typing import Any, Self
 import pydantic
 from pydantic.fields import FieldInfo
 
+from trainrun.plugin.description import METRIC
 from trainrun.recipe.secret import REDACTED, is_secret, redact
 
 LIVE = "x-live"
@@ -40,15 +41,20 @@ class PluginOptions(pydantic.BaseModel):
             yield name, REDACTED if is_secret(name) else redact(value)
 
 
-def Field(default: Any = ..., *, live: bool = False, **pydantic_options: Any) -> Any:  # noqa: N802 - pydantic's name
-    """Describe an option: pydantic's `Field`, plus `live`.
+def Field(  # noqa: N802 - pydantic's name
+    default: Any = ..., *, live: bool = False, metric: bool = False, **pydantic_options: Any
+) -> Any:
+    """Describe an option: pydantic's `Field`, plus `live` and `metric`.
 
-    live: the option may be set while the run goes on, with `trainrun ctl set`; the plugin reads it
+    live: the option may be set during the run, with `trainrun ctl set`; the plugin reads it
         from its options object each time, and so sees the new value.
+    metric: the option names a metric of an evaluation, such as `eval/loss`. `trainrun check` refuses a name that
+        the task's `evaluation_step` is seen not to return.
     """
-    if live:
+    marks = {mark: True for mark, wanted in ((LIVE, live), (METRIC, metric)) if wanted}
+    if marks:
         extra = pydantic_options.pop("json_schema_extra", None) or {}
-        pydantic_options["json_schema_extra"] = {**extra, LIVE: True}
+        pydantic_options["json_schema_extra"] = {**extra, **marks}
     return pydantic.Field(default, **pydantic_options)
 
 

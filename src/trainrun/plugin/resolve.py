@@ -21,6 +21,7 @@ from trainrun.plugin.instance import Instance
 from trainrun.plugin.order import called, plan_order
 from trainrun.plugin.plan import Plan, make_plan
 from trainrun.plugin.specs import by_name, own_specs
+from trainrun.plugin.trainable import builder, untrainable
 from trainrun.recipe import Document
 from trainrun.recipe.overrides import masked
 from trainrun.recipe.plain import json_form
@@ -173,6 +174,11 @@ class _Resolving:
         self._schema = self._merged(base)
         self._data = recipes.complete(document.data, self._schema)
         self._known = [(one.instance, descriptions[one.instance.target]) for one in self._requests]
+        self._optimizer_of = builder(self._known, "build_optimizer")
+        table = self._data.get("optimizer")
+        if self._optimizer_of is not None and isinstance(table, dict) and "name" not in self._optimizer_table():
+            # Not the default: what is kept of the run must not say that another optimizer trained.
+            table["name"] = f"built-by-{self._optimizer_of.name}"
         self._own = by_name(own_specs())
         self._specs = by_name(self._own.values(), *(description.specs for _, description in self._known))
 
@@ -180,7 +186,7 @@ class _Resolving:
         order = plan_order([self._effective(request) for request in self._requests])
         members = [(one, self._descriptions[one.target].impls) for one in order.instances]
         reasons = {one.instance.name: self._reason(one, order.instances) for one in self._requests}
-        checked = recipes.check(self._document, self._schema)
+        checked = recipes.check(self._document, self._schema, own_optimizer=self._optimizer_of is not None)
         recipe_problems = [
             *self._enabled.recipe_problems,
             *checked,
@@ -188,6 +194,7 @@ class _Resolving:
             *self._unknown_neighbours(),
             *self._cycle(order.cycle),
             *check_providers(self._document, members, self._specs),
+            *untrainable(self._document, self._data, self._known),
         ]
         return Resolved(
             document=self._document,
@@ -316,6 +323,15 @@ class _Resolving:
             yield f"{problem.where}: {problem.what}"
         for instance, description in self._known:
             yield from unmarked_notes(instance, description)
+        if self._optimizer_of is not None and self._optimizer_table():
+            yield (
+                f"{self._document.locate(('optimizer',))}: [optimizer] has no effect by itself, because "
+                f"{self._optimizer_of.where} builds the optimizer; its build_optimizer may read run.recipe.optimizer"
+            )
+
+    def _optimizer_table(self) -> Mapping[str, Any]:
+        table = self._document.data.get("optimizer")
+        return table if isinstance(table, dict) else {}
 
     def _not_enabled(self) -> Iterator[str]:
         used = {one.instance.plugin for one in self._requests}

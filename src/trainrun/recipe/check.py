@@ -22,13 +22,21 @@ Finding = tuple[Key, str, str | None]
 _MOST = 50  # beyond this many, messages help nobody and positions cost time
 
 
-def check(document: Document, schema: Schema) -> list[Problem]:
-    """Every problem of the document under `schema` (see `merge`): keys, types, ranges, and rules across keys."""
+def check(document: Document, schema: Schema, *, own_optimizer: bool = False) -> list[Problem]:
+    """Every problem of the document under `schema` (see `merge`): keys, types, ranges, and rules across keys.
+
+    own_optimizer: task or a plugin builds the optimizer, so `[optimizer]` may have any key if it names no optimizer.
+    """
     data = json_form(document.data)
     found = list(violations(schema, data))
     wrong = {violation.key for violation in found if violation.kind != "extra_forbidden"}
     findings: list[Finding] = [_finding(violation, schema) for violation in found]
-    findings += [(broken.key, broken.what, broken.hint) for broken in rules.broken(complete(data, schema), wrong)]
+    free = own_optimizer and not lookup(data, ("optimizer", "name"))[0]
+    findings += [
+        (broken.key, broken.what, broken.hint)
+        for broken in rules.broken(complete(data, schema), wrong)
+        if not (free and broken.key[0] == "optimizer")
+    ]
     findings += [(key, f"{value_in_words(value)}: {note['why']}", None) for key, value, note in _marked(data, schema)]
     return _problems(document, findings, schema)
 

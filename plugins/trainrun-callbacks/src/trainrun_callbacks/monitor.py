@@ -17,7 +17,9 @@ Mode = Literal["min", "max"]
 class WatchOptions(PluginOptions):
     """Which evaluation metric to watch."""
 
-    monitor: str = Field(min_length=1, description="The evaluation metric to watch, such as `eval/accuracy`.")
+    monitor: str = Field(
+        min_length=1, metric=True, description="The evaluation metric to watch, such as `eval/accuracy`."
+    )
     must_exist: Literal["first", "later"] = Field(
         "first",
         description="When the metric must be there: in the `first` evaluation of its split, or `later`, by the end.",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class PlateauCheckOptions(WatchOptions):
     """Which metric the scheduler is stepped with."""
 
-    monitor: str = Field(min_length=1, description="The evaluation metric, such as `eval/loss`.")
+    monitor: str = Field(min_length=1, metric=True, description="The evaluation metric, such as `eval/loss`.")
 
 
 class PlateauCheck:
