@@ -8,7 +8,9 @@
     │   ├── LeaseLost            4   another process owns the run by now
     │   └── BadCheckpoint        4   a checkpoint is damaged, or none of a run's is good
     └── TrainingError            1   training failed
-        └── HookFailed           1   a hookimpl raised and its error policy says "fail"; 2 where it was a UsageError
+        ├── HookFailed           1   a hookimpl raised and its error policy says "fail"; 2 if it was a UsageError
+        │   └── HookInterrupted  1   the same of a KeyboardInterrupt, and itself one
+        └── WrongReturn          1   a hookimpl returned what its hook cannot use; the cause of a HookFailed
 
 `trainrun.cli` is the one door that turns these into messages and exit codes.
 """
@@ -39,7 +41,8 @@ class Problem:
     """One thing that is wrong: where it is, what it is, and what to do about it.
 
     `where` is a location such as ``train.toml:12:1`` or ``-o #2`` or ``plugin early-stopping``.
-    `source` and `column` (1-based) let the message show the offending line with a caret.
+    `source` and `column` (1-based) let the message show the offending line with a caret. `traceback` is that of the
+    user's code which raised; `--traceback` shows it.
     """
 
     where: str
@@ -47,6 +50,7 @@ class Problem:
     hint: str | None = None
     source: str | None = None
     column: int | None = None
+    traceback: str | None = None
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}"
@@ -107,6 +111,10 @@ class TrainingError(TrainrunError):
     exit_code = ExitCode.TRAINING_FAILED
 
 
+class WrongReturn(TrainingError):
+    """A hookimpl returned a value that its hook cannot use; the message says what it returned and what to return."""
+
+
 class HookFailed(TrainingError):
     """A hookimpl raised, and its policy (or its kind) says that the run fails.
 
@@ -114,9 +122,50 @@ class HookFailed(TrainingError):
     plugin raised is `__cause__`. A `UsageError` gives it its exit code: another attempt would be of no use.
     """
 
-    def __init__(self, instance: str, hook: str, error: BaseException, switch: str) -> None:
+    def __init__(self, instance: str, hook: str, error: BaseException, switch: str = "") -> None:
         self.instance = instance
         self.hook = hook
         if isinstance(error, UsageError):
             self.exit_code = error.exit_code
-        super().__init__(f"plugin {instance!r} raised {type(error).__name__} in {hook}: {error}; {switch}")
+        super().__init__(f"{blame(instance, hook, error)}{f'; {switch}' if switch else ''}")
+
+
+class HookInterrupted(HookFailed, KeyboardInterrupt):
+    """A hookimpl raised KeyboardInterrupt. No policy survives it, and where Ctrl-C ends a program this does too."""
+
+
+def blame(instance: str, hook: str, error: BaseException) -> str:
+    """Say what a plugin did wrong in a hook: what it raised, or what it returned that cannot be used."""
+    if isinstance(error, WrongReturn):
+        return f"plugin {instance!r}: {message_of(error)}"
+    text = message_of(error)
+    return f"plugin {instance!r} raised {type(error).__name__} in {hook}{f': {text}' if text else ''}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return the text of an exception, whatever its `__str__` does."""
+    try:
+        return str(error)
+    except BaseException as problem:  # it is the user's code, and the run must still be able to say what failed
+        return f"(no message: its __str__ raised {type(problem).__name__})"
+
+
+def described(error: BaseException) -> str:
+    """Return the type and the text of an exception, or the text alone of one that explains itself."""
+    text = message_of(error)
+    if isinstance(error, WrongReturn):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """Show a value that a plugin returned: plain ones as they are, others by their type, so that no tensor is read."""
+    if value is None or type(value) in (bool, int, float, str):
+        text = repr(value)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+_LONGEST = 60  # characters of a value in a message

@@ -35,9 +35,10 @@ call these hooks in this order; indented lines repeat::
     on_status                         while workers run                 client
     on_attempt_end · on_completed · on_launch_end                       client, always
 
-Kinds: all hookimpls of an *event* run and their answers are ignored; the first answer of a
-*provider* that is not None wins; all answers of a *vote* are gathered, and any reason counts; all
-mappings of a *collection* are merged.
+Kinds: all hookimpls of an *event* run, and what they return is ignored; the first value of a *provider* that is
+not None wins; all hookimpls of a *vote* return None or False for no, or the reason as a non-empty string, and any
+reason counts; all mappings of a *collection* are merged. A hookimpl is a plain function: one that is `async`, or has
+a `yield` without `wrapper=True`, is refused.
 
 A hookimpl takes any subset of a hook's arguments, by name. Every worker hook but `collate` also offers `run`
 (`trainrun.Run`), bound to the plugin instance that receives it. Ranks are the default; `hookimpl(ranks=…)`
@@ -65,11 +66,11 @@ if TYPE_CHECKING:
 
 @hookspec(locus="client", kind="vote")
 def check_recipe(recipe: Recipe) -> str | list[str] | None:
-    """The recipe is valid and nothing has been created yet. Veto the launch by answering with problems.
+    """The recipe is valid and nothing has been created yet. Veto the launch by returning problems.
 
-    Fires in `trainrun check`, `smoke` and `launch`, once. `recipe` is the resolved recipe. The answer is a
+    Fires in `trainrun check`, `smoke` and `launch`, once. `recipe` is the resolved recipe. Return a
     problem, a list of problems, or None; any problem ends the command with exit code 2, and all
-    plugins' problems are shown together.
+    plugins' problems are shown together. Anything else ends it with code 4. The task cannot implement it.
     """
 
 
@@ -120,11 +121,11 @@ def on_attempt_start(launch: Launch, attempt: int) -> None:
     """A worker group is about to be started. `attempt` counts from 1."""
 
 
-@hookspec(locus="client", kind="event", host=("status", "previous"))
+@hookspec(locus="client", kind="event", host=("status", "previous"), copied=("status", "previous"))
 def on_status(launch: Launch, status: Mapping[str, Any], previous: Mapping[str, Any]) -> None:
     """The run's status changed, or the plugin's `poll_interval` (seconds, a class attribute) has passed.
 
-    `status` and `previous` are the contents of `status.json` now and at the last call: `state`,
+    `status` and `previous` are copies of the contents of `status.json` now and at the last call: `state`,
     `attempt`, `step`, `steps`, `epoch`, `metrics`, `samples_per_second` and `updated`.
     """
 
@@ -241,7 +242,7 @@ def on_resume_start(run: Run, checkpoint: str, groups: Sequence[Mapping[str, Any
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all")
+@hookspec(locus="worker", kind="event", ranks="all", copied=("differences",))
 def on_resume(run: Run, checkpoint: str, differences: Mapping[str, Any]) -> None:
     """A checkpoint was loaded, before training goes on.
 
@@ -362,10 +363,11 @@ def on_gradients_ready(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor
 
 @hookspec(locus="worker", kind="vote", ranks="all")
 def should_skip_update(run: Run, model: torch.nn.Module, grad_norm: torch.Tensor | None) -> str | None:
-    """Skip this update? Answer with a reason, or None. The arguments are those of `on_gradients_ready`.
+    """Skip this update? Return a reason, or None. The arguments are those of `on_gradients_ready`.
 
-    Every rank must come to the same answer, from the same gradients: this vote alone is counted on each
-    rank for itself, and applied at once. A skipped update leaves model, optimizer and scheduler as they were.
+    Return a string and not a comparison: `grad_norm > 10` is a tensor, and an error. Every rank must return the same,
+    from the same gradients: this vote alone is counted on each rank for itself, and applied at once. A skipped update
+    leaves model, optimizer and scheduler as they were.
     """
 
 
@@ -402,21 +404,22 @@ def on_update_end(run: Run, skipped: str | None) -> None:
     """After optimizer and scheduler; gradients are still there. `skipped` is why the update was skipped, or None."""
 
 
-@hookspec(locus="worker", kind="event", ranks="zero", host=("metrics", "step"))
+@hookspec(locus="worker", kind="event", ranks="zero", host=("metrics", "step"), copied=("metrics",))
 def on_log(run: Run, metrics: Mapping[str, float], step: int) -> None:
     """Metrics are ready on the host: every `train.log_every` steps, and after an evaluation.
 
     `metrics` maps names to numbers, reduced over steps and ranks as each was declared in
-    `run.log`; it is the plugin's to keep. `step` is the step just made.
+    `run.log`; each hookimpl gets a copy of its own, to keep or change. `step` is the step just made.
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("step", "epoch"))
+@hookspec(locus="worker", kind="event", ranks="all", host=("step", "epoch"), copied=("metrics",))
 def on_step_end(run: Run, step: int, epoch: int, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
     """An update is complete; gradients have been cleared.
 
     `loss` is the loss of the update's last micro-batch on this rank and `metrics` what
-    `training_step` answered beside it: tensors on the device; reading their value waits for it.
+    `training_step` returned besides it: tensors on the device; reading their value waits for it. Each hookimpl gets a
+    mapping of its own.
     """
 
 
@@ -435,7 +438,7 @@ def on_train_end(run: Run) -> None:
 
 @hookspec(locus="worker", kind="vote", ranks="all")
 def should_evaluate(run: Run) -> str | None:
-    """Evaluate now? Answer with a reason, or None. Any rank's reason counts.
+    """Evaluate now? Return a reason, or None. Any rank's reason counts.
 
     Asked at the end of each step, and once more after the evaluation at the end of an epoch.
     What is voted at the end of a step takes effect on all ranks at the same later step
@@ -445,12 +448,12 @@ def should_evaluate(run: Run) -> str | None:
 
 @hookspec(locus="worker", kind="vote", ranks="all")
 def should_checkpoint(run: Run) -> str | None:
-    """Save a checkpoint? Answer with a reason, or None. Asked and applied as `should_evaluate` is."""
+    """Save a checkpoint? Return a reason, or None. Asked and applied as `should_evaluate` is."""
 
 
 @hookspec(locus="worker", kind="vote", ranks="all")
 def should_stop(run: Run) -> str | None:
-    """Stop training? Answer with a reason, or None. Asked and applied as `should_evaluate` is."""
+    """Stop training? Return a reason, or None. Asked and applied as `should_evaluate` is."""
 
 
 @hookspec(locus="worker", kind="event", ranks="all", host=("reason", "source"))
@@ -515,16 +518,16 @@ def evaluation_metrics(run: Run, split: str) -> Mapping[str, Any] | None:
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("split", "metrics"))
+@hookspec(locus="worker", kind="event", ranks="all", host=("split", "metrics"), copied=("metrics",))
 def on_evaluation_end(run: Run, split: str, metrics: Mapping[str, float]) -> None:
-    """The evaluation of `split` ended. `metrics` maps `SPLIT/NAME` to numbers, the same on all ranks.
+    """The evaluation of `split` ended. `metrics` maps `SPLIT/NAME` to numbers, the same on all ranks; it is a copy.
 
     They include those of `evaluation_metrics`, and what was logged since the evaluation's start. What is logged here
     is in the `metrics` of `on_evaluated`.
     """
 
 
-@hookspec(locus="worker", kind="event", ranks="all", host=("step", "splits", "metrics"))
+@hookspec(locus="worker", kind="event", ranks="all", host=("step", "splits", "metrics"), copied=("metrics",))
 def on_evaluated(run: Run, step: int, splits: Sequence[str], metrics: Mapping[str, float]) -> None:
     """An evaluation is complete, after its last split; does not fire if a stop broke it off.
 

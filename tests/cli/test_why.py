@@ -48,7 +48,7 @@ def test_why_tells_the_end_decisions_and_errors(paths: RunPaths, capsys: pytest.
     assert lines[2] == "log: logs/rank-1.out"
     assert lines[4].split() == ["step", "decision", "plugin", "hook", "rank", "reason"]
     assert lines[5].split(None, 5) == ["7", "stop", "early-stopping", "should_stop", "0,1", "flat for 5 evaluations"]
-    assert "plugin shy raised in on_status (disable):" in lines
+    assert "plugin shy failed in on_status (disable):" in lines
     assert "Traceback shy" in lines
     assert lines[-2:] == ["rank 1:", "Traceback of rank 1"]
 

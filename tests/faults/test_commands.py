@@ -58,7 +58,7 @@ def test_stop_after_the_step(project: Any, launched: subprocess.Popen[str], wait
         code, stdout, stderr = call(project, "stop", "--reason", "enough of it")
         assert code == 0, stderr
         assert f"asked process {launched.pid} on " in stderr
-        assert stdout.startswith("stopped: stopped at step ")
+        assert stdout.startswith("stopped at step ")
         assert "by trainrun stop: enough of it (" in stdout
         followed, told = following.communicate(timeout=PATIENCE)
         assert following.returncode == 0

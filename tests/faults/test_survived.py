@@ -68,7 +68,7 @@ def test_one_launch_survives_them_all(project: Any) -> None:
     assert "warning: plugin hangs: 4 of its background calls were lost" in ended.stdout
 
     for name in INSTANCES.keys() - {"hangs"}:
-        told = [line for line in ended.stdout.splitlines() if line.startswith(f"warning: plugin {name} raised in ")]
+        told = [line for line in ended.stdout.splitlines() if line.startswith(f"warning: plugin {name} failed in ")]
         assert len(told) == 1, name
 
 
@@ -90,7 +90,7 @@ def test_in_one_process(run_recipe: RunRecipe, project: Any, plugin: str, policy
     result = run_recipe(project.recipe, plugin, overrides=[f"plugins.{plugin}.on_error={policy}"])
     assert result.outcome.ok
     assert {(event["decision"], event["plugin"]) for event in result.events} == {(policy, plugin)}
-    assert '"hook raised"' in result.paths.rank_log(0).read_text()
+    assert '"hook failed"' in result.paths.rank_log(0).read_text()
 
 
 def test_hanging_observer(run_recipe: RunRecipe, project: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def finish(worker: Worker, detail: str, stopped: list[int]) -> None:
 
 
 def vote(worker: Worker, detail: str, stopped: list[int]) -> None:
-    worker.write(phase="finished", step=5, stopped="flat", source="early-stopping")
+    worker.write(phase="finished", step=5, stop={"reason": "flat", "source": "early-stopping", "origin": "vote"})
 
 
 def fail(worker: Worker, detail: str, stopped: list[int]) -> None:
@@ -142,7 +142,7 @@ def begun(worker: Worker, detail: str, stopped: list[int]) -> None:
 def stop(worker: Worker, detail: str, stopped: list[int]) -> None:
     while not stopped:
         time.sleep(0.002)
-    worker.write(phase="finished", step=4, stopped="SIGTERM received", source="SIGTERM")
+    worker.write(phase="finished", step=4, stop={"reason": "SIGTERM received", "source": "SIGTERM", "origin": "signal"})
 
 
 DEEDS = {

@@ -63,7 +63,10 @@ def test_an_end_without_a_cause_is_final() -> None:
 
 
 def test_a_gpu_out_of_memory_twice_at_one_step_is_final() -> None:
-    budget, failure = budget_of(10), Failure(0, "out of memory", "error", type="OutOfMemoryError", step=7)
+    budget, failure = (
+        budget_of(10),
+        Failure(0, "out of memory", "error", type="AcceleratorError", step=7, out_of_memory=True),
+    )
     assert budget.judge(failed(7, first_failure=failure)).again
     verdict = budget.judge(failed(7, first_failure=failure))
     assert (verdict.again, verdict.outcome.exit_code) == (False, 93)

@@ -51,9 +51,9 @@ def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> 
     append_line(paths.events, {"event": "decision", "decision": "stop", "plugin": "c", "hook": "x", "reason": "G"})
     append_line(paths.events, {"event": "fault", "action": "disable", "plugin": "d", "hook": "y", "reason": "H"})
     assert [line for line in closing.lines(ended) if line.startswith("warning")] == [
-        "warning: plugin a raised in on_log, 3 times (the run went on): E",
-        "warning: plugin b raised in x (disabled): F",
-        "warning: plugin d raised in y (disabled): H",
+        "warning: plugin a failed in on_log, 3 times (the run went on): E",
+        "warning: plugin b failed in x (disabled): F",
+        "warning: plugin d failed in y (disabled): H",
     ]
 
 

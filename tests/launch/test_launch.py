@@ -208,7 +208,7 @@ def test_observer_that_raises_is_turned_off_and_told(
     event = next(event for event in read_lines(RunPaths(Path(outcome.run)).events)[0] if event["event"] == "fault")
     assert (event["plugin"], event["hook"], event["action"]) == ("recorder", "on_launch_start", "disable")
     assert "client_plugins.py" in event["traceback"]
-    assert "warning: plugin recorder raised in on_launch_start (disable): ValueError" in capsys.readouterr().err
+    assert "warning: plugin recorder failed in on_launch_start (disable): ValueError" in capsys.readouterr().err
 
 
 def test_secrets_reach_workers_and_no_file(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

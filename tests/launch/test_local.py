@@ -14,7 +14,7 @@ from trainrun.launch import local
 from trainrun.launch.ends import read_ends, read_record
 from trainrun.launch.handle import Launch
 from trainrun.launch.local import Local, LocalWorkers
-from trainrun.rundir import RunPaths, WorkerRecord, process
+from trainrun.rundir import RunPaths, Stop, WorkerRecord, process
 from trainrun.rundir.files import write_json
 
 Launched = Callable[..., tuple[Launch, LocalWorkers]]
@@ -93,7 +93,7 @@ def test_stop_reaches_every_worker(launched: Launched) -> None:
     assert follow(handle) == 0
     record = read_record(launch.paths, 1, 1)
     assert record is not None
-    assert record.stopped == "SIGTERM received"
+    assert record.stop == Stop("SIGTERM received", "SIGTERM", "signal")
 
 
 def test_finished_workers_that_linger_are_ended(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from trainrun.launch.ends import End, write_ends
 from trainrun.launch.handle import Launch
 from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.launch.watchdog import Hang, Where
-from trainrun.rundir import Outcome, RunPaths, WorkerRecord
+from trainrun.rundir import Outcome, RunPaths, Stop, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.pulse import CRUMB, Pulse, read_pulse
 
@@ -59,10 +60,10 @@ def test_records_count_and_not_the_agents_exit_code(launch: Launch) -> None:
 
 def test_stopped_by_a_vote(launch: Launch) -> None:
     for rank in (0, 1):
-        put(launch, rank, stopped="flat for 5", source="early-stopping", step=7)
+        put(launch, rank, stop=Stop("flat for 5", "early-stopping", "vote"), step=7)
     outcome = verdict(launch)
     assert (outcome.state, outcome.exit_code) == ("stopped", 0)
-    assert outcome.reason == "stopped at step 7 by early-stopping: flat for 5"
+    assert outcome.reason == "stopped at step 7: plugin early-stopping voted to stop (flat for 5)"
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_stopped_by_a_vote(launch: Launch) -> None:
 )
 def test_stopped_by_a_signal(launch: Launch, number: signal.Signals, state: str, code: int) -> None:
     for rank in (0, 1):
-        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+        put(launch, rank, stop=Stop("SIGTERM received", "SIGTERM", "signal"))
     outcome = verdict(launch, signal=number)
     assert (outcome.state, outcome.exit_code) == (state, code)
 
 
 def test_signal_that_only_the_workers_got(launch: Launch) -> None:
     for rank in (0, 1):
-        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+        put(launch, rank, stop=Stop("SIGTERM received", "SIGTERM", "signal"))
     assert verdict(launch).exit_code == 143
 
 
@@ -259,7 +260,7 @@ def test_a_worker_that_ended_itself_because_it_was_told_to(
     launch: Launch, number: signal.Signals | None, state: str, code: int, cause: str | None
 ) -> None:
     put(launch, 0, "training")
-    told = error(100, "it was told to stop, and sat in setup", type="Terminated", exit_code=143)
+    told = error(100, "it was told to stop, and sat in setup", type="Terminated", kind="told_to_stop", exit_code=143)
     put(launch, 1, "failed", error=told, step=4)
     outcome = verdict(launch, 1, signal=number)
     assert (outcome.state, outcome.exit_code, outcome.cause) == (state, code, cause)
@@ -279,7 +280,7 @@ def save(launch: Launch, write_checkpoint: Callable[..., Path]) -> Save:
 
 def stopped_at(launch: Launch, step: int, number: signal.Signals = signal.SIGTERM) -> Outcome:
     for rank in (0, 1):
-        put(launch, rank, stopped=f"{number.name} received", source=number.name, step=step)
+        put(launch, rank, stop=Stop(f"{number.name} received", number.name, "signal"), step=step)
     return verdict(launch, signal=number)
 
 
@@ -335,7 +336,7 @@ def test_end_of_the_grace_with_and_without_the_stop_step_saved(launch: Launch, s
 def test_preemption_that_was_saved_is_still_one(launch: Launch, save: Save) -> None:
     save(10)
     for rank in (0, 1):
-        put(launch, rank, stopped="SIGTERM received", source="SIGTERM")
+        put(launch, rank, stop=Stop("SIGTERM received", "SIGTERM", "signal"))
     outcome = verdict(launch)
     assert (outcome.exit_code, outcome.cause) == (75, "preemption")
 
@@ -362,6 +363,41 @@ def test_stop_between_two_attempts(
 
 def test_stop_after_failed_saves_can_be_gone_on_from_and_is_not_restarted(launch: Launch) -> None:
     for rank in (0, 1):
-        put(launch, rank, stopped="3 saves in a row failed", source="checkpoint", step=7)
+        put(launch, rank, stop=Stop("3 saves in a row failed", "checkpoint", "saves"), step=7)
     outcome = verdict(launch)
     assert (outcome.state, outcome.exit_code, outcome.cause) == ("stopped", 75, None)
+
+
+# --- names decide nothing ---
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "SIGNAL", "SIGTERM", "trainrun stop"])
+@pytest.mark.parametrize("origin", ["vote", "request"])
+def test_a_plugin_may_have_any_name(launch: Launch, name: str, origin: Any) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stop=Stop("enough", name, origin), step=7)
+    outcome = verdict(launch)
+    assert (outcome.state, outcome.exit_code, outcome.cause) == ("stopped", 0, None)
+    assert outcome.reason.startswith(f"stopped at step 7: plugin {name} ")
+    assert outcome.stop == Stop("enough", name, origin)
+
+
+def test_a_stop_without_a_reason_is_one(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stop=Stop("", "p", "vote"), step=2)
+    assert verdict(launch).state == "stopped"
+
+
+@pytest.mark.parametrize("name", ["Terminated", "HookFailed", "TrainingError"])
+def test_an_exception_may_have_any_name(launch: Launch, name: str) -> None:
+    put(launch, 0, "training")
+    put(launch, 1, "failed", error=error(100, "mine", type=name, raised=name, kind="raised"), step=4)
+    outcome = verdict(launch, 1)
+    assert (outcome.state, outcome.exit_code, outcome.cause) == ("failed", 1, "crash")
+    assert outcome.reason == f"rank 1 raised {name} at step 4: mine"
+
+
+def test_a_stop_by_a_command_names_it(launch: Launch) -> None:
+    for rank in (0, 1):
+        put(launch, rank, stop=Stop("asked for (me@here)", "trainrun stop", "command"), step=7)
+    assert verdict(launch).reason == "stopped at step 7 by trainrun stop: asked for (me@here)"

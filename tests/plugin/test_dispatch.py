@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+import torch
 
-from trainrun.errors import HookFailed
+from trainrun.errors import HookFailed, WrongReturn
 from trainrun.marker import hookimpl, hookspec
-from trainrun.plugin.dispatch import Dispatcher, Member
-from trainrun.plugin.guard import Fault
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.plugin.guard import Fault, Interrupt
 from trainrun.plugin.inspecting import describe_object
 from trainrun.plugin.instance import Instance, Role
+from trainrun.plugin.links import Member
 from trainrun.plugin.specs import by_name, specs_in
 from trainrun.rundir.pulse import CRUMB, Pulse
 
@@ -42,6 +45,10 @@ class Specs:
     @staticmethod
     @hookspec(locus="worker", kind="vote", ranks="all")
     def should(run: Any, number: int) -> Any: ...
+
+    @staticmethod
+    @hookspec(locus="worker", kind="event", ranks="all", host=("table",), copied=("table",))
+    def on_table(table: Any) -> None: ...
 
     @staticmethod
     @hookspec(locus="worker", kind="event", ranks="all")
@@ -156,8 +163,8 @@ def test_the_first_answer_of_a_provider_wins(way: Callable[..., Any]) -> None:
 
 
 def test_votes_are_gathered_with_their_names(way: Callable[..., Any]) -> None:
-    hooks = way(noting([], "a", answer="yes"), noting([], "b"), noting([], "c", answer=""))
-    assert hooks.should(1) == [("a", "yes"), ("c", "")]
+    hooks = way(noting([], "a", answer="yes"), noting([], "b"), noting([], "c", answer=False))
+    assert hooks.should(1) == [("a", "yes")]
     assert way(noting([], "b")).should(1) == []
 
 
@@ -313,8 +320,165 @@ def test_ctrl_c_passes_through(way: Callable[..., Any]) -> None:
     class Interrupted(Raises):
         error = KeyboardInterrupt()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="plugin 'interrupted' raised KeyboardInterrupt in on_start"):
         way(member(Interrupted, on_error="warn")).on_start(1, {})
+
+
+class Own(BaseException):
+    """No `Exception`, as asyncio.CancelledError is none."""
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (asyncio.CancelledError(), "raised CancelledError in {}"),
+        (Own("mine"), "raised Own in {}: mine"),
+        (SystemExit(3), "raised SystemExit in {}: 3"),
+        (Mute(), "raised Mute in {}: (no message: its __str__ raised RuntimeError)"),
+    ],
+)
+def test_whatever_is_raised_names_plugin_and_hook(way: Callable[..., Any], error: BaseException, text: str) -> None:
+    class Strange(Raises):
+        pass
+
+    Strange.error = error
+    for hook, arguments in (("on_start", (1, {})), ("build", (1,)), ("should", (1,))):
+        with pytest.raises(HookFailed) as caught:
+            getattr(way(member(Strange)), hook)(*arguments)
+        assert str(caught.value).startswith(f"plugin 'strange' {text.format(hook)}; to run without it")
+        assert caught.value.__cause__ is error
+    faults: list[Fault] = []
+    way(member(Strange, on_error="warn"), faults=faults).on_start(1, {})
+    assert [(fault.error, fault.action) for fault in faults] == [(error, "warn")]
+
+
+@pytest.mark.parametrize("policy", ["fail", "warn"])
+def test_what_trainrun_breaks_off_itself_is_no_error_of_the_plugin(way: Callable[..., Any], policy: Any) -> None:
+    class Stopped(Raises):
+        error = Interrupt()
+
+    for hook, arguments in (("on_start", (1, {})), ("build", (1,))):
+        with pytest.raises(Interrupt) as caught:
+            getattr(way(member(Stopped, on_error=policy)), hook)(*arguments)
+        assert caught.value is Stopped.error
+
+
+# --- what votes return ---
+
+
+def coroutine() -> Any:
+    async def vote() -> str:
+        return "yes"
+
+    return vote()
+
+
+class Falsy:
+    """As a NumPy comparison returns it: false, but not False."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+WRONG = {
+    "true": (lambda: True, "True"),
+    "number": (lambda: 0, "0"),
+    "empty": (lambda: "", "''"),
+    "blank": (lambda: " \n", r"' \n'"),
+    "tensor": (lambda: torch.tensor(False), "a torch.Tensor"),
+    "no bool": (Falsy, "a "),
+    "coroutine": (coroutine, "a coroutine"),
+    "generator": (lambda: (one for one in "yes"), "a generator"),
+    "list": (lambda: ["yes"], "a list"),
+    "bytes": (lambda: b"yes", "a bytes"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_vote_returns_none_false_or_a_reason(way: Callable[..., Any], case: str) -> None:
+    make, told = WRONG[case]
+
+    class Votes:
+        @hookimpl
+        def should(self) -> Any:
+            return make()
+
+    start = f"plugin 'votes': should returned {told}"
+    end = "; return None for no, or a non-empty string with the reason; to run without it: -p no:votes"
+    with pytest.raises(HookFailed) as caught:
+        way(member(Votes), noting([], "b", answer="yes")).should(1)
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+    assert isinstance(caught.value.__cause__, WrongReturn)
+    for action in ("warn", "disable"):
+        faults: list[Fault] = []
+        hooks = way(member(Votes, on_error=action), noting([], "b", answer="yes"), faults=faults)
+        assert hooks.should(1) == [("b", "yes")]
+        assert [(fault.instance, fault.hook, fault.action) for fault in faults] == [("votes", "should", action)]
+
+
+def test_a_vote_that_mutates_is_not_survived(way: Callable[..., Any]) -> None:
+    class Votes:
+        @hookimpl(mutates=True)
+        def should(self) -> Any:
+            return 1
+
+    with pytest.raises(HookFailed, match="'votes': should returned 1; return None"):
+        way(member(Votes, on_error="warn")).should(1)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("no", "a wrapper of should returned 'no'; return a list of pairs"),
+        (None, "a wrapper of should returned None; return a list of pairs"),
+        ([("a", True)], "should returned True; return None for no"),
+    ],
+)
+def test_a_wrapper_of_a_vote_returns_pairs(returned: Any, told: str) -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def should(self) -> Generator[None, Any, Any]:
+            yield
+            return returned
+
+    with pytest.raises(HookFailed, match=f"plugin 'wraps': {told}"):
+        dispatcher(member(Wraps, on_error="warn"), noting([], "a", answer="yes")).should(1)
+
+
+def test_a_wrapper_may_take_a_vote_back() -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def should(self) -> Generator[None, Any, Any]:
+            votes = yield
+            return [(name, reason) for name, reason in votes if name != "a"] + [("wraps", False)]
+
+    hooks = dispatcher(member(Wraps), noting([], "a", answer="yes"), noting([], "b", answer="b"))
+    assert hooks.should(1) == [("b", "b")]
+
+
+# --- copies ---
+
+
+def test_no_plugin_changes_a_mapping_for_another(way: Callable[..., Any]) -> None:
+    seen: list[Any] = []
+
+    class Spoils:
+        @hookimpl
+        def on_table(self, table: Any) -> None:
+            seen.append((table["loss"], list(table["parts"])))
+            table["loss"] = 0.0
+            table["parts"].clear()
+
+    hooks, given = way(member(Spoils, "a"), member(Spoils, "b")), {"loss": 1.0, "parts": [1]}
+    hooks.on_table(given)
+    assert seen == [(1.0, [1]), (1.0, [1])]
+    assert given == {"loss": 1.0, "parts": [1]}
 
 
 # --- wrappers ---
@@ -486,9 +650,10 @@ def test_two_instances_of_a_plugin_bring_the_same_hooks() -> None:
 
 def test_calls_and_times_are_counted(way: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr("trainrun.plugin.dispatch.perf_counter", lambda: float(next(ticks)))
+    for module in ("dispatch", "generated"):
+        monkeypatch.setattr(f"trainrun.plugin.{module}.perf_counter", lambda: float(next(ticks)))
     calls: list[Any] = []
-    hooks = way(noting(calls, "a"), noting(calls, "b", answer=1), noting(calls, "c"))
+    hooks = way(noting(calls, "a"), noting(calls, "b", answer="b"), noting(calls, "c"))
     for _ in range(3):
         hooks.on_start(1, {})
         hooks.build(1)
@@ -559,23 +724,33 @@ def test_lost_background_calls_are_counted_by_instance() -> None:
     behind.open.set()
     hooks.drain(PATIENCE)
     # The first may still wait in the queue when the second comes, and be dropped; what hangs at the end is lost too.
-    assert lost == {"behind": 4}
+    assert {name: one.count for name, one in lost.items()} == {"behind": 4}
 
 
 @pytest.mark.parametrize("action", ["fail", "disable", "warn"])
-def test_background_errors_are_told_from_their_thread(action: Any) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("behind"), asyncio.CancelledError(), SystemExit(1), KeyboardInterrupt(), Own(), Mute()],
+    ids=repr,
+)
+def test_background_errors_are_told_from_their_thread(action: Any, error: BaseException) -> None:
     class Broken:
         @hookimpl(background=True)
         def on_start(self) -> None:
-            raise ValueError("behind")
+            raise error
 
     faults: list[Fault] = []
-    hooks = dispatcher(member(Broken, on_error=action), faults=faults)
-    hooks.on_start(1, {})
-    hooks.drain(PATIENCE)
-    (fault,) = faults
-    assert (fault.instance, fault.hook, fault.action) == ("broken", "on_start", action)
-    assert isinstance(fault.error, HookFailed if action == "fail" else ValueError)
+    # With room for one: a thread that has ended would leave the third call waiting for ever.
+    hooks = dispatcher(member(Broken, on_error=action, queue=1, when_full="block"), faults=faults)
+    for _ in range(3):
+        hooks.on_start(1, {})
+    assert hooks.drain(PATIENCE) == {}
+    assert len(faults) == 3, "the thread has outlived each of them"
+    for fault in faults:
+        assert (fault.instance, fault.hook, fault.action) == ("broken", "on_start", action)
+        assert (fault.error.__cause__ if action == "fail" else fault.error) is error
+        if action == "fail":
+            assert str(fault.error).startswith(f"plugin 'broken' raised {type(error).__name__} in on_start")
 
 
 def test_what_waits_for_a_disabled_plugin_is_left_out() -> None:

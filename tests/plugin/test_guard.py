@@ -40,9 +40,10 @@ def test_a_failure_names_the_plugin_and_the_way_out() -> None:
     assert (found.instance, found.hook, found.__cause__) == ("fragile", "on_log", ERROR)
 
 
-def test_what_has_no_switch_says_what_it_is() -> None:
-    assert switch(Instance("task", "task", "m:C")) == "it is the recipe's task"
-    assert switch(Instance("metrics", "builtin", "m:C")) == "it is built in"
+def test_what_has_no_switch_says_nothing_of_one() -> None:
+    for instance in (Instance("task", "task", "m:C"), Instance("metrics", "builtin", "m:C")):
+        assert switch(instance) == ""
+        assert str(failure(instance, "h", ERROR)) == f"plugin '{instance.name}' raised ValueError in h: broken"
     assert switch(STRICT) == "to run without it: -p no:strict"
 
 

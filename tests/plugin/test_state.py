@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from trainrun.errors import HookFailed, TrainingError
-from trainrun.plugin.dispatch import Member
 from trainrun.plugin.instance import Instance
+from trainrun.plugin.links import Member
 from trainrun.plugin.state import collect, restore
 
 

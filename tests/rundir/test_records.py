@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from trainrun.rundir import Failure, Outcome, WorkerRecord
+from trainrun.rundir import Failure, Outcome, Stop, WorkerRecord
 
 
 def test_outcome_round_trip() -> None:
@@ -14,7 +14,9 @@ def test_outcome_round_trip() -> None:
 
 
 def test_worker_record_round_trip() -> None:
-    record = WorkerRecord(pid=1, pgid=2, start_time=3, rank=0, phase="finished", step=9, stopped="flat", source="es")
+    record = WorkerRecord(
+        pid=1, pgid=2, start_time=3, rank=0, phase="finished", step=9, stop=Stop("flat", "es", "request")
+    )
     assert WorkerRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 

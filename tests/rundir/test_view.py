@@ -84,7 +84,7 @@ EVENTS = [
     ),
     (
         {"event": "fault", "plugin": "slow", "hook": "on_log", "action": "disable", "reason": "ValueError: x"},
-        "plugin slow raised in on_log (disable): ValueError: x",
+        "plugin slow failed in on_log (disable): ValueError: x",
     ),
     ({"event": "attempt_start", "attempt": 2, "workers": 4}, "attempt 2 with 4 workers"),
     ({"event": "attempt_end", "attempt": 2, "state": "failed", "reason": "x"}, "attempt 2 failed: x"),

@@ -192,7 +192,7 @@ def test_position_and_another_number_of_ranks_stay_exact(training: Any, regressi
 
 
 def part(function: Callable[..., Any], *, wrapper: bool = False, arguments: tuple[str, ...] = ("samples",)) -> Part:
-    return Part(function, arguments, wrapper, "mine", "it is the recipe's task")
+    return Part(function, arguments, wrapper, "mine", "")
 
 
 def detached(*parts: Part) -> Detached:
@@ -227,7 +227,7 @@ def test_a_hook_without_its_dispatcher() -> None:
     assert call(detached(part(lambda samples: None))) == "default"
     assert call(detached(part(lambda samples: None), part(sum))) == 3
     assert call(detached(part(lambda split: split, arguments=("split",)), part(sum))) == "train"
-    message = "plugin 'mine' raised ValueError in collate: broken; it is the recipe's task"
+    message = "plugin 'mine' raised ValueError in collate: broken"
     assert call(detached(part(mends, wrapper=True), part(breaks))) == f"mended {message}"
     with pytest.raises(TrainingError, match=message):
         call(detached(part(breaks)))

@@ -121,7 +121,7 @@ def test_too_many_in_a_row_stop_the_training(
     fail_at(monkeypatch, *range(2, 10))
     table = {"every": 2, "at_end": False, "max_failures": 2, "background": background}
     trained = training(regression, train={"steps": 30}, checkpoint=table)
-    assert (trained.outcome.state, trained.outcome.reason.partition(":")[0]) == ("stopped", "checkpoint")
+    assert (trained.outcome.state, trained.outcome.stop.origin) == ("stopped", "saves")
     assert "2 saves in a row failed (checkpoint.max_failures)" in trained.outcome.reason
     assert 4 <= trained.outcome.step < 10
 

@@ -11,6 +11,7 @@ import torch
 
 from trainrun.errors import HookFailed, TrainingError
 from trainrun.marker import hookimpl, hookspec
+from trainrun.rundir import Stop
 from trainrun.testing.calls import read_calls
 from trainrun.testing.recorder import HookRecorder
 
@@ -283,7 +284,8 @@ def test_a_vote_at_an_evaluation_takes_effect_at_once(training: Any, regression:
     run = training(regression, Votes, ranks=2, train={"steps": 8}, evaluate={"every": 3})
     assert run.outcome.step == 3
     assert (run.outcome.state, run.outcome.exit_code) == ("stopped", 0)
-    assert run.outcome.reason == "votes: voted"
+    assert run.outcome.reason == "stopped at step 3: plugin votes voted to stop (voted)"
+    assert run.outcome.stop == Stop("voted", "votes", "vote")
 
 
 def test_an_evaluation_asked_for_where_one_is_due_is_made_once(training: Any, regression: Any) -> None:
@@ -337,7 +339,7 @@ def test_warning_goes_on_and_says_so_once(training: Any, regression: Any) -> Non
     run = training(regression, Noisy, train={"steps": 5})
     assert Noisy.calls == [1, 2, 3, 4, 5]
     assert [event["decision"] for event in run.decisions] == ["warn"]
-    assert run.paths.rank_log(0).read_text().count('"hook raised"') == 5
+    assert run.paths.rank_log(0).read_text().count('"hook failed"') == 5
 
 
 @pytest.mark.parametrize("hook", ["on_train_end", "on_completed", "on_worker_end"])
@@ -528,11 +530,11 @@ def test_a_plugin_calls_hooks_of_its_own(training: Any, regression: Any) -> None
 
 
 @pytest.mark.parametrize(("method", "answer", "message"), [
-    ("training_step", None, "training_step returned None"),
+    ("training_step", None, "training_step returned None; return a scalar loss, .*; training_step is that of task "),
     ("training_step", {"lost": torch.zeros(())}, r"training_step returned a mapping with \['lost'\]"),
     ("training_step", torch.zeros(2), r"returned a tensor of shape \(2,\)"),
-    ("build_model", None, "build_model answered None"),
-    ("build_model", "model", "build_model answered str"),
+    ("build_model", None, "build_model returned None"),
+    ("build_model", "model", "build_model returned str; return a torch.nn.Module; build_model is that of task "),
     ("build_dataset", None, "nobody answered build_dataset or build_dataloader"),
     ("build_dataloader", [], "gave no batch in a whole epoch"),
 ])  # fmt: skip

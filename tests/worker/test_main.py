@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainrun import hookimpl
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed
-from trainrun.rundir import Outcome, RunPaths
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
+from trainrun.rundir import Outcome, RunPaths, Stop
 from trainrun.rundir.files import read_json
 from trainrun.rundir.process import start_time
 from trainrun.worker.logs import make_logger
 from trainrun.worker.main import Record, _traceback
 from trainrun.worker.parent import die_with_parent
+from trainrun.worker.signals import Terminated
 
 
 @pytest.fixture
@@ -44,15 +46,18 @@ def test_a_record_says_who_and_where(paths: RunPaths) -> None:
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        (Outcome("finished", 0, "all 5 steps were made", step=5), (None, None)),
-        (Outcome("stopped", 0, "early-stopping: flat: for 5", step=5), ("early-stopping", "flat: for 5")),
+        (Outcome("finished", 0, "all 5 steps were made", step=5), None),
+        (
+            Outcome("stopped", 0, "stopped", step=5, stop=Stop("", "a: b", "request")),
+            {"reason": "", "source": "a: b", "origin": "request"},
+        ),
     ],
 )
 def test_the_completion_record(paths: RunPaths, outcome: Outcome, expected: Any) -> None:
     Record(paths, 1, 0).finish(outcome)
     found = recorded(paths)
     assert (found["phase"], found["step"]) == ("finished", 5)
-    assert (found["source"], found["stopped"]) == expected
+    assert found["stop"] == expected
 
 
 def raised(error: BaseException) -> BaseException:
@@ -80,6 +85,35 @@ def test_a_hooks_error_is_recorded_with_its_own_traceback(paths: RunPaths) -> No
 def test_other_errors_keep_their_exit_code(paths: RunPaths, error: BaseException, code: int, told: bool) -> None:
     assert Record(paths, 1, 0).fail(raised(error)) == code
     assert bool(recorded(paths)["error"]["traceback"]) is told
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class OutOfMemoryError(Exception):
+    """Called as torch's, and another."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "memory"),
+    [
+        (Mute(), "raised", False),
+        (OutOfMemoryError("mine"), "raised", False),
+        (torch.OutOfMemoryError("torch's"), "raised", True),
+        (type("Terminated", (Exception,), {})("mine"), "raised", False),
+        (type("HookFailed", (Exception,), {})("mine"), "raised", False),
+        (Terminated("sat in backward", None, None), "told_to_stop", False),
+        (TrainingError("complete"), "explained", False),
+    ],
+)
+def test_errors_are_told_apart_by_what_they_are(paths: RunPaths, error: BaseException, kind: str, memory: bool) -> None:
+    Record(paths, 1, 0).fail(raised(error))
+    found = recorded(paths)["error"]
+    assert (found["type"], found["kind"], found["out_of_memory"]) == (type(error).__name__, kind, memory)
+    if isinstance(error, Mute):
+        assert found["message"] == "(no message: its __str__ raised RuntimeError)"
 
 
 def test_each_log_record_is_a_line_of_json_and_no_file_stays_open(tmp_path: Path) -> None:

@@ -241,12 +241,12 @@ def test_nan_and_infinity_travel() -> None:
 def test_values_with_and_without_weights() -> None:
     value = torch.tensor(1.0)
     assert weighted({"a": value, "b": (2.0, torch.tensor(3))}) == {"a": (value, None), "b": (2.0, 3.0)}
-    with pytest.raises(TrainingError, match="'a' must be a number, a tensor or"):
+    with pytest.raises(TrainingError, match="evaluation_step returned str as 'a'; return a number, a tensor or"):
         weighted({"a": "high"})
 
 
 def test_an_answer_that_is_no_mapping_is_named() -> None:
-    with pytest.raises(TrainingError, match="evaluation_step answered a Tensor"):
+    with pytest.raises(TrainingError, match="evaluation_step returned a Tensor"):
         weighted(torch.zeros(()))
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from trainrun.builtin import SMOKE_CHECK
+from trainrun.errors import HookFailed
 from trainrun.marker import hookimpl
 from trainrun.testing import RunRecipe
 
@@ -120,3 +121,64 @@ def test_the_module_is_the_model_out_of_its_wrappers(training: Any, regression: 
     (bare, parallel), _ = training(regression, Names, report=Names.report, ranks=2, train={"steps": 1}).reports
     assert alone[0] == bare == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert parallel == [f"module.{name}" for name in bare]
+
+
+class Asks:
+    """Asks for a stop for a reason that is none."""
+
+    reason: Any = True
+
+    @hookimpl
+    def on_step_end(self, run: Any) -> None:
+        run.request_stop(self.reason)
+
+
+@pytest.mark.parametrize(("reason", "told"), [(True, "True"), ("", "''"), (None, "None"), (3, "3")])
+def test_a_request_needs_a_reason(training: Any, regression: Any, reason: Any, told: str) -> None:
+    asks = type("Asks", (Asks,), {"reason": reason})
+    with pytest.raises(HookFailed, match=f"raised TypeError in on_step_end: run.request_stop was called with {told};"):
+        training(regression, asks, train={"steps": 2})
+
+
+class Spoils:
+    """Empties every mapping that it is given."""
+
+    seen: ClassVar[list[tuple[str, list[str]]]] = []
+
+    def spoil(self, hook: str, mapping: dict[str, Any]) -> None:
+        self.seen.append((hook, sorted(mapping)))
+        mapping.clear()
+
+    @hookimpl
+    def on_step_end(self, metrics: Any) -> None:
+        self.spoil("on_step_end", metrics)
+
+    @hookimpl
+    def on_log(self, metrics: Any) -> None:
+        self.spoil("on_log", metrics)
+
+    @hookimpl
+    def on_evaluation_end(self, metrics: Any) -> None:
+        self.spoil("on_evaluation_end", metrics)
+
+    @hookimpl
+    def on_evaluated(self, metrics: Any) -> None:
+        self.spoil("on_evaluated", metrics)
+
+
+def test_a_plugin_that_changes_its_metrics_changes_them_for_no_other(training: Any, regression: Any) -> None:
+    class Task(regression):  # type: ignore[misc]
+        @hookimpl
+        def training_step(self, model: Any, batch: Any) -> Any:
+            loss = model(batch[0]).square().mean()
+            return {"loss": loss, "part": loss.detach()}
+
+    seen: list[tuple[str, list[str]]] = []
+    first, second = (type(name, (Spoils,), {"seen": seen}) for name in ("First", "Second"))
+    run = training(Task, first, second, train={"steps": 1})
+    hooks = ["on_log", "on_step_end", "on_evaluation_end", "on_evaluated", "on_log"]
+    assert [hook for hook, _ in seen[::2]] == [hook for hook, _ in seen[1::2]] == hooks
+    assert seen[::2] == seen[1::2]
+    assert all(names for _, names in seen)
+    assert "eval/error" in seen[-1][1]
+    assert run.metrics[-1]["eval/error"] > 0

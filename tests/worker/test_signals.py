@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainrun import hookimpl
+from trainrun.rundir import Stop
 from trainrun.rundir.files import append_line
 from trainrun.rundir.process import REQUEST_SIGNAL
 from trainrun.worker.data import leave_signals_alone
@@ -59,7 +60,8 @@ def by_signal(kind: Any, name: str) -> Request:
 
 
 def ask(requests: Path, kind: str, source: str) -> None:
-    append_line(requests, {"request": kind, "source": source, "reason": "because"})
+    origin = "signal" if source.startswith("SIG") else "command"
+    append_line(requests, {"request": kind, "source": source, "reason": "because", "origin": origin})
 
 
 # --- the inbox ---
@@ -97,7 +99,7 @@ def test_the_recipe_may_want_nothing_of_a_signal(requests: Path) -> None:
 def test_a_line_says_who_wants_a_stop(inbox: Inbox, requests: Path, number: int) -> None:
     ask(requests, "stop", "trainrun stop")
     send(number)
-    assert inbox.take() == [Request("stop", "trainrun stop", "request", "because")]
+    assert inbox.take() == [Request("stop", "trainrun stop", "request", "because", "command")]
     send(signal.SIGTERM)
     assert inbox.take() == [], "the stop was asked for already"
 
@@ -174,13 +176,15 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(training: Any, regressi
     trained = training(regression, Signalled, ranks=ranks, ties=ties, train={"steps": 50})
     outcomes = [outcome for outcome, _ in trained.ranks]
     assert {(outcome.state, outcome.step) for outcome in outcomes} == {("stopped", 4)}
-    assert outcomes[0].reason == "SIGTERM: SIGTERM received"
+    assert outcomes[0].reason == "stopped at step 4: SIGTERM received"
+    assert outcomes[0].stop == Stop("SIGTERM received", "SIGTERM", "signal")
 
 
 def test_a_request_names_its_source(training: Any, regression: Any, ties: Any, requests: Path) -> None:
     ask(requests, "stop", "trainrun stop")
     trained = training(regression, Signalled, ranks=2, ties=ties, train={"steps": 50})
-    assert trained.outcome.reason == "trainrun stop: because"
+    assert trained.outcome.reason.endswith(" by trainrun stop: because")
+    assert trained.outcome.stop == Stop("because", "trainrun stop", "command")
 
 
 class SignalledAtBothSteps:
@@ -222,7 +226,7 @@ class Replaces:
 
 def test_a_plugin_that_takes_a_handler_away(training: Any, regression: Any, ties: Any) -> None:
     trained = training(regression, Replaces, ties=ties, train={"steps": 50})
-    assert trained.outcome.reason == "SIGTERM: SIGTERM received"
+    assert trained.outcome.stop == Stop("SIGTERM received", "SIGTERM", "signal")
     assert trained.paths.rank_log(0).read_text().count('"signal": "SIGTERM"') == 1
 
 

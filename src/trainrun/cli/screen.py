@@ -17,6 +17,7 @@ from trainrun.cli.figures import duration, number
 from trainrun.cli.status import COSTS, WORKERS, cost_rows, worker_row
 from trainrun.printing import clean, inline
 from trainrun.rundir.activity import seconds_left
+from trainrun.rundir.records import how_it_ended
 from trainrun.rundir.view import View, Worker, tell
 
 _SLOW = 10.0  # seconds in one step after which a worker is shown in colour
@@ -91,7 +92,10 @@ def _head(view: View) -> Iterator[RenderableType]:
         last = restarts[-1]
         reason = clean((last.reason or "").partition("\n")[0])
         yield Text(
-            f"attempt {last.number} {inline(last.state)}: {reason}", style="yellow", no_wrap=True, overflow="ellipsis"
+            f"attempt {last.number} {how_it_ended(inline(last.state), reason)}",
+            style="yellow",
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
 

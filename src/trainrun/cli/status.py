@@ -16,6 +16,7 @@ from trainrun.cli.figures import duration, moment, number
 from trainrun.launch.committed import newest, short
 from trainrun.printing import clean, inline, shorten
 from trainrun.rundir.create import find
+from trainrun.rundir.records import how_it_ended
 from trainrun.rundir.summary import Summary
 from trainrun.rundir.view import View, Viewer, Worker
 
@@ -72,8 +73,8 @@ def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
 
 def ended(summary: Summary, whole: Path | None = None) -> str:
     """The run, its state and the reason, which is cut if it is long. whole: the file that has all of it."""
-    reason = f", {shorten(summary.reason, whole)}" if summary.reason else ""
-    return f"{inline(summary.run)}: {inline(summary.state)}{reason}"
+    how = how_it_ended(inline(summary.state), summary.reason and shorten(summary.reason, whole), ", ")
+    return f"{inline(summary.run)}: {how}"
 
 
 WORKERS = ("rank", "phase", "step", "since", "")
@@ -108,4 +109,4 @@ def _attempts(view: View) -> Iterator[str]:
     if restarts:
         last = restarts[-1]
         reason = clean((last.reason or "").partition("\n")[0])
-        yield f"attempt {last.number} {last.state or 'ended'}: {reason} ({clean(last.restart or '')})"
+        yield f"attempt {last.number} {how_it_ended(last.state or 'ended', reason)} ({clean(last.restart or '')})"

@@ -19,7 +19,7 @@ from trainrun.rundir.create import find_own
 from trainrun.rundir.files import read_text
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.records import Outcome
+from trainrun.rundir.records import Outcome, how_it_ended
 from trainrun.rundir.requests import write_stop
 from trainrun.rundir.summary import is_over, read_outcome, summarize
 
@@ -64,7 +64,7 @@ def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json
 def _require_running(paths: RunPaths) -> None:
     if is_over(paths):
         summary = summarize(paths)
-        how = f"{summary.state}" + (f", {shorten(summary.reason, paths.outcome)}" if summary.reason else "")
+        how = how_it_ended(summary.state, summary.reason and shorten(summary.reason, paths.outcome), ", ")
         raise UsageError(f"{paths.run_id} is not running: {how}")
 
 
@@ -94,7 +94,7 @@ def _closing(paths: RunPaths, outcome: Outcome | None) -> list[str]:
     if outcome is None:
         summary = summarize(paths)
         reason = shorten(summary.reason or "the client is gone", paths.outcome)
-        return [f"{summary.state}: {reason}", f"run: {paths.root}"]
+        return [how_it_ended(summary.state, reason), f"run: {paths.root}"]
     from trainrun.launch import closing  # noqa: PLC0415 - only the end of a run needs it
 
     return list(closing.lines(outcome))

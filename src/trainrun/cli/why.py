@@ -152,7 +152,7 @@ def _faults(paths: RunPaths, events: list[dict[str, Any]]) -> Iterator[str]:
             yield f"warning: {tell(event)}"
         if event.get("event") == "fault":
             yield ""
-            yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}):"
+            yield f"plugin {event.get('plugin')} failed in {event.get('hook')} ({event.get('action')}):"
             yield shorten(str(event.get("traceback") or event.get("reason")).rstrip(), paths.events, lines=TRACE)
 
 

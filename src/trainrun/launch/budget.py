@@ -21,7 +21,6 @@ _KEYS: Mapping[Cause, str] = {
     "node": "max_node_losses",
 }
 _SINGULAR: Mapping[Cause, str] = {"crash": "a crash", "preemption": "a preemption", "node": "the loss of a node"}
-_OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Budget:
             return f"no progress in {NO_PROGRESS} attempts in a row, the furthest step was {self._highest}{saved}"
         failure = outcome.first_failure
         before, self._memory_at = self._memory_at, None
-        if failure is None or failure.type != _OUT_OF_MEMORY:
+        if failure is None or not failure.out_of_memory:
             return None
         self._memory_at = failure.step
         return f"out of memory at step {failure.step} twice" if failure.step == before else None

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError, described
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.committed import newest_step
 from trainrun.launch.handle import Launch
@@ -198,10 +198,8 @@ class Client:
         return last
 
     def _drain(self, current: Launch, hooks: Dispatcher, step: int) -> None:
-        for name, count in hooks.drain(_DRAIN).items():
-            reason = (
-                f"{count} of its background calls were lost: its queue was full, or it took longer than {_DRAIN:g} s"
-            )
+        for name, lost in hooks.drain(_DRAIN).items():
+            reason = lost.told(_DRAIN)
             self._event(current, "decision", step=step, decision="lost", plugin=name, hook="background", reason=reason)
 
     def _after(self, outcome: Outcome, hook: object, call: Callable[..., object]) -> Outcome:
@@ -243,8 +241,8 @@ class Client:
 
     def _tell(self, fault: Fault) -> None:
         assert self._launch is not None
-        reason = f"{type(fault.error).__name__}: {fault.error}"
-        told = f"warning: plugin {fault.instance} raised in {fault.hook} ({fault.action}): {reason}"
+        reason = described(fault.error)
+        told = f"warning: plugin {fault.instance} failed in {fault.hook} ({fault.action}): {reason}"
         self._write(shorten(told, self._launch.paths.events))
         self._event(
             self._launch,
@@ -273,7 +271,8 @@ class Client:
 def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
     """The outcome of an error in the client itself."""
     cause = error.__cause__
-    trace = "".join(traceback.format_exception(cause)) if cause is not None else None
+    explained = cause is None or isinstance(cause, TrainrunError)
+    trace = None if explained else "".join(traceback.format_exception(cause))
     failure = Failure(rank=None, kind="error", message=str(error), type=type(error).__name__, traceback=trace)
     return Outcome(
         state="failed",

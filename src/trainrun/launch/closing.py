@@ -14,13 +14,13 @@ from trainrun.printing import TRACE, shorten
 from trainrun.rundir import typed
 from trainrun.rundir.files import read_lines, read_text
 from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.records import Outcome
+from trainrun.rundir.records import Outcome, how_it_ended
 
 _SMALLER_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse", "bits", "seconds", "time")
 _BESTS = 3
 _SURVIVED = {
-    "disable": "plugin {plugin} raised in {hook}{times} (disabled)",
-    "warn": "plugin {plugin} raised in {hook}{times} (the run went on)",
+    "disable": "plugin {plugin} failed in {hook}{times} (disabled)",
+    "warn": "plugin {plugin} failed in {hook}{times} (the run went on)",
     "lost": "plugin {plugin}",
 }
 
@@ -51,7 +51,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
     failure = outcome.first_failure
     # The traceback has the rest of a message of many lines.
     reason = _first_line(outcome.reason) if trace(outcome) else shorten(outcome.reason, paths.outcome)
-    yield f"{outcome.state}: {reason}"
+    yield how_it_ended(outcome.state, reason)
     yield from faults(paths)
     yield f"run: {_short(paths.root)}"
     if failure is not None and failure.log:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trainrun import hookspecs
-from trainrun.errors import Problem, RecipeError
+from trainrun.errors import PluginProblem, Problem, RecipeError, WrongReturn
+from trainrun.plugin import votes
 from trainrun.plugin.description import ImplInfo, SpecInfo
-from trainrun.plugin.dispatch import Dispatcher, Member
+from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
 from trainrun.plugin.instance import Instance
+from trainrun.plugin.links import Member
 from trainrun.plugin.loading import load_plugin
 from trainrun.plugin.specs import own_specs
 
@@ -39,14 +41,20 @@ def client_hooks(resolved: Resolved, on_fault: Callable[[Fault], None]) -> Dispa
 
 
 def require_no_veto(hooks: Dispatcher, recipe: Recipe) -> None:
-    """Ask `check_recipe`, and raise RecipeError with every problem that plugins have with the recipe."""
+    """Ask `check_recipe`, and raise RecipeError with every problem that plugins have with the recipe.
+
+    Raises PluginProblem if one returns what is no problem, whatever its error policy: nothing has begun yet.
+    """
     if hooks.check_recipe is None:
         return
-    problems = [
-        Problem(f"plugin {name}", str(text))
-        for name, answer in hooks.check_recipe(recipe)
-        for text in ([answer] if isinstance(answer, str) else answer)
-    ]
+    problems, wrong = [], []
+    for name, returned in hooks.check_recipe(recipe):
+        try:
+            problems += [Problem(f"plugin {name}", text) for text in votes.problems(returned)]
+        except WrongReturn as error:
+            wrong.append(Problem(f"plugin {name}", str(error), f"to run without it: -p no:{name}"))
+    if wrong:
+        raise PluginProblem(wrong)
     if problems:
         raise RecipeError(problems)
 

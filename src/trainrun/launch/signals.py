@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from trainrun.plugin.guard import Interrupt
+
 SLACK = 15.0  # seconds beyond `launch.grace` after which a plugin that holds up the client is interrupted
 _PACE = 0.05  # seconds until a signal is noticed while waiting
 _AGAIN = 1.0  # seconds in which what was raised is on its way to who catches it, and is not raised once more
@@ -20,7 +22,7 @@ Request = Literal["stop", "checkpoint"]
 Action = Literal["checkpoint", "stop", "ignore"]
 
 
-class StopNow(KeyboardInterrupt):
+class StopNow(Interrupt):
     """Raised in the main thread by the second Ctrl-C, or when the time for an orderly end is long over.
 
     It breaks into whatever a plugin is doing in the client. It is raised within `Signals.breakable` only.
@@ -28,11 +30,12 @@ class StopNow(KeyboardInterrupt):
 
 
 class Asked(NamedTuple):
-    """What the workers are asked to do. source: a signal's name, or a command."""
+    """What the workers are asked to do. source: the name of the signal or of the command that `origin` says."""
 
     request: Request
     source: str
     reason: str
+    origin: Literal["signal", "command"] = "signal"
 
 
 class Signals:

@@ -126,7 +126,7 @@ def look_for_stop(launch: Launch, signals: Signals) -> None:
     request = take_stop(launch.paths)
     if request is not None:
         by = f" ({request.by})" if request.by else ""
-        signals.ask(Asked("stop", "trainrun stop", f"{request.reason or 'asked for'}{by}"))
+        signals.ask(Asked("stop", "trainrun stop", f"{request.reason or 'asked for'}{by}", "command"))
         signals.now = signals.now or request.now
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainingError
+from trainrun.errors import ExitCode
 from trainrun.launch.committed import reached
 from trainrun.launch.ends import End, read_ends, read_records
 from trainrun.launch.handle import Launch
@@ -18,14 +18,10 @@ from trainrun.printing import TRACE, shorten
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.pulse import read_pulse
-from trainrun.rundir.records import Cause, Failure, Outcome, State, WorkerError, WorkerRecord
+from trainrun.rundir.records import Cause, Failure, Outcome, State, Stop, WorkerError, WorkerRecord
 
 Forced = Literal["now", "grace", "early"]
 
-_TOLD_TO_STOP = "Terminated"  # the worker's error where it was told to stop, and sat somewhere until its time was over
-# Errors of our own, whose messages name plugin, hook and what was raised.
-_SELF_EXPLAINING = {HookFailed.__name__, TrainingError.__name__, EnvironmentProblem.__name__, _TOLD_TO_STOP}
-_SAVES = "checkpoint"  # the source of a stop that failed saves lead to
 _LINES = 30  # of the agent's log, where no worker could say what happened
 
 
@@ -58,6 +54,7 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
     step = max([_known_step(status), *(record.step for record in records.values())])
     failure: Failure | None = None
     cause: Cause | None = None
+    stop: Stop | None = None
     if ending.forced:
         state, code, reason = _forced(launch, ending, step)
     elif ending.lost is not None:
@@ -73,7 +70,8 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
         failure, reason = None, "stopped before training began"
         state, code = _by_signal(ending.signal, saved=_is_saved(paths, attempt, 0))
     else:
-        state, code, reason = _ended(records, ending, saved=_is_saved(paths, attempt, step))
+        stop = next((record.stop for record in records.values() if record.stop), None)
+        state, code, reason = _ended(stop, step, ending, saved=_is_saved(paths, attempt, step))
         cause = _preemption(state, ending)
     return Outcome(
         state=state,
@@ -87,6 +85,7 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
         metrics=status.get("metrics", {}),
         run=str(paths.root),
         cause=cause,
+        stop=stop,
     )
 
 
@@ -164,23 +163,21 @@ def _preemption(state: State, ending: Ending) -> Cause | None:
 def _failed(
     failure: Failure, records: Mapping[int, WorkerRecord], ending: Ending, *, saved: bool
 ) -> tuple[State, int, str]:
-    if failure.type == _TOLD_TO_STOP:
-        return (*_by_signal(ending.signal, saved=saved), failure.message)
     record = None if failure.rank is None else records.get(failure.rank)
-    known = record.error["exit_code"] if failure.kind == "error" and record and record.error else None
+    error = record.error if failure.kind == "error" and record else None
+    if error is not None and error.get("kind") == "told_to_stop":
+        return (*_by_signal(ending.signal, saved=saved), failure.message)
+    known = error["exit_code"] if error is not None else None
     return "failed", known or ExitCode.TRAINING_FAILED, failure.message
 
 
-def _ended(records: Mapping[int, WorkerRecord], ending: Ending, *, saved: bool) -> tuple[State, int, str]:
-    stopped = next((record for record in records.values() if record.stopped), None)
-    if stopped is None:
-        return "finished", ExitCode.OK, f"all {records[0].step} steps are done"
-    source = stopped.source or "a vote"
-    if source.startswith("SIG"):
-        return (*_by_signal(ending.signal, saved=saved), f"stopped at step {stopped.step}: {stopped.stopped}")
-    # Too many saves have failed: no wish of anybody, and worth going on with when there is room on the disk again.
-    code = ExitCode.RESUMABLE if source == _SAVES else ExitCode.OK
-    return "stopped", code, f"stopped at step {stopped.step} by {source}: {stopped.stopped}"
+def _ended(stop: Stop | None, step: int, ending: Ending, *, saved: bool) -> tuple[State, int, str]:
+    if stop is None:
+        return "finished", ExitCode.OK, f"all {step} steps are done"
+    if stop.origin == "signal":
+        return (*_by_signal(ending.signal, saved=saved), stop.at(step))
+    # Too many saves have failed: nothing that was asked for, and worth resuming when there is room on the disk again.
+    return "stopped", ExitCode.RESUMABLE if stop.origin == "saves" else ExitCode.OK, stop.at(step)
 
 
 def _by_signal(number: signal.Signals | None, *, saved: bool) -> tuple[State, int]:
@@ -241,6 +238,7 @@ def _from_error(paths: RunPaths, attempt: int, record: WorkerRecord) -> Failure:
         exit_code=error["exit_code"],
         log=str(paths.rank_output(record.rank)),
         origin=error.get("origin", "code"),
+        out_of_memory=error.get("out_of_memory", False),
     )
 
 
@@ -254,7 +252,7 @@ def _readable(error: WorkerError, whole: Path) -> WorkerError:
 
 
 def _told(record: WorkerRecord, error: WorkerError) -> str:
-    if error["type"] in _SELF_EXPLAINING:
+    if error.get("kind", "raised") != "raised":
         return f"rank {record.rank} failed{_at(record)}: {error['message']}"
     where = f" in {error['hook']} of plugin {error['instance']}" if error["instance"] and error["hook"] else ""
     return f"rank {record.rank} raised {error['type']}{_at(record)}{where}: {error['message']}"

@@ -47,6 +47,7 @@ class SpecInfo(NamedTuple):
     kind: Kind
     ranks: Ranks | None
     host: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     doc: str = ""
     file: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TrainingError, blame
 from trainrun.plugin.description import ImplInfo
 from trainrun.plugin.guard import CAUGHT, switch
 from trainrun.plugin.instance import Instance
@@ -81,8 +81,8 @@ class Detached:
 
     def _failed(self, part: Part, error: BaseException) -> TrainingError:
         # Not HookFailed: the error of a loader's process is made again from its text alone.
-        what = f"plugin {part.plugin!r} raised {type(error).__name__} in {self._hook}: {error}"
-        return TrainingError(f"{what}; {part.switch}")
+        what = blame(part.plugin, self._hook, error)
+        return TrainingError(f"{what}; {part.switch}" if part.switch else what)
 
 
 def _picked(part: Part, given: Mapping[str, Any]) -> list[Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -18,35 +17,17 @@ from typing import Any
 import pluggy
 
 from trainrun.marker import GATHERED, PROJECT
-from trainrun.plugin.background import Background, drain, snapshot
-from trainrun.plugin.cost import Cost, Figures, Meter
+from trainrun.plugin import votes
+from trainrun.plugin.background import Background, Lost, drain, snapshot
+from trainrun.plugin.cost import Cost, Meter
 from trainrun.plugin.description import ImplInfo, SpecInfo
 from trainrun.plugin.detached import Detached, Part
+from trainrun.plugin.generated import generate, signature
 from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
 from trainrun.plugin.instance import Instance
+from trainrun.plugin.links import Call, Link, Member
 from trainrun.plugin.plan import register
-from trainrun.rundir.pulse import CRUMB, Pulse, Trail
-
-Call = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One live plugin: the instance, the object with its hookimpls, and the `run` handle bound to it."""
-
-    instance: Instance
-    plugin: Any
-    impls: tuple[ImplInfo, ...]
-    run: Any = None
-
-
-@dataclass(frozen=True)
-class Link:
-    """One hookimpl in the chain of a hook."""
-
-    member: Member
-    impl: ImplInfo
-    function: Call
+from trainrun.rundir.pulse import Pulse, Trail
 
 
 class Dispatcher:
@@ -126,8 +107,17 @@ class Dispatcher:
         ]
         return min(found, key=lambda instance: instance.role == "builtin", default=None)
 
-    def drain(self, seconds: float) -> dict[str, int]:
-        """Let all background threads finish within one deadline; answer instance → lost calls, where any were."""
+    def whose(self, hook: str) -> str:
+        """Say whose hookimpl a provider hook calls, at the end of a message about what it returned."""
+        found = self.provider(hook)
+        if found is None:
+            return ""
+        around = [one.member.instance.name for one in self._links[hook] if one.impl.wrapper]
+        wrapped = f", wrapped by {' and '.join(around)}" if around else ""
+        return f"; {hook} is that of {found.where}{wrapped}"
+
+    def drain(self, seconds: float) -> dict[str, Lost]:
+        """Let all background threads finish within one deadline; return by instance what was lost, if anything was."""
         return drain(list(self._queues.values()), seconds)
 
     def detached(self, hook: str) -> Detached | None:
@@ -172,7 +162,7 @@ class Dispatcher:
     def _call(self, manager: pluggy.PluginManager, spec: SpecInfo, links: list[Link]) -> Call:
         if any(link.impl.wrapper for link in links):
             return self._through_pluggy(getattr(manager.hook, spec.hook), spec)
-        call, read = _generate(spec, links, Guard(self._on_fault), self._pulse)
+        call, read = generate(spec, links, self._on_fault, self._pulse)
         self.cost.watch(spec.hook, [link.member.instance.name for link in links], read)
         return call
 
@@ -203,14 +193,14 @@ class Dispatcher:
         @functools.wraps(function)
         def enqueue(*arguments: Any) -> None:
             frozen = tuple(snapshot(argument) for argument in arguments)
-            queue.put(functools.partial(run_job, frozen))
+            queue.put(impl.hook, functools.partial(run_job, frozen))
 
         return enqueue
 
     # --- the way through pluggy, for hooks with wrappers ---
 
     def _through_pluggy(self, caller: Any, spec: SpecInfo) -> Call:
-        names = _signature(spec)
+        names = signature(spec)
         guard = Guard(self._on_fault)
         offered = {"run": None} if "run" in spec.arguments else {}
 
@@ -223,7 +213,7 @@ class Dispatcher:
                 instance = self._local.blamed.get(id(error))
                 if instance is None:
                     raise
-                raise failure(instance, spec.hook, error) from error
+                raise failure(instance, spec.hook, error)  # noqa: B904 - it has its cause
             finally:
                 vars(self._local).update(outer)
             guard.settle()
@@ -237,10 +227,11 @@ class Dispatcher:
         action = policy(instance, link.impl, spec.kind)
         meter, trail = Meter(), Trail(self._pulse, instance.name, spec.hook)
         self.cost.watch(spec.hook, (instance.name,), meter.read)
-        place = link.impl.arguments.index("run") if "run" in link.impl.arguments else None
+        own = {"run": lambda _: link.member.run, **dict.fromkeys(spec.copied, snapshot)}
+        changed = [own.get(name) for name in link.impl.arguments]
 
-        def bind(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            return arguments if place is None else (*arguments[:place], link.member.run, *arguments[place + 1 :])
+        def bind(arguments: tuple[Any, ...]) -> list[Any]:
+            return [one if change is None else change(one) for change, one in zip(changed, arguments, strict=True)]
 
         def blame(error: BaseException) -> None:
             self._local.blamed.setdefault(id(error), instance)
@@ -251,12 +242,16 @@ class Dispatcher:
             def wrapper(*arguments: Any) -> Generator[None, Any, object]:
                 try:
                     answer: object = yield from _timed(link.function(*bind(arguments)), meter, trail)
+                    if spec.kind in GATHERED:
+                        answer = votes.pairs(spec.hook, answer, reasons=spec.kind == "vote")
                 except CAUGHT as error:
                     blame(error)
                     raise
                 return answer
 
             return wrapper
+
+        judge = votes.judging(instance, link.impl, self._on_fault)
 
         @functools.wraps(link.function)
         def guarded(*arguments: Any) -> Any:
@@ -273,6 +268,8 @@ class Dispatcher:
             finally:
                 meter.add(perf_counter() - started)
                 trail.end(outer)
+            if spec.kind == "vote":
+                answer = judge(answer)
             return answer if spec.kind not in GATHERED or answer is None else (instance.name, answer)
 
         return guarded
@@ -305,88 +302,3 @@ def _timed(generator: Any, meter: Meter, trail: Trail) -> Generator[None, Any, A
 
 
 _YIELDS = "a hook wrapper must yield exactly once"
-
-
-# --- the generated way, for all other hooks ---
-
-
-def _signature(spec: SpecInfo) -> list[str]:
-    return [name for name in spec.arguments if name != "run"]
-
-
-def _variable(argument: str) -> str:
-    """The variable of a hook's argument in generated code, which no variable of ours clashes with."""
-    return f"given_{argument}"
-
-
-def _generate(
-    spec: SpecInfo, links: Sequence[Link], guard: Guard, pulse: Pulse | None
-) -> tuple[Call, Callable[[], list[Figures]]]:
-    """Write and compile the function that calls `links` in order, timing each and applying its error policy.
-
-    Consecutive calls share a clock reading: the end of one is the start of the next. The figures are
-    variables of an enclosing function, which are faster to add to than the items of a list. Where there is a pulse it
-    shows each hookimpl while it runs, and at the end what ran before: one hook may call another. Answers with
-    the function, and with one that reads the figures.
-    """
-    places = range(len(links))
-    namespace: dict[str, Any] = {"CAUGHT": CAUGHT, "Figures": Figures, "clock": perf_counter, "settle": guard.settle}
-    namespace["slots"] = None if pulse is None else pulse.slots
-    for place, link in enumerate(links):
-        namespace |= _names(place, link, spec, guard)
-    figures = [f"calls{place}, total{place}, peak{place}" for place in places]
-    lines = [
-        "def make():",
-        *(f"    {names} = 0, 0.0, 0.0" for names in figures),
-        f"    def hook({', '.join(map(_variable, _signature(spec)))}):",
-        f"        nonlocal {', '.join(figures)}",
-        *(["        answers = []"] if spec.kind in GATHERED else []),
-        "        faulty = False",
-        *([f"        outer = slots[{CRUMB}]"] if pulse else []),
-        "        begun = clock()",
-        *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec, pulse)),
-        *([f"        slots[{CRUMB}] = outer"] if pulse else []),
-        *(["        if faulty: settle()"] if spec.kind == "event" else []),
-        *(["        return answers"] if spec.kind in GATHERED else []),
-        f"    return hook, lambda: [{', '.join(f'Figures({names})' for names in figures)}]",
-    ]
-    exec(compile("\n".join(lines), f"<hook {spec.hook}>", "exec"), namespace)  # noqa: S102 - from our own templates
-    made: tuple[Call, Callable[[], list[Figures]]] = namespace["make"]()
-    return made
-
-
-def _names(place: int, link: Link, spec: SpecInfo, guard: Guard) -> dict[str, Any]:
-    instance = link.member.instance
-    action = policy(instance, link.impl, spec.kind)
-    return {
-        f"impl{place}": link.function,
-        f"run{place}": link.member.run,
-        f"name{place}": instance.name,
-        f"failed{place}": functools.partial(guard.failed, instance, spec.hook, action),
-        f"failure{place}": functools.partial(failure, instance, spec.hook),
-    }
-
-
-def _link_lines(place: int, link: Link, spec: SpecInfo, pulse: Pulse | None) -> list[str]:
-    arguments = ", ".join(f"run{place}" if name == "run" else _variable(name) for name in link.impl.arguments)
-    before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
-    handle = (
-        f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error) from error"
-    )
-    answer = "" if spec.kind == "event" else "answer = "
-    lines = [
-        *([f"slots[{CRUMB}] = {pulse.crumb(link.member.instance.name, spec.hook)}"] if pulse else []),
-        f"try: {answer}impl{place}({arguments})",
-        f"except CAUGHT as error: {handle}",
-        f"{after} = clock()",
-        f"took = {after} - {before}",
-        f"calls{place} += 1",
-        f"total{place} += took",
-        f"if took > peak{place}: peak{place} = took",
-    ]
-    if spec.kind == "provider":
-        restore = f"slots[{CRUMB}] = outer; " if pulse else ""
-        lines.append(f"if answer is not None: {restore}return answer")
-    if spec.kind in GATHERED:
-        lines.append(f"if answer is not None: answers.append((name{place}, answer))")
-    return lines

@@ -1,7 +1,7 @@
 """What stands around every call of a hookimpl: the error policy and who is to blame.
 
-A hookimpl that raises is survived only where nothing half-done can stay behind: in an event, not in a
-wrapper, and not where it declares `mutates=True`. Everything else fails the run.
+A hookimpl that raises is survived only if nothing half-done can stay behind: in an event, not in a
+wrapper, and not if it declares `mutates=True`. Everything else fails the run.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from trainrun.errors import HookFailed
+from trainrun.errors import HookFailed, HookInterrupted
 from trainrun.marker import Kind
 from trainrun.plugin.description import ImplInfo
 from trainrun.plugin.instance import Instance
 
-# A plugin that calls sys.exit() has failed; it must not look like an orderly end of the worker.
-CAUGHT = (Exception, SystemExit)
+# Whatever it is, it has a plugin and a hook to be named: a plugin that calls sys.exit() must not look like an orderly
+# end of the worker, and asyncio.CancelledError is no `Exception` either.
+CAUGHT = BaseException
 
 Policy = Literal["fail", "disable", "warn"]
 
 
+class Interrupt(KeyboardInterrupt):
+    """Raised by trainrun itself into whatever runs: no error of the hookimpl that it breaks into."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A hookimpl raised and the run goes on: `action` says what becomes of the plugin."""
+    """A hookimpl raised and the run continues: `action` says what becomes of the plugin."""
 
     instance: str
     hook: str
@@ -38,18 +43,24 @@ def policy(instance: Instance, impl: ImplInfo, kind: Kind) -> Policy:
 
 
 def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
-    """The exception that ends the run because of `error`, naming the plugin and how to do without it."""
+    """Make the exception that ends the run because of `error`, naming the plugin and how to do without it.
+
+    Raises `error` itself if it is not the plugin's: an `Interrupt` of our own.
+    """
+    if isinstance(error, Interrupt):
+        raise error
     if isinstance(error, HookFailed):
         return error
-    failed = HookFailed(instance.name, hook, error, switch(instance))
+    kind = HookInterrupted if isinstance(error, KeyboardInterrupt) else HookFailed
+    failed = kind(instance.name, hook, error, switch(instance))
     failed.__cause__ = error
     return failed
 
 
 def switch(instance: Instance) -> str:
-    """How to do without the plugin, and where it comes from."""
+    """Say how to do without the plugin, and where it comes from; nothing of the task and of built-in ones."""
     if instance.role != "plugin":
-        return "it is the recipe's task" if instance.role == "task" else "it is built in"
+        return ""
     source = f" (from {instance.distribution} {instance.version})" if instance.distribution else ""
     return f"to run without it: -p no:{instance.name}{source}"
 
@@ -63,8 +74,9 @@ class Guard:
 
     def failed(self, instance: Instance, hook: str, action: Policy, error: BaseException) -> None:
         """Take note of `error`; the remaining hookimpls of the hook still run."""
-        # A hookimpl may call hooks itself: what fails the run there is not for its own policy to survive.
-        if action == "fail" or isinstance(error, HookFailed):
+        # A hookimpl may call hooks itself: what fails the run there is not for its own policy to survive. Nor is a
+        # Ctrl-C, which reaches the main thread as an exception in whatever it runs.
+        if action == "fail" or isinstance(error, HookFailed | KeyboardInterrupt):
             self._fatal.append(failure(instance, hook, error))
         else:
             self._on_fault(Fault(instance.name, hook, error, action))

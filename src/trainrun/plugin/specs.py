@@ -50,6 +50,7 @@ def _spec(function: FunctionType) -> SpecInfo | None:
         kind=options.kind,
         ranks=options.ranks,
         host=options.host,
+        copied=options.copied,
         arguments=tuple(name for name in arguments if name != "self"),
         doc=inspect.cleandoc(function.__doc__ or ""),
         file=code.co_filename,

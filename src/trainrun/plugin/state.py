@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from trainrun.errors import TrainingError
-from trainrun.plugin.dispatch import Member
 from trainrun.plugin.guard import CAUGHT, failure, switch
+from trainrun.plugin.links import Member
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -27,10 +27,10 @@ def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> d
         try:
             state = make()
         except CAUGHT as error:
-            raise failure(member.instance, "state_dict", error) from error
+            raise failure(member.instance, "state_dict", error)  # noqa: B904 - it has its cause
         if wrong := _unfit(state, is_tensor):
-            name, way_out = member.instance.name, switch(member.instance)
-            raise TrainingError(f"plugin {name!r}: {wrong}; its state_dict must be plain values and tensors; {way_out}")
+            what = f"plugin {member.instance.name!r}: {wrong}; its state_dict must be plain values and tensors"
+            raise TrainingError("; ".join(filter(None, (what, switch(member.instance)))))
         states[member.instance.name] = state
     return states
 
@@ -62,7 +62,7 @@ def restore(members: Iterable[Member], states: dict[str, Any]) -> dict[str, Any]
         try:
             load(left.pop(member.instance.name))
         except CAUGHT as error:
-            raise failure(member.instance, "load_state_dict", error) from error
+            raise failure(member.instance, "load_state_dict", error)  # noqa: B904 - it has its cause
     return left
 
 

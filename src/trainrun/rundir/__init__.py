@@ -5,14 +5,16 @@ from __future__ import annotations
 from trainrun.rundir.create import create, find
 from trainrun.rundir.lease import Lease, LeaseInfo, held
 from trainrun.rundir.paths import RunPaths
-from trainrun.rundir.records import Failure, Outcome, WorkerError, WorkerRecord
+from trainrun.rundir.records import Failure, Origin, Outcome, Stop, WorkerError, WorkerRecord
 
 __all__ = [
     "Failure",
     "Lease",
     "LeaseInfo",
+    "Origin",
     "Outcome",
     "RunPaths",
+    "Stop",
     "WorkerError",
     "WorkerRecord",
     "create",

@@ -10,27 +10,68 @@ from trainrun.rundir import typed
 
 State = Literal["finished", "stopped", "failed", "interrupted", "terminated"]
 Cause = Literal["crash", "preemption", "node"]
-Origin = Literal["code", "machine"]
+ErrorOrigin = Literal["code", "machine"]
+
+Origin = Literal["vote", "request", "signal", "command", "saves"]
+ErrorKind = Literal["raised", "explained", "told_to_stop"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why training stopped before its last step. All ranks have agreed on it.
+
+    `origin` says what asked for it: a plugin's vote, a plugin's `run.request_stop`, a signal, a command such as
+    `trainrun stop`, or saves that failed. `source` is its name: of the plugin, the signal, the command. Names may be
+    anything, so that only `origin` decides about an exit code.
+    """
+
+    reason: str
+    source: str
+    origin: Origin = "vote"
+
+    def at(self, step: int) -> str:
+        """Say that training stopped at `step`, and why."""
+        return f"stopped at step {step}{self._why()}"
+
+    def _why(self) -> str:
+        match self.origin:
+            case "vote":
+                return f": plugin {self.source} voted to stop ({self.reason})"
+            case "request":
+                return f": plugin {self.source} asked to stop ({self.reason})"
+            case "command":
+                return f" by {self.source}: {self.reason}"
+            case _:
+                return f": {self.reason}"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Stop | None:
+        """The inverse of `asdict`; None if there was none."""
+        return None if data is None else _known(cls, data)
 
 
 class WorkerError(TypedDict):
     """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node.
 
-    `raised` is the type of what a plugin raised, where `type` is that of the error that blames the plugin. `origin`
+    `raised` is the type of what a plugin raised, if `type` is that of the error that blames the plugin. `kind` tells
+    errors apart, because a user's exception may have any name: a message that is complete as it is ("explained"), and
+    a worker that was told to stop and could not in time. `out_of_memory`: the device had no memory left. `origin`
     says whether memory, a GPU, the network or another process failed, or the code itself, which is so if it is absent.
     """
 
     type: str
     raised: NotRequired[str]
+    kind: NotRequired[ErrorKind]
+    out_of_memory: NotRequired[bool]
     message: str
     traceback: str
     monotonic_ns: int
     instance: str | None
     hook: str | None
     exit_code: int
-    origin: NotRequired[Origin]
+    origin: NotRequired[ErrorOrigin]
 
 
 @dataclass(frozen=True)
@@ -39,8 +80,7 @@ class WorkerRecord:
 
     `phase` is ``starting``, ``setup``, ``training``, ``evaluation``, … and at the end ``finished``
     or ``failed``. A worker that is gone without a ``finished`` record has failed, whatever its exit code.
-    `stopped` is the reason of an agreed stop and `source` who asked for it (a plugin, a signal). `parent` is the pid of
-    the process that it was started by.
+    `stop` is why it ended before its last step. `parent` is the pid of the process that it was started by.
     """
 
     pid: int
@@ -52,8 +92,7 @@ class WorkerRecord:
     instance: str | None = None
     hook: str | None = None
     error: WorkerError | None = None
-    stopped: str | None = None
-    source: str | None = None
+    stop: Stop | None = None
     parent: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -63,14 +102,15 @@ class WorkerRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerRecord:
         """The record that `to_json` made, also by another version of trainrun."""
-        return _known(cls, data)
+        return _known(cls, {**data, "stop": Stop.from_json(data.get("stop"))})
 
 
 @dataclass(frozen=True)
 class Failure:
     """The first thing that went wrong in an attempt. `log` is the path of the failing rank's output.
 
-    `origin` is that of a raised exception, see `WorkerError`; None for a death or a hang.
+    `out_of_memory`: the device had no memory left, whatever the exception is called. `origin` is that of a raised
+    exception, see `WorkerError`; None for a death or a hang.
     """
 
     rank: int | None
@@ -85,7 +125,8 @@ class Failure:
     signal: str | None = None
     exit_code: int | None = None
     log: str | None = None
-    origin: Origin | None = None
+    origin: ErrorOrigin | None = None
+    out_of_memory: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The failure as plain JSON values."""
@@ -103,6 +144,7 @@ class Outcome:
 
     `started` and `ended` are seconds since the epoch, `metrics` the last that were logged, and `run`
     is the run directory. `cause` is the class of an end that another attempt may follow, None for one that is final.
+    `stop` is why training ended before its last step, if all ranks agreed to stop.
     """
 
     state: State
@@ -116,6 +158,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     run: str = ""
     cause: Cause | None = None
+    stop: Stop | None = None
 
     @property
     def ok(self) -> bool:
@@ -130,8 +173,15 @@ class Outcome:
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """The outcome that `to_json` made, also by another version of trainrun."""
         failure = data.get("first_failure")
-        values = {**data, "metrics": typed.metrics(data.get("metrics"))}
+        values = {**data, "metrics": typed.metrics(data.get("metrics")), "stop": Stop.from_json(data.get("stop"))}
         return _known(cls, {**values, "first_failure": Failure.from_json(failure) if failure else None})
+
+
+def how_it_ended(state: str, reason: str | None, separator: str = ": ") -> str:
+    """Join state and reason, without saying a state twice that the reason begins with."""
+    if not reason:
+        return state
+    return reason if reason.startswith(f"{state} ") else f"{state}{separator}{reason}"
 
 
 def _known(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -12,6 +12,7 @@ from trainrun.rundir.files import read_json, read_lines
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.pulse import Beat, read_pulse
+from trainrun.rundir.records import how_it_ended
 from trainrun.rundir.summary import Attempt, Summary, attempts, last_attempt, read_status, summarize
 
 _EVENTS = 200  # how many of the last events are kept
@@ -133,11 +134,11 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
         case "decision":
             yield f"step {event.get('step')}: {event.get('decision')} by {event.get('plugin')}: {reason}"
         case "fault":
-            yield f"plugin {event.get('plugin')} raised in {event.get('hook')} ({event.get('action')}): {reason}"
+            yield f"plugin {event.get('plugin')} failed in {event.get('hook')} ({event.get('action')}): {reason}"
         case "attempt_start":
             yield f"attempt {number} with {event.get('workers')} workers"
         case "attempt_end":
-            yield f"attempt {number} {event.get('state')}: {reason}"
+            yield f"attempt {number} {how_it_ended(str(event.get('state')), reason)}"
         case "restart":
             yield f"starting again: {event.get('why') or reason}"
         case "straggler":
@@ -151,7 +152,7 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
         case "request_refused":
             yield f"{event.get('file')} was refused: {reason}"
         case "outcome":
-            yield f"{event.get('state')}: {reason}"
+            yield how_it_ended(str(event.get("state")), reason)
         case _:
             rank = event.get("rank")
             yield kind.replace("_", " ")

@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from trainrun.rundir import Origin
 from trainrun.rundir.secrets import scrub
 from trainrun.worker import relay as between_nodes
 from trainrun.worker.parallel import Collectives
@@ -34,7 +35,11 @@ _CUDA_LAG = 2
 
 @dataclass(frozen=True)
 class Decision:
-    """Something that a plugin, a signal or trainrun itself decided on one rank at `step`, and why."""
+    """Something that a plugin, a signal or trainrun itself decided on one rank at `step`, and why.
+
+    `origin` says what asked for it: `plugin` alone does not, because a plugin may be called like a signal. `data` holds
+    what else all ranks must know; `reason` is for people, and is never read back.
+    """
 
     kind: DecisionKind
     plugin: str
@@ -42,6 +47,8 @@ class Decision:
     reason: str
     rank: int = 0
     step: int = 0
+    origin: Origin = "vote"
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -83,9 +90,18 @@ class Decisions:
         self._pending: list[Decision] = []
         self._posted: set[tuple[str, str, str]] = set()
 
-    def post(self, kind: DecisionKind, plugin: str, hook: str, reason: str) -> None:
+    def post(
+        self,
+        kind: DecisionKind,
+        plugin: str,
+        hook: str,
+        reason: str,
+        *,
+        origin: Origin = "vote",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         """Post a decision from any thread. One that is posted already and not yet applied is not posted twice."""
-        decision = Decision(kind, plugin, hook, scrub(reason)[:2000], self._rank)
+        decision = Decision(kind, plugin, hook, scrub(reason)[:2000], self._rank, origin=origin, data=data or {})
         if threading.get_ident() == self._thread:
             self._write(decision)
         else:

@@ -44,7 +44,7 @@ def evaluate(session: Session) -> bool:
         session.warn_nonfinite(record.values)
         session.evaluated_at, session.last_metrics = state.step, record.values
         if record.values and session.hooks.on_log:
-            session.hooks.on_log(dict(record.values), state.step)
+            session.hooks.on_log(record.values, state.step)
     return True
 
 
@@ -62,7 +62,7 @@ def _evaluate_splits(session: Session, record: EvaluationRecord) -> bool:
             hooks.on_evaluation_end(split, record.of_split())
         record.add_logged()
     if hooks.on_evaluated:
-        hooks.on_evaluated(session.state.step, splits, dict(record.values))
+        hooks.on_evaluated(session.state.step, splits, record.values)
     record.add_logged()  # also on a rank that has no such hook: the others exchange metrics
     return True
 
@@ -86,7 +86,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
             raise TrainingError(
                 f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out"
             )
-        for name, (value, weight) in weighted(outputs).items():
+        for name, (value, weight) in weighted(outputs, hooks.whose).items():
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:
             hooks.on_evaluation_batch_end(batch, index, split, size, outputs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainrun.errors import HookFailed
+from trainrun.errors import HookFailed, described
 from trainrun.plugin.guard import Fault
+from trainrun.worker.decisions import DecisionKind
 from trainrun.worker.state import State
 
 if TYPE_CHECKING:
@@ -25,17 +26,19 @@ class Faults:
         """Log the fault with its traceback, and post what follows from it."""
         key = (fault.instance, fault.hook)
         self._seen[key] = self._seen.get(key, 0) + 1
-        self._logger.error(
-            "hook raised", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error
-        )
         if isinstance(fault.error, HookFailed):  # from a background thread, whose exceptions nobody would see
             self.fatal = self.fatal or fault.error
-            return
-        reason = f"{type(fault.error).__name__}: {fault.error}"
-        if fault.action == "disable" or self._seen[key] == 1:
-            self._state.decisions.post(
-                "disable" if fault.action == "disable" else "warn", fault.instance, fault.hook, reason
-            )
+        elif fault.action == "disable":
+            self._post("disable", fault)
+        elif self._seen[key] == 1:
+            self._post("warn", fault)
+        # Last: whatever becomes of the log, what follows from the fault is on its way.
+        self._logger.error(
+            "hook failed", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error
+        )
+
+    def _post(self, kind: DecisionKind, fault: Fault) -> None:
+        self._state.decisions.post(kind, fault.instance, fault.hook, described(fault.error))
 
     def counts(self) -> dict[str, int]:
         """How often each hookimpl raised on this rank, by `INSTANCE.HOOK`."""

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from trainrun.errors import TrainingError
-from trainrun.worker import modes
+from trainrun.plugin.dispatch import Dispatcher
+from trainrun.worker import applying, modes
 from trainrun.worker.checkpoint.finite import untrained
 from trainrun.worker.data import Update
 from trainrun.worker.evaluate import evaluate
@@ -90,7 +91,7 @@ def _end_step(session: Session) -> None:
     _vote(session)
     session.owes_step = False
     if evaluating:
-        session.settle()
+        applying.settle(session)
     if session.saving.is_due(state.step):
         session.saving.at_step(session)
 
@@ -102,7 +103,7 @@ def _end_epoch(session: Session) -> None:
     session.in_epoch = not complete
     if complete and evaluating:
         _vote(session)
-        session.settle()
+        applying.settle(session)
     if hooks.on_epoch_end:
         hooks.on_epoch_end(state.epoch)
     if complete and evaluating:
@@ -161,7 +162,7 @@ def _forward_backward(session: Session, batch: Any, update: Update, index: int) 
     else:
         with session.autocast(), session.reduction.advising():
             outputs = hooks.training_step(session.model, batch)
-    loss, weight, extra = _loss(outputs)
+    loss, weight, extra = _loss(outputs, hooks)
     if hooks.on_forward_end:
         hooks.on_forward_end(outputs, loss, size)
     pulse.pause()
@@ -189,7 +190,7 @@ def _fetch(session: Session) -> Any:
     return batch
 
 
-def _loss(outputs: Any) -> tuple[torch.Tensor, Any, Extra]:
+def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
     """The loss, its weight if the task returned one, and what else it returned."""
     loss: Any
     weight: Any = None
@@ -203,9 +204,10 @@ def _loss(outputs: Any) -> tuple[torch.Tensor, Any, Extra]:
     else:
         loss = None
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
         raise TrainingError(
-            f'training_step returned {shown}; return a scalar loss, or {{"loss": mean, "weight": units}}'
+            f'training_step returned {what}; return a scalar loss, or {{"loss": mean, "weight": units}}'
+            + hooks.whose("training_step")
         )
     return loss, weight, extra
 
@@ -250,7 +252,7 @@ def log(session: Session) -> None:
     if "train/loss" in metrics:
         metrics["train/samples_per_second"] = session.samples_per_second()
     if metrics and session.hooks.on_log:
-        session.hooks.on_log(dict(metrics), session.state.step)
+        session.hooks.on_log(metrics, session.state.step)
     session.check_loss(metrics)
 
 
@@ -259,10 +261,10 @@ def _vote(session: Session) -> None:
     session.saving.post_overdue(session.state.decisions)
     if hooks.should_evaluate:
         for name, reason in hooks.should_evaluate():
-            post("evaluate", name, "should_evaluate", str(reason))
+            post("evaluate", name, "should_evaluate", reason)
     if hooks.should_checkpoint:
         for name, reason in hooks.should_checkpoint():
-            post("checkpoint", name, "should_checkpoint", str(reason))
+            post("checkpoint", name, "should_checkpoint", reason)
     if hooks.should_stop:
         for name, reason in hooks.should_stop():
-            post("stop", name, "should_stop", str(reason))
+            post("stop", name, "should_stop", reason)

@@ -17,13 +17,25 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
+import torch
+
+from trainrun.errors import (
+    EnvironmentProblem,
+    ExitCode,
+    HookFailed,
+    PluginProblem,
+    TrainingError,
+    TrainrunError,
+    described,
+    message_of,
+)
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
 from trainrun.rundir.pulse import Beat
+from trainrun.rundir.records import ErrorKind
 from trainrun.rundir.secrets import scrub_all
-from trainrun.worker import output
+from trainrun.worker import applying, output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
 from trainrun.worker.origin import origin
@@ -111,7 +123,7 @@ def train(
             hooks.on_completed(outcome, "worker", None)
         worker.collectives.barrier()
     except BaseException as error:
-        outcome = replace(outcome, reason=f"{type(error).__name__}: {error}", step=state.step)
+        outcome = replace(outcome, reason=described(error), step=state.step)
         logger.exception("training failed", step=state.step, phase=state.phase)
         on_phase(state.phase, state.step)
         with _second_to(error, logger):
@@ -122,7 +134,7 @@ def train(
         raise
     outcome = replace(outcome, ended=time.time())
     _leave(worker, outcome)
-    session.record_late()
+    applying.record_late(session)
     return outcome
 
 
@@ -145,8 +157,8 @@ def _ended(worker: Worker, outcome: Outcome) -> Outcome:
     # A stop that was agreed after the last step has stopped nothing.
     if worker.state.stop is None or step == worker.state.total_steps:
         return replace(outcome, state="finished", exit_code=0, reason=f"all {step} steps were made", step=step)
-    reason, source = worker.state.stop
-    return replace(outcome, state="stopped", exit_code=0, reason=f"{source}: {reason}", step=step)
+    stop = worker.state.stop
+    return replace(outcome, state="stopped", exit_code=0, reason=stop.at(step), step=step, stop=stop)
 
 
 def _leave(worker: Worker, outcome: Outcome) -> None:
@@ -159,12 +171,12 @@ def _leave(worker: Worker, outcome: Outcome) -> None:
 
 
 def _drain(worker: Worker) -> None:
-    for name, count in worker.hooks.drain(_DRAIN).items():
-        reason = f"{count} of its background calls were lost: its queue was full, or it took longer than {_DRAIN:g} s"
+    for name, lost in worker.hooks.drain(_DRAIN).items():
+        reason = lost.told(_DRAIN)
         worker.logger.warning(reason, plugin=name)
         worker.state.decisions.post("lost", name, "background", reason)
     if counts := worker.faults.counts():
-        worker.logger.warning("hooks raised", times=counts)
+        worker.logger.warning("hooks failed", times=counts)
 
 
 class Record:
@@ -189,19 +201,19 @@ class Record:
 
     def finish(self, outcome: Outcome) -> None:
         """The completion record."""
-        stopped, source = None, None
-        if outcome.state == "stopped":
-            source, _, stopped = outcome.reason.partition(": ")
-        self._write(replace(self._record, phase="finished", step=outcome.step, stopped=stopped, source=source))
+        self._write(replace(self._record, phase="finished", step=outcome.step, stop=outcome.stop))
 
     def fail(self, error: BaseException) -> ExitCode:
         """The error record; answers with the exit code that the error asks for."""
         code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
         blamed = error if isinstance(error, HookFailed | Terminated) else None
+        raised = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
         told: WorkerError = {
             "type": type(error).__name__,
-            "raised": type((isinstance(error, HookFailed) and error.__cause__) or error).__name__,
-            "message": str(error),
+            "raised": type(raised).__name__,
+            "kind": _kind(error),
+            "out_of_memory": isinstance(raised, torch.OutOfMemoryError),
+            "message": message_of(error),
             "traceback": _traceback(error),
             "monotonic_ns": time.monotonic_ns(),
             "instance": blamed.instance if blamed else None,
@@ -217,9 +229,17 @@ class Record:
         write_json(self._path, scrub_all(record.to_json()))
 
 
+def _kind(error: BaseException) -> ErrorKind:
+    if isinstance(error, Terminated):
+        return "told_to_stop"
+    # Messages of our own name the plugin and what it raised.
+    own = isinstance(error, HookFailed) or type(error) in (TrainingError, EnvironmentProblem)
+    return "explained" if own else "raised"
+
+
 def _traceback(error: BaseException) -> str:
     """The traceback of what the user's code raised; nothing for errors that are told in one sentence."""
-    cause = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
+    cause = error.__cause__ if isinstance(error, HookFailed | PluginProblem) and error.__cause__ else error
     if isinstance(cause, TrainrunError):
         return ""
     trace = cause.__traceback__

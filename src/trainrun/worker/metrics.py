@@ -24,6 +24,7 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 GatherObjects = Callable[[object], list[object]]
 
 _FOLD = 512  # how many values of one metric are kept before they are folded into one
+_STEP = "evaluation_step"
 _PREDICTIONS = "predictions"  # in the answer of `evaluation_step`: for plugins, no metric
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
 
@@ -225,23 +226,25 @@ def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
     return min(values) if reduce == "min" else max(values)
 
 
-def weighted(metrics: object) -> dict[str, tuple[Value, float | None]]:
-    """Read the answer of `evaluation_step`: name → value and weight, the weight None where none was given.
+def weighted(metrics: object, whose: Callable[[str], str] | None = None) -> dict[str, tuple[Value, float | None]]:
+    """Read what `evaluation_step` returned: name → value and weight, the weight None if there is none.
 
-    What it calls predictions is no metric, and left out.
+    What it calls predictions is no metric, and left out. whose: says, at the end of a message, whose hookimpl it is.
     """
+
+    def wrong(what: str, instead: str) -> TrainingError:
+        return TrainingError(f"{_STEP} returned {what}; return {instead}{whose(_STEP) if whose else ''}")
+
     if not isinstance(metrics, Mapping):
-        raise TrainingError(f"evaluation_step answered a {type(metrics).__name__}; it must answer a mapping of names")
+        raise wrong(f"a {type(metrics).__name__}", "a mapping of names to values")
     found: dict[str, tuple[Value, float | None]] = {}
     for name, value in metrics.items():
         if name == _PREDICTIONS:
             continue
         given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
         if not isinstance(given, torch.Tensor | int | float):
-            raise TrainingError(
-                f"evaluation_step: {name!r} must be a number, a tensor or (value, weight), got {type(given).__name__}"
-            )
+            raise wrong(f"{type(given).__name__} as {name!r}", "a number, a tensor or (value, weight)")
         if isinstance(given, torch.Tensor) and given.numel() != 1:
-            raise TrainingError(f"evaluation_step: {name!r} must be one number, got a tensor of {tuple(given.shape)}")
+            raise wrong(f"a tensor of shape {tuple(given.shape)} as {name!r}", "one number, or (value, weight)")
         found[name] = (given, None if weight is None else float(weight))
     return found

@@ -7,7 +7,7 @@ import re
 import torch
 from torch import distributed
 
-from trainrun.rundir.records import Origin
+from trainrun.rundir.records import ErrorOrigin
 
 # torch raises these by class: no memory, a failed GPU, and the errors of NCCL, the store and the network.
 _MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, distributed.DistError)
@@ -20,7 +20,7 @@ _TEXTS = re.compile(
 )
 
 
-def origin(error: BaseException) -> Origin:
+def origin(error: BaseException) -> ErrorOrigin:
     """Return "machine" if `error`, or what it was raised from, is a failure of memory, GPU, network or another process.
 
     Everything else that Python code raises is "code": a second attempt from the same checkpoint computes the same

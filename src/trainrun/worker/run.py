@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TrainingError, shown
 from trainrun.plugin.instance import Instance
 from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
 from trainrun.worker.checkpoint import finite, weights
+from trainrun.worker.decisions import DecisionKind
 from trainrun.worker.metrics import Reduce, Value
 from trainrun.worker.optim import unwrapped
 from trainrun.worker.state import State
@@ -167,16 +168,24 @@ class Run:
         self._state.metrics.add(name, value, reduce)
 
     def request_stop(self, reason: str) -> None:
-        """Ask for training to stop. Any rank may, from any thread; all ranks stop at one step, as for `should_stop`."""
-        self._state.decisions.post("stop", self.name, "request_stop", reason)
+        """Ask for training to stop. Any rank may, from any thread; all ranks stop at one step, as for `should_stop`.
+
+        reason: a non-empty string, here and in the other requests; anything else is a TypeError.
+        """
+        self._request("stop", "request_stop", reason)
 
     def request_checkpoint(self, reason: str) -> None:
         """Ask for a checkpoint, as `should_checkpoint` does. Any rank may, from any thread."""
-        self._state.decisions.post("checkpoint", self.name, "request_checkpoint", reason)
+        self._request("checkpoint", "request_checkpoint", reason)
 
     def request_evaluation(self, reason: str) -> None:
         """Ask for an evaluation, as `should_evaluate` does. Any rank may, from any thread."""
-        self._state.decisions.post("evaluate", self.name, "request_evaluation", reason)
+        self._request("evaluate", "request_evaluation", reason)
+
+    def _request(self, kind: DecisionKind, function: str, reason: str) -> None:
+        if not isinstance(reason, str) or not reason.strip():
+            raise TypeError(f"run.{function} was called with {shown(reason)}; give it a non-empty string as the reason")
+        self._state.decisions.post(kind, self.name, function, reason, origin="request")
 
     def save_weights(self, path: str | Path, *, local: bool = False) -> None:
         """Write the model's parameters and persistent buffers to `path` as safetensors, and wait for the disk.

@@ -13,7 +13,9 @@ from trainrun.checkpoint import scan
 from trainrun.errors import TrainingError
 from trainrun.recipe import duration
 from trainrun.recipe.model import CheckpointTable
-from trainrun.worker.checkpoint.finite import NOT_FINITE, Losses
+from trainrun.rundir import Stop
+from trainrun.worker import applying
+from trainrun.worker.checkpoint.finite import Losses
 from trainrun.worker.checkpoint.saver import SOURCE, Saved, Saver, folder
 from trainrun.worker.decisions import Decision, DecisionKind, Decisions
 
@@ -72,7 +74,7 @@ class Saving:
         self._next = monotonic() + self._interval
         if self._at_end and state.step == state.total_steps:
             return  # the last one comes after the last evaluation
-        session.settle()
+        applying.settle(session)
         self.wanted = None
         if self.saved_at == state.step:
             return
@@ -102,17 +104,17 @@ class Saving:
         state = session.state
         with _shown(session):
             self._saver.wait(session)
-        session.settle()
+        applying.settle(session)
         if not (self._at_end or self.wanted) or self.saved_at == state.step:
             return
         complete = state.stop is None
-        reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop[0]}"
+        reason = "training has ended" if state.stop is None else f"training was stopped: {state.stop.reason}"
         session.require_replicas()
         self._announce(session)
         with _shown(session):
             saved = self._saver.save_now(session, self.wanted or reason)
         self._ended(session, saved)
-        if saved.problem is not None and complete and not saved.problem.startswith(NOT_FINITE):
+        if saved.problem is not None and complete and saved.finite:
             raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
 
     def committed(self, session: Session, path: Path, seconds: float | None = None) -> None:
@@ -127,12 +129,19 @@ class Saving:
                 " may be killed before its last checkpoint is saved; raise launch.grace"
             )
 
-    def failed(self, session: Session, step: int, reason: str) -> None:
+    def ended(self, session: Session, decision: Decision) -> None:
+        """A save in the background has ended, as all ranks hear of it now."""
+        if decision.kind == "saved":
+            self.committed(session, session.state.paths.checkpoints / decision.hook, decision.data["seconds"])
+        else:
+            self.failed(session, decision.data["step"], decision.reason, finite=decision.data["finite"])
+
+    def failed(self, session: Session, step: int, reason: str, *, finite: bool) -> None:
         """A save has failed; the same on all ranks. After too many in a row training stops.
 
         Raises TrainingError for one that was not finite, unless `train.nonfinite` is "warn".
         """
-        if reason.startswith(NOT_FINITE):
+        if not finite:
             self._refused(session, step, reason)
             return
         self._failures += 1
@@ -142,7 +151,7 @@ class Saving:
             session.hooks.on_checkpoint_failed(str(session.state.paths.checkpoints / folder(step)), reason)
         if self._failures >= self._allowed:
             times = f"{self._failures} saves in a row" if self._failures > 1 else "a save"
-            session.stop(f"{times} failed (checkpoint.max_failures): {reason}", SOURCE)
+            session.stop(Stop(f"{times} failed (checkpoint.max_failures): {reason}", SOURCE, "saves"))
 
     def _refused(self, session: Session, step: int, reason: str) -> None:
         self.saved_at = max(self.saved_at, step)  # the same step would be no better a second time
@@ -170,7 +179,7 @@ class Saving:
             self.committed(session, saved.path, saved.seconds)
         else:
             session.record(decision(saved, session.state.step))
-            self.failed(session, saved.step, saved.problem or "")
+            self.failed(session, saved.step, saved.problem or "", finite=saved.finite)
 
 
 @contextmanager
@@ -187,21 +196,12 @@ def _shown(session: Session) -> Iterator[None]:
 def decision(saved: Saved, step: int) -> Decision:
     """The end of a save, as the ranks hear of it and the events tell it."""
     kind: DecisionKind = "unsaved" if saved.path is None else "saved"
-    return Decision(kind, SOURCE, folder(saved.step), _told(saved), step=step)
+    reason = f"after {saved.seconds:.3f} s" if saved.problem is None else saved.problem
+    data = {"step": saved.step, "seconds": saved.seconds, "finite": saved.finite}
+    return Decision(kind, SOURCE, folder(saved.step), reason, step=step, origin="saves", data=data)
 
 
 def tell(decisions: Decisions, saved: Saved) -> None:
     """Post the end of a save in the background, for all ranks to hear of it at the same step. Rank 0 calls it."""
     one = decision(saved, 0)
-    decisions.post(one.kind, one.plugin, one.hook, one.reason)
-
-
-def _told(saved: Saved) -> str:
-    how_long = f"after {saved.seconds:.3f} s"
-    return how_long if saved.problem is None else f"{how_long}: {saved.problem}"
-
-
-def read(told: Decision) -> tuple[int, float, str]:
-    """The step of a save, its seconds, and why there is no checkpoint, if so, out of what `tell` posted."""
-    seconds, _, problem = told.reason.removeprefix("after ").partition(" s")
-    return int(told.hook.rpartition("-")[2]), float(seconds), problem.removeprefix(": ")
+    decisions.post(one.kind, one.plugin, one.hook, one.reason, origin=one.origin, data=one.data)

@@ -14,7 +14,8 @@ import torch
 
 from trainrun.errors import TrainingError
 from trainrun.plugin.dispatch import Dispatcher
-from trainrun.worker import saving, sharding
+from trainrun.rundir import Stop
+from trainrun.worker import applying, sharding
 from trainrun.worker.data import ForeignBatches, SampleCounter, SampledBatches
 from trainrun.worker.decisions import Decision
 from trainrun.worker.faults import Faults
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     import structlog
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_LATE = {"warn", "disable", "lost"}
-# Kinds of decisions as they are carried out; the ends of saves in the order in which they came.
-_ORDER = (("warn",), ("disable",), ("saved", "unsaved"), ("checkpoint",), ("evaluate",), ("stop",))
-_ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off here
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
@@ -90,7 +87,7 @@ class Session:
         self.replicas = Replicas(self.model, self.optimizer, world, wait=wait, warn=self.warn)
         self._compared_at = -1
         self.check_replicas = self.state.recipe.parallel.check_replicas
-        self._applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
+        self.applied: dict[tuple[str, str, str], int] = {}  # the step at which each decision was last applied
         self.look_at_plan()
 
     @property
@@ -130,7 +127,7 @@ class Session:
         """Right before the first step: who asked for a stop meanwhile gets it, and generators are where they belong."""
         self.replicas.warn_left_out()
         self.look_outside()
-        self.settle()
+        applying.settle(self)
         self.restore_randomness()
 
     # --- one step ---
@@ -146,7 +143,7 @@ class Session:
         decisions.step = self.state.step + 1
         if decisions.more or decisions.written != decisions.read:
             evaluated_at = self.evaluated_at
-            self.apply(decisions.due(decisions.step))
+            applying.apply(self, decisions.due(decisions.step))
             if self.evaluated_at != evaluated_at:
                 self.save_evaluated()
 
@@ -159,7 +156,7 @@ class Session:
         """After an evaluation batch, on all ranks alike: whether a stop was agreed, so that nobody needs its result."""
         if self.interruption.is_asked(here=self.inbox.pending):
             self.look_outside()
-            self.settle()
+            applying.settle(self)
         return self.state.stop is not None
 
     def look_outside(self) -> None:
@@ -168,7 +165,9 @@ class Session:
             self.logger.warning("something had replaced the handler of a signal; it is back", signal=name)
         if self.inbox.pending:
             for request in self.inbox.take():
-                self.state.decisions.post(request.kind, request.source, request.hook, request.reason)
+                self.state.decisions.post(
+                    request.kind, request.source, request.hook, request.reason, origin=request.origin
+                )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The recipe's precision, for a forward; and that ranks wait for one another in it where it is sharded."""
@@ -242,14 +241,12 @@ class Session:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         return sharding.whole(torch.nn.utils.get_total_norm(gradients))
 
-    def skip_update(self, reasons: Sequence[tuple[str, Any]]) -> str:
+    def skip_update(self, reasons: Sequence[tuple[str, str]]) -> str:
         """Leave model, optimizer and scheduler as they are; answer with the reasons as one text."""
         if self.state.scaler is not None:
             self.state.scaler.update()
         for name, reason in reasons:
-            self.record(
-                Decision("skip", name, "should_skip_update", str(reason), self.state.world.rank, self.state.step)
-            )
+            self.record(Decision("skip", name, "should_skip_update", reason, self.state.world.rank, self.state.step))
         return "; ".join(f"{name}: {reason}" for name, reason in reasons)
 
     def look_at_plan(self) -> None:
@@ -263,65 +260,13 @@ class Session:
 
     # --- decisions ---
 
-    def apply(self, decisions: Sequence[Decision]) -> None:
-        """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
-        groups = _by_key([decision for decision in decisions if not self._is_met(decision)])
-        self._applied |= {group[0].key: self.state.decisions.step for group in groups}
-        for kinds in _ORDER:
-            matching = [group for group in groups if group[0].kind in kinds]
-            for group in matching:
-                self.record(*group)
-            if matching:
-                self._carry_out(kinds[0], [group[0] for group in matching])
-
-    def _is_met(self, decision: Decision) -> bool:
-        """Whether this is a wish for a checkpoint that another rank posted earlier, and that was carried out since."""
-        return decision.kind == "checkpoint" and decision.step < self._applied.get(decision.key, 0)
-
-    def settle(self) -> None:
-        """Apply everything that any rank has posted so far, now. Call it on all ranks alike."""
-        for _ in range(_ROUNDS):
-            self.raise_fatal()
-            decisions = self.state.decisions.settle()
-            if not decisions:
-                return
-            self.apply(decisions)
-
-    def record_late(self) -> None:
-        """Record the faults since training ended; nothing else that was asked for then has an effect."""
-        self.raise_fatal()
-        late = [decision for decision in self.state.decisions.settle() if decision.kind in _LATE]
-        for group in _by_key(late):
-            self.record(*group)
-
-    def _carry_out(self, kind: str, decisions: Sequence[Decision]) -> None:
-        first = decisions[0]
-        if kind == "disable":
-            for decision in decisions:
-                self.hooks.disable(decision.plugin)
-            self.look_at_plan()
-        elif kind == "saved":
-            for decision in decisions:
-                step, seconds, problem = saving.read(decision)
-                if decision.kind == "saved":
-                    self.saving.committed(self, self.state.paths.checkpoints / decision.hook, seconds)
-                else:
-                    self.saving.failed(self, step, problem)
-        elif kind == "checkpoint":
-            self.saving.wanted = f"{first.plugin}: {first.reason}"
-        elif kind == "evaluate" and self.evaluated_at != self.state.step:  # else these weights were evaluated just now
-            self.evaluate(self)
-            self.settle()
-        elif kind == "stop":
-            self.stop(first.reason, first.plugin)
-
-    def stop(self, reason: str, source: str) -> None:
+    def stop(self, stop: Stop) -> None:
         """Stop before the next step; all ranks have agreed. The first reason counts."""
         if self.state.stop is not None:
             return
-        self.state.stop = (reason, source)
+        self.state.stop = stop
         if self.hooks.on_stop_requested:
-            self.hooks.on_stop_requested(reason, source)
+            self.hooks.on_stop_requested(stop.reason, stop.source)
 
     def record(self, *group: Decision) -> None:
         """Record a decision, and the ranks that took it, in the run's events."""
@@ -390,11 +335,3 @@ class Session:
     def restart_clock(self) -> None:
         """Leave the time until now out of the rates."""
         self.logged_at = (time.perf_counter(), self.state.samples_seen)
-
-
-def _by_key(decisions: Sequence[Decision]) -> list[list[Decision]]:
-    """The same decision, taken on several ranks, together."""
-    groups: dict[tuple[str, str, str], list[Decision]] = {}
-    for decision in decisions:
-        groups.setdefault(decision.key, []).append(decision)
-    return list(groups.values())

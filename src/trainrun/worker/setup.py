@@ -18,8 +18,9 @@ from trainrun import hookspecs
 from trainrun.builtin import SMOKE_CHECK
 from trainrun.errors import EnvironmentProblem, TrainingError
 from trainrun.plugin import state as plugin_state
-from trainrun.plugin.dispatch import Dispatcher, Member
+from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.instance import Instance
+from trainrun.plugin.links import Member
 from trainrun.plugin.loading import Loaded, load_plugin
 from trainrun.plugin.specs import by_name, own_specs
 from trainrun.recipe import Recipe
@@ -89,8 +90,8 @@ class Worker:
         seed_all(recipe.run.seed)
         model = _required(hooks, "build_model")(recipe, state.device)
         if not isinstance(model, torch.nn.Module):
-            answer = "None" if model is None else type(model).__name__
-            raise TrainingError(f"build_model answered {answer}; it must answer a torch.nn.Module")
+            what = "None" if model is None else type(model).__name__
+            raise TrainingError(f"build_model returned {what}; return a torch.nn.Module{hooks.whose('build_model')}")
         state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
         train = self._train_batches()
         state.epoch_progress = train.progress

@@ -44,12 +44,13 @@ class Terminated(TrainingError):
 
 
 class Request(NamedTuple):
-    """What somebody outside asks of the worker. hook: how it came, as `trainrun why` shows it."""
+    """What is asked of the worker from outside. hook: how it came, as `trainrun why` shows it."""
 
     kind: Literal["stop", "checkpoint"]
     source: str
     hook: Literal["signal", "request"]
     reason: str
+    origin: Literal["signal", "command"] = "signal"
 
 
 def user_signals(table: LaunchTable) -> UserSignals:
@@ -126,7 +127,8 @@ class Inbox:
         for line in lines:
             kind, source, reason = line.get("request"), line.get("source"), line.get("reason", "")
             if kind in ("stop", "checkpoint") and isinstance(source, str) and isinstance(reason, str):
-                yield Request(kind, source, "request", reason)
+                origin: Literal["signal", "command"] = "command" if line.get("origin") == "command" else "signal"
+                yield Request(kind, source, "request", reason, origin)
 
 
 class Deadline:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainrun.recipe import Recipe
-from trainrun.rundir import RunPaths
+from trainrun.rundir import RunPaths, Stop
 from trainrun.rundir.pulse import Pulse
 from trainrun.worker.world import Job, World
 
@@ -51,7 +51,7 @@ class State:
     optimizer: torch.optim.Optimizer | None = None
     scheduler: Any = None
     scaler: torch.amp.GradScaler | None = None
-    stop: tuple[str, str] | None = None  # the agreed reason and its source
+    stop: Stop | None = None  # what all ranks have agreed on
     exempt: frozenset[str] = frozenset()  # what of the model was not finite before it was trained, and may stay so
     smoke: bool = False  # this is a `trainrun smoke`
     epoch_progress: Callable[[], float | None] = _unknown  # of the training data

@@ -27,12 +27,16 @@ _PATIENCE = 1800.0  # seconds of waiting after which training does not count as 
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save ended: the path, or why there is none. seconds: from the copy to the end."""
+    """How a save ended: the path, or why there is none. seconds: from the copy to the end.
+
+    finite: False if there is none because what it would keep is not finite.
+    """
 
     step: int
     path: Path | None
     problem: str | None
     seconds: float
+    finite: bool = True
 
 
 class Saver:
@@ -82,14 +86,14 @@ class Saver:
         return snapshot.take(session, self._staging, reason)
 
     def _run(self, taken: snapshot.Snapshot, told: Callable[[Saved], None] | None) -> Saved:
-        began = perf_counter()
+        began, finite = perf_counter(), True
         try:
             path, problem = self._writer.write(taken), None
         except NotFinite as error:
-            path, problem = None, f"{NOT_FINITE}{error}"
+            path, problem, finite = None, f"{NOT_FINITE}{error}", False
         except SaveFailed as error:
             path, problem = None, str(error)
-        ended = Saved(taken.step, path, problem, perf_counter() - began)
+        ended = Saved(taken.step, path, problem, perf_counter() - began, finite)
         if told is not None:
             told(ended)
         return ended
