@@ -159,3 +159,57 @@ def test_what_the_recipe_gets_wrong_about_plugins(
     assert "train.toml:" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(recipe.parent.glob("runs")) == []
+
+
+OLD = "from trainrun import hookimpl\nclass Plugin:\n    @hookimpl(hookwrapper=True)\n    def on_log(self): yield\n"
+
+
+def test_an_import_error_has_its_line_and_all_of_it_on_request(
+    trainrun: Trainrun, install: DistributionInstaller, recipe: Path
+) -> None:
+    install("bad-dist", {"bad.py": OLD}, {"bad": "bad:Plugin"})
+    enable(recipe)
+    done = trainrun("check", "train.toml")
+    (line,) = done.stderr.splitlines()
+    assert "hookimpl() takes no 'hookwrapper', which is pluggy's old style; use wrapper=True (bad.py:3)" in line
+    for command in ("check", "hooks", "launch"):
+        done = trainrun(command, "train.toml", "--traceback")
+        assert done.returncode == 4
+        assert 'bad.py", line 3, in Plugin' in done.stderr
+        assert line in done.stderr.splitlines()
+    assert 'bad.py", line 3, in Plugin' in trainrun("plugins", "--traceback").stdout
+    assert "Traceback" not in trainrun("plugins").stdout
+
+
+def test_an_error_in_the_task_has_no_switch(trainrun: Trainrun, recipe: Path) -> None:
+    (recipe.parent / "broken.py").write_text("import no_such_package\n")
+    done = trainrun("check", "train.toml", "-o", "task.use=broken.py")
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("importing it failed: ModuleNotFoundError: No module named 'no_such_package' (broken.py:1)")
+
+
+@pytest.mark.parametrize(
+    ("returned", "code", "message"),
+    [
+        ("None", 0, ""),
+        ("False", 0, ""),
+        ("[]", 0, ""),
+        ('"no"', 2, "plugin bad: no"),
+        ('["one", "two"]', 2, "plugin bad: two"),
+        ("True", 4, "plugin bad: check_recipe returned True; return None if nothing is wrong, or"),
+        ('""', 4, "plugin bad: check_recipe returned ''; return None"),
+        ('["one", 2]', 4, "plugin bad: check_recipe returned a list"),
+        ("{}", 4, "plugin bad: check_recipe returned a dict"),
+        ("(one for one in ())", 4, "plugin bad: check_recipe returned a generator"),
+    ],
+)
+def test_what_check_recipe_returns(
+    returned: str, code: int, message: str, trainrun: Trainrun, install: DistributionInstaller, recipe: Path
+) -> None:
+    install("bad-dist", {"bad.py": HEAD + f"def check_recipe(self): return {returned}"}, {"bad": "bad:Plugin"})
+    enable(recipe, '[plugins.bad]\non_error = "warn"\n')
+    done = trainrun("check", "train.toml")
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "bug in trainrun" not in done.stderr

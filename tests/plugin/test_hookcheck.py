@@ -69,3 +69,29 @@ def test_a_hook_that_is_taken_cannot_be_brought() -> None:
 def test_unmarked_functions_are_noted() -> None:
     (note,) = unmarked_notes(WATCHER, Description("watch:W", unmarked=("on_log",)))
     assert "on_log is not marked with @hookimpl" in note
+
+
+def test_ranks_that_do_not_exist() -> None:
+    (text,) = mistakes("on_step_end", ranks="one")
+    assert "ranks='one' is no set of ranks, so it would never be called" in text
+    assert "use ranks='all' or 'local_zero' or 'zero'" in text
+
+
+def test_a_hook_of_the_client_in_the_task_is_an_error() -> None:
+    task = Instance("task", "task", "tasks/t.py")
+    description = Description("tasks/t.py", impls=(ImplInfo("check_recipe", "check_recipe", file="/x/t.py", line=7),))
+    (problem,) = check_hooks(task, description, SPECS)
+    assert str(problem) == (
+        "task (tasks/t.py): check_recipe (t.py:7): check_recipe: the launching process calls it, which does not import"
+        " the task, so it would never be called; put it into a plugin with a table [plugins.NAME]"
+    )
+    both = Description("tasks/t.py", impls=(ImplInfo("on_completed", "on_completed"),))
+    assert check_hooks(task, both, SPECS) == []
+
+
+def test_a_brought_hook_of_no_kind_is_an_error() -> None:
+    spec: Any = SpecInfo("on_counted", "workers", "events", "one")  # type: ignore[arg-type]
+    texts = [str(problem) for problem in check_specs([(WATCHER, Description("watch:W", specs=(spec,)))], SPECS)]
+    assert [text.partition(" with ")[2].partition(";")[0] for text in texts] == [
+        "locus='workers'", "kind='events'", "ranks='one'"
+    ]  # fmt: skip

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import pluggy
 import pydantic
 import pytest
 
 from trainrun import Field, PluginOptions, hookimpl, hookspec
 from trainrun.plugin.description import Description
-from trainrun.plugin.inspecting import describe_object
+from trainrun.plugin.inspecting import describe_object, stray_impl
 
 
 class Full:
@@ -155,3 +159,125 @@ def test_says_what_cannot_be_used(plugin: object, error: str) -> None:
     assert not found.ok
     assert found.error is not None
     assert error in found.error
+
+
+# --- what would never be called ---
+
+
+class Coroutine:
+    @hookimpl
+    async def on_log(self) -> None: ...
+
+
+class Generator:
+    @hookimpl
+    def on_log(self) -> Any:
+        yield
+
+
+class AsyncWrapper:
+    @hookimpl(wrapper=True)
+    async def on_log(self) -> Any:
+        yield
+
+
+class Marks:
+    def __init__(self) -> None:
+        self.on_log = hookimpl(lambda metrics: None)
+
+
+class Old:
+    @pluggy.HookimplMarker("trainrun")(hookwrapper=True)
+    def on_log(self) -> Any:
+        yield
+
+
+def partly() -> type:
+    """A hook that is a partial, with the mark of the function that it calls."""
+    made = functools.partial(lambda self, step: None)
+    made.__dict__.update(vars(hookimpl(lambda self: None)))
+    return _class(on_log=made)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "error"),
+    [
+        (Coroutine, "on_log (test_inspecting.py:{}): async functions are not awaited, so its body would never run"),
+        (AsyncWrapper, "on_log (test_inspecting.py:{}): async functions are not awaited"),
+        (
+            Generator,
+            "on_log (test_inspecting.py:{}): it has a yield, so its body would never run; use hookimpl(wrapper",
+        ),
+        (Marks, "__init__ (test_inspecting.py:{}) marks a hook, which would not be called; mark a method"),
+        (Old, "on_log (test_inspecting.py:{}): hookwrapper=True is pluggy's old style; use hookimpl(wrapper=True)"),
+        (partly(), "on_log is marked with hookimpl, but is a partial object: only functions are called"),
+    ],
+)
+def test_what_would_never_be_called_is_refused(plugin: type, error: str) -> None:
+    found = describe_object("here:Plugin", plugin)
+    assert not found.ok
+    code = next((one.__code__ for one in vars(plugin).values() if inspect.isfunction(one)), None)
+    assert error.format(code.co_firstlineno if code else "") in str(found.error)
+
+
+def test_a_decorated_async_function_that_is_run_is_right() -> None:
+    def run(function: Any) -> Any:
+        @functools.wraps(function)
+        def sync(self: Any) -> None:
+            asyncio.run(function(self))
+
+        return sync
+
+    async def on_log(self: Any) -> None: ...
+
+    assert describe_object("here:Plugin", _class(on_log=hookimpl(run(on_log)))).ok
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_the_mark_may_stand_above_or_below(kind: Any) -> None:
+    def above(*, first: str) -> Any:
+        namespace: dict[str, Any] = {"kind": kind, "hookimpl": hookimpl}
+        exec(f"def on_log({first}metrics): ...", namespace)
+        return namespace["on_log"]
+
+    first = "cls, " if kind is classmethod else ""
+    plugins = [_class(on_log=hookimpl(kind(above(first=first)))), _class(on_log=kind(hookimpl(above(first=first))))]
+    for plugin in plugins:
+        found = describe_object("here:Plugin", plugin)
+        assert [(impl.hook, impl.arguments) for impl in found.impls] == [("on_log", ("metrics",))]
+        assert found.unmarked == ()
+
+
+def test_other_callables_that_are_not_marked_are_noted() -> None:
+    assert describe_object("here:Plugin", _class(on_log=functools.partial(print))).unmarked == ("on_log",)
+
+
+@pytest.mark.parametrize("value", [functools.partial(print), Full, print, property(lambda self: None), 3])
+def test_only_functions_are_marked(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"hookimpl marks functions, and this is a \w+ object; write a function"):
+        hookimpl(value)
+
+
+def test_options_that_hookimpl_does_not_take() -> None:
+    with pytest.raises(TypeError, match="takes no 'hookwrapper', which is pluggy's old style; use wrapper=True"):
+        hookimpl(hookwrapper=True)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="takes no 'rank'; its options are ranks, background"):
+        hookimpl(rank="zero")  # type: ignore[call-overload]
+
+
+def test_a_made_plugin_that_holds_a_hook_is_told() -> None:
+    class Holds:
+        @hookimpl
+        def on_log(self) -> None: ...
+
+        def __init__(self) -> None:
+            self.on_step_end = MARKED
+            self.callback = self.on_log  # a method of the class may be kept
+
+    assert describe_object("here:Plugin", Holds).ok
+    assert stray_impl(Holds()) == (
+        "its attribute on_step_end is marked with hookimpl, but only methods of the class are called"
+    )
+
+
+MARKED = hookimpl(lambda step: None)

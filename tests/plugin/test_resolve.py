@@ -74,6 +74,20 @@ def test_tables_enable_and_class_order_bends_theirs(recipe: Path) -> None:
     assert "after counter" in found.plan["on_step_end"][0].reason
 
 
+def test_neighbours_that_a_class_names_and_nothing_has_are_noted(recipe: Path) -> None:
+    (recipe.parent / "own.py").write_text(
+        'class P:\n    before = ["nowhere"]\n    after = ("tusk", "watcher", "task", "metrics")\n'
+    )
+    found = resolved(recipe, '[plugins.x]\nuse = "own.py:P"\n')
+    found.require()
+    no = "no plugin is called"
+    notes = [note.partition(": ")[2] for note in found.notes]
+    assert notes == [
+        f"before: {no} 'nowhere', so it has no effect",
+        f"after: {no} 'tusk', so it has no effect; did you mean 'task'?",
+    ]
+
+
 def test_the_table_wins_over_the_class(recipe: Path) -> None:
     found = resolved(recipe, '[plugins.watcher]\nafter = []\non_error = "warn"\nqueue = 5\n[plugins.counter]\n')
     found.require()

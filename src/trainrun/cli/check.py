@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe, defaults filled in, secrets left out.")
 @options.as_json
 @options.refresh
+@options.traceback
 def command(
     *,
     recipe: str,

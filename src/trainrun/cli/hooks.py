@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @options.as_json
 @options.refresh
+@options.traceback
 def command(
     *,
     recipe: str | None,

@@ -15,8 +15,9 @@ from typing import Any
 import click
 
 from trainrun import __version__
+from trainrun.cli import options
 from trainrun.cli.echo import Styled, echo
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, Problem, TrainrunError
 from trainrun.printing import TRACE, inline, shorten
 from trainrun.rundir.secrets import scrub, session
 
@@ -83,6 +84,12 @@ class LazyGroup(click.Group):
         except BrokenPipeError:  # the reader has seen enough, as in `trainrun ps | head`
             _close_stdout()
             return None
+        except TrainrunError as error:
+            if ctx.meta.get(options.TRACEBACK):
+                problems: Sequence[Problem] = getattr(error, "problems", ())
+                for trace in dict.fromkeys(problem.traceback for problem in problems if problem.traceback):
+                    click.echo(trace.rstrip(), err=True)
+            raise
 
 
 def installed_commands() -> dict[str, tuple[str, str]]:
@@ -99,8 +106,10 @@ def _load(name: str, found: tuple[str, str]) -> click.Command:
     try:
         command = load(target)
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise EnvironmentProblem(f"command {name} of {distribution} ({target}) cannot be loaded: {what}") from error
+        from trainrun.plugin.import_errors import one_line  # noqa: PLC0415
+
+        what = f"cannot be loaded: {one_line(error)}"
+        raise EnvironmentProblem(f"command {name} of {distribution} ({target}) {what}") from error
     if not isinstance(command, click.Command):
         raise EnvironmentProblem(f"command {name} of {distribution}: {target} is no click command")
     return command
@@ -174,7 +183,7 @@ def _run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except TrainrunError as error:
-        if isinstance(error, HookFailed):
+        if isinstance(error, HookFailed) and not isinstance(error.__cause__, TrainrunError):
             trace = scrub("".join(traceback.format_exception(error.__cause__))).rstrip()
             echo(_whole_elsewhere(trace, error), err=True)
         _complain(_whole_elsewhere(str(error), error))

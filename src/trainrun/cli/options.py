@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
 
 JSON_VERSION = 1
+TRACEBACK = "trainrun.traceback"  # in the context's meta: whether the command line asks for tracebacks
 
 
 def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
@@ -40,6 +41,13 @@ plugin = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 refresh = click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
+traceback = click.option(
+    "--traceback",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, _, value: context.meta.update({TRACEBACK: value}),
+    help="If plugins or task cannot be imported, show the whole traceback.",
+)
 base = click.option(
     "--dir",
     "base",

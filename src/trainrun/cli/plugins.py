@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command("plugins")
 @options.as_json
 @options.refresh
+@options.traceback
 def command(*, as_json: bool, refresh: bool) -> None:
     """List every plugin that is installed, and what is wrong with those that do not work.
 
@@ -53,13 +54,16 @@ def _lines(found: Catalogue) -> Iterator[str]:
 
 
 def broken_lines(broken: list[Listed]) -> Iterator[str]:
-    """What is wrong with each plugin that does not work, and how to do without it."""
+    """What is wrong with each plugin that does not work, and how to do without it; tracebacks if they are asked for."""
+    traced = click.get_current_context().meta.get(options.TRACEBACK)
     if broken:
         yield from ("", "Broken plugins")
     for one in broken:
         yield f"  {one.instance.name} ({one.instance.origin})"
         yield f"      {one.error}"
         yield f"      {one.switch}"
+        if traced and one.description.traceback:
+            yield from ("", one.description.traceback.rstrip(), "")
 
 
 def distribution(one: Listed) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @options.quiet
 @options.as_json
 @options.refresh
+@options.traceback
 def command(  # noqa: PLR0913 - one for each option
     *,
     run: str,

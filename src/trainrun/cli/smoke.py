@@ -61,6 +61,7 @@ _FIXED = (
     "batch with one another.",
 )
 @options.refresh
+@options.traceback
 def command(
     *,
     recipe: str,

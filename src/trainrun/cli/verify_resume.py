@@ -86,6 +86,7 @@ def _signal(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @click.option("--keep", is_flag=True, help="Keep the folder with both trainings, and name it.")
 @options.as_json
 @options.refresh
+@options.traceback
 def command(  # noqa: PLR0913 - one for each option
     *,
     recipe: str,

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from trainrun import __version__
 
-FORMAT = 3
+FORMAT = 4  # another one when descriptions hold or refuse something else
 
 _MOST = 2000  # entries that are kept
 _OLDEST = 60 * 86400.0  # seconds since an entry was last used after which it is removed

@@ -12,10 +12,10 @@ import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from trainrun.plugin import import_errors
 from trainrun.plugin.description import Description
 from trainrun.plugin.inspecting import describe_object, options_of, own_files
 from trainrun.plugin.targets import load
@@ -51,44 +51,14 @@ def _describe(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failed(target: str, error: BaseException) -> Description:
-    ours = (__file__, load.__code__.co_filename)
-    files = {*own_files(target), *(file for file in _frames(error) if not _is_machinery(file, ours))}
+    files = {*own_files(target), *import_errors.files_of(error)}
     return Description(
         target,
         ok=False,
-        error=f"importing it failed: {_one_line(error)}",
-        traceback=_user_traceback(error, ours),
+        error=f"importing it failed: {import_errors.one_line(error)}",
+        traceback=import_errors.user_traceback(error),
         files=tuple(sorted(file for file in files if os.path.isfile(file))),  # noqa: PTH113 - str in, str out
     )
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}"
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _frames(error: BaseException) -> Iterator[str]:
-    yield from (frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    if isinstance(error, SyntaxError) and error.filename:
-        yield error.filename
-
-
-def _user_traceback(error: BaseException, ours: tuple[str, ...]) -> str | None:
-    """The traceback below our own frames and the import machinery's; None where the user's code has no part in it."""
-    trace = error.__traceback__
-    while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename, ours):
-        trace = trace.tb_next
-    if trace is None:
-        return None
-    return "".join(traceback.format_exception(type(error), error.with_traceback(trace), trace))
-
-
-def _is_machinery(file: str, ours: tuple[str, ...]) -> bool:
-    return file in ours or file.startswith("<frozen ") or file.endswith("/importlib/__init__.py")
 
 
 def _validate(job: Mapping[str, Any]) -> list[tuple[list[str | int], str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from trainrun.errors import Problem
+from trainrun.marker import Kind, Locus, Ranks
 from trainrun.plugin.description import Description, ImplInfo, SpecInfo
 from trainrun.plugin.instance import Instance
 
@@ -13,9 +15,9 @@ from trainrun.plugin.instance import Instance
 def check_hooks(instance: Instance, description: Description, specs: Mapping[str, SpecInfo]) -> list[Problem]:
     """Every hookimpl of the plugin that does not fit its hook."""
     return [
-        Problem(instance.where, f"{_place(impl)}: {what}", f"{hint}; {instance.switch}")
+        Problem(instance.where, f"{_place(impl)}: {what}", _hint(hint, instance))
         for impl in description.impls
-        for what, hint in _mistakes(impl, specs)
+        for what, hint in _mistakes(impl, specs, instance)
     ]
 
 
@@ -26,13 +28,27 @@ def check_specs(members: Sequence[tuple[Instance, Description]], own: Mapping[st
     targets: dict[str, str] = {}
     for instance, description in members:
         for spec in description.specs:
+            brings = f"it brings the hook {spec.hook}"
+            problems += [
+                Problem(instance.where, f"{brings} with {what}", instance.switch) for what in _wrong_values(spec)
+            ]
             # Two instances of one plugin bring the same hooks.
             if spec.hook in holders and targets.get(spec.hook) != instance.target:
-                what = f"it brings the hook {spec.hook}, which {holders[spec.hook]} has already"
-                problems.append(Problem(instance.where, what, f"rename it; {instance.switch}"))
+                what = f"{brings}, which {holders[spec.hook]} has already"
+                problems.append(Problem(instance.where, what, _hint("rename it", instance)))
             holders.setdefault(spec.hook, f"plugin {instance.name}")
             targets.setdefault(spec.hook, instance.target)
     return problems
+
+
+def _wrong_values(spec: SpecInfo) -> Iterator[str]:
+    for name, value, allowed in (
+        ("locus", spec.locus, get_args(Locus)),
+        ("kind", spec.kind, get_args(Kind)),
+        ("ranks", spec.ranks, (None, *get_args(Ranks))),
+    ):
+        if value not in allowed:
+            yield f"{name}={value!r}; use one of {', '.join(map(repr, filter(None, allowed)))}"
 
 
 def unmarked_notes(instance: Instance, description: Description) -> list[str]:
@@ -43,12 +59,22 @@ def unmarked_notes(instance: Instance, description: Description) -> list[str]:
     ]
 
 
-def _mistakes(impl: ImplInfo, specs: Mapping[str, SpecInfo]) -> Iterator[tuple[str, str]]:
+def _hint(hint: str, instance: Instance) -> str:
+    return f"{hint}; {instance.switch}" if instance.switch else hint
+
+
+def _mistakes(impl: ImplInfo, specs: Mapping[str, SpecInfo], instance: Instance) -> Iterator[tuple[str, str]]:
     spec = specs.get(impl.hook)
     if spec is None:
         yield f"there is no hook {impl.hook!r}", _near(impl.hook, specs) or "trainrun hooks lists them all"
         return
     yield from _signature(impl, spec)
+    if impl.ranks is not None and impl.ranks not in get_args(Ranks):
+        values = " or ".join(map(repr, get_args(Ranks)))
+        yield f"ranks={impl.ranks!r} is no set of ranks, so it would never be called", f"use ranks={values}"
+    if spec.locus == "client" and instance.role == "task":
+        why = "the launching process calls it, which does not import the task, so it would never be called"
+        yield f"{spec.hook}: {why}", "put it into a plugin with a table [plugins.NAME]"
     if impl.background:
         yield from _background(impl, spec)
 

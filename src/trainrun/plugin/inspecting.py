@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import pydantic
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import JsonOrPythonSchema
 
-from trainrun.marker import PROJECT, ImplOptions, impl_options
+from trainrun.marker import PROJECT, ImplOptions, hookimpl, impl_options
 from trainrun.plugin.description import Description, ImplInfo, SpecInfo
 from trainrun.plugin.instance import Policy
 from trainrun.plugin.options import PluginOptions, live_fields
@@ -92,18 +93,50 @@ def _functions(plugin: object) -> Iterator[tuple[str, FunctionType, bool]]:
 
 
 def _impls(plugin: object) -> Iterator[ImplInfo]:
+    for name in dir(plugin):
+        found = inspect.getattr_static(plugin, name, None)
+        if _is_marked(found) and not isinstance(found, FunctionType | staticmethod | classmethod):
+            raise UnusableError(
+                f"{name} is marked with hookimpl, but is a {type(found).__qualname__} object: {_NO_CALL}"
+            )
     for name, function, bound in _functions(plugin):
+        _require_called(name, function)
         marks = getattr(function, f"{PROJECT}_impl", None)
         if isinstance(marks, dict):
             yield _impl(name, function, bound, marks)
 
 
+_NO_CALL = "only functions are called; write a function that calls it"
+_MAKERS = ("__init__", "__new__", "__post_init__")  # what runs when a plugin is made
+
+
+def _is_marked(value: object) -> bool:
+    return isinstance(inspect.getattr_static(value, f"{PROJECT}_impl", None), dict)
+
+
+def _require_called(name: str, function: FunctionType) -> None:
+    """Raise UnusableError for a constructor that marks hooks of the object: a hook is found in the class only."""
+    if name in _MAKERS and any(function.__globals__.get(used) is hookimpl for used in function.__code__.co_names):
+        place = _place(function)
+        raise UnusableError(f"{name} ({place}) marks a hook, which would not be called; mark a method of the class")
+
+
+def stray_impl(plugin: object) -> str | None:
+    """Say which hookimpl a made plugin holds that its class does not, so that it would not be called."""
+    if isinstance(plugin, type | ModuleType):
+        return None
+    for name, value in getattr(plugin, "__dict__", {}).items():
+        if isinstance(value, FunctionType | functools.partial) and _is_marked(value):
+            return f"its attribute {name} is marked with hookimpl, but only methods of the class are called"
+    return None
+
+
 def _impl(name: str, function: FunctionType, bound: bool, marks: Mapping[str, Any]) -> ImplInfo:
     own = impl_options(function) or ImplOptions()
+    here = f"{name} ({_place(function)})"
     if marks.get("hookwrapper"):
-        raise UnusableError(f"{name}: old-style wrappers are not supported; use hookimpl(wrapper=True)")
-    if marks.get("wrapper") and not inspect.isgeneratorfunction(function):
-        raise UnusableError(f"{name}: hookimpl(wrapper=True) needs a function with one yield")
+        raise UnusableError(f"{here}: hookwrapper=True is pluggy's old style; use hookimpl(wrapper=True)")
+    _require_kind(here, function, wrapper=bool(marks.get("wrapper")))
     # What pluggy will see: it looks through functools.wraps.
     code = cast("FunctionType", inspect.unwrap(function)).__code__
     positional = code.co_varnames[: code.co_argcount]
@@ -111,7 +144,7 @@ def _impl(name: str, function: FunctionType, bound: bool, marks: Mapping[str, An
     return ImplInfo(
         function=name,
         hook=marks.get("specname") or name,
-        ranks=own.ranks,
+        ranks=own.ranks if own.ranks is None or isinstance(own.ranks, str) else repr(own.ranks),
         background=own.background,
         mutates=own.mutates,
         tryfirst=bool(marks.get("tryfirst")),
@@ -157,9 +190,30 @@ def _classes(module: ModuleType) -> Iterator[str]:
             yield name
 
 
+def _require_kind(here: str, function: FunctionType, *, wrapper: bool) -> None:
+    """Raise UnusableError for a function that is not called, or whose body would not run when it is."""
+    flags = function.__code__.co_flags
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        hint = "define it with def; asyncio.run() in it can run what is async"
+        raise UnusableError(f"{here}: async functions are not awaited, so its body would never run; {hint}")
+    if wrapper and not inspect.isgeneratorfunction(function):
+        raise UnusableError(f"{here}: hookimpl(wrapper=True) needs a function with one yield")
+    if not wrapper and flags & inspect.CO_GENERATOR:
+        hint = "use hookimpl(wrapper=True) to wrap the hook, or remove the yield"
+        raise UnusableError(f"{here}: it has a yield, so its body would never run; {hint}")
+
+
+def _place(function: FunctionType) -> str:
+    return f"{Path(function.__code__.co_filename).name}:{function.__code__.co_firstlineno}"
+
+
 def _unmarked(plugin: object, hooks: Mapping[str, SpecInfo]) -> Iterator[str]:
     for name, function, _ in _functions(plugin):
         if name in hooks and not hasattr(function, f"{PROJECT}_impl"):
+            yield name
+    for name in hooks:
+        found = inspect.getattr_static(plugin, name, None)
+        if callable(found) and not isinstance(found, FunctionType | staticmethod | classmethod):
             yield name
 
 

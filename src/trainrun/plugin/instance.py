@@ -52,9 +52,9 @@ class Instance:
 
     @property
     def switch(self) -> str:
-        """What the user does to run without this instance."""
+        """What the user does to run without this instance; nothing for the task, which a run needs."""
         if self.role == "task":
-            return "name another task under [task] use"
+            return ""
         return f"to run without it: -p no:{self.name}, or enabled = false in [plugins.{self.name}]"
 
     def to_json(self) -> dict[str, Any]:

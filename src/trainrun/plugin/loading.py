@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from trainrun.errors import PluginProblem, Problem
+from trainrun.plugin import import_errors
 from trainrun.plugin.description import Description
-from trainrun.plugin.inspecting import brought_specs, describe_object, options_of
+from trainrun.plugin.guard import CAUGHT, Interrupt
+from trainrun.plugin.inspecting import brought_specs, describe_object, options_of, stray_impl
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.options import PluginOptions
 from trainrun.plugin.targets import load
@@ -25,16 +27,21 @@ class Loaded:
 
 
 def load_plugin(instance: Instance) -> Loaded:
-    """Import the target and make the plugin. Raises PluginProblem where it cannot be used, with the cause."""
+    """Import the target and make the plugin. Raises PluginProblem if it cannot be used, with the cause."""
     try:
         found = load(instance.target)
         description = describe_object(instance.target, found)
         options = _options(instance, found) if description.ok else None
         plugin = _make(found, options) if description.ok else found
-    except (Exception, SystemExit) as error:
-        raise _problem(instance, f"{type(error).__name__}: {error}") from error
+        stray = stray_impl(plugin) if description.ok else None
+    except Interrupt:
+        raise
+    except CAUGHT as error:
+        raise _problem(instance, import_errors.one_line(error), import_errors.user_traceback(error)) from error
     if not description.ok:
         raise _problem(instance, description.error or "it cannot be used")
+    if stray is not None:
+        raise _problem(instance, stray)
     return Loaded(instance, plugin, options, description, brought_specs(found))
 
 
@@ -49,5 +56,6 @@ def _make(found: object, options: PluginOptions | None) -> object:
     return found() if options is None else found(options)
 
 
-def _problem(instance: Instance, what: str) -> PluginProblem:
-    return PluginProblem([Problem(instance.where, f"cannot be loaded: {what}", instance.switch)])
+def _problem(instance: Instance, what: str, traceback: str | None = None) -> PluginProblem:
+    problem = Problem(instance.where, f"cannot be loaded: {what}", instance.switch or None, traceback=traceback)
+    return PluginProblem([problem])

@@ -283,12 +283,17 @@ class _Resolving:
         after = [f"after {name}" for name in effective.after if called(instances, name)]
         return ", ".join([request.wish.why, *before, *after])
 
-    def _unknown_neighbours(self) -> Iterator[Problem]:
-        """Names in a table's `before` and `after` that nothing has, on or off."""
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """Every name that `before` and `after` may say, on or off."""
         tables = self._document.data.get("plugins")
         known = {*(one.wish.name for one in self._requests), *self._installed.plugins, *self._enabled.off}
         known |= {one.instance.plugin for one in self._requests if one.instance.plugin}
-        known |= set(tables) if isinstance(tables, dict) else set()
+        return frozenset(known | (set(tables) if isinstance(tables, dict) else set()))
+
+    def _unknown_neighbours(self) -> Iterator[Problem]:
+        """Names in a table's `before` and `after` that nothing has, on or off."""
+        known = self._names
         for request in self._requests:
             for direction in ("before", "after"):
                 for index, name in enumerate(_names(request.wish.table.get(direction))):
@@ -310,7 +315,8 @@ class _Resolving:
     def _broken(self) -> Iterator[Problem]:
         for instance, description in self._known:
             if not description.ok:
-                yield Problem(instance.where, description.error or "it cannot be used", instance.switch)
+                what, trace = description.error or "it cannot be used", description.traceback
+                yield Problem(instance.where, what, instance.switch or None, traceback=trace)
 
     def _hook_problems(self) -> Iterator[Problem]:
         yield from check_specs(self._known, self._own)
@@ -323,6 +329,7 @@ class _Resolving:
             yield f"{problem.where}: {problem.what}"
         for instance, description in self._known:
             yield from unmarked_notes(instance, description)
+            yield from self._unknown_declared(instance, description)
         if self._optimizer_of is not None and self._optimizer_table():
             yield (
                 f"{self._document.locate(('optimizer',))}: [optimizer] has no effect by itself, because "
@@ -332,6 +339,15 @@ class _Resolving:
     def _optimizer_table(self) -> Mapping[str, Any]:
         table = self._document.data.get("optimizer")
         return table if isinstance(table, dict) else {}
+
+    def _unknown_declared(self, instance: Instance, description: Description) -> Iterator[str]:
+        """Names in a class's own `before` and `after` that nothing has. A plugin may name one that is not installed."""
+        for direction, names in (("before", description.before), ("after", description.after)):
+            for name in names:
+                if name not in self._names:
+                    near = did_you_mean(name, sorted(self._names))
+                    what = f"{instance.where}: {direction}: no plugin is called {name!r}, so it has no effect"
+                    yield f"{what}; {near}" if near else what
 
     def _not_enabled(self) -> Iterator[str]:
         used = {one.instance.plugin for one in self._requests}
