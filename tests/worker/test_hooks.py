@@ -535,6 +535,11 @@ def test_a_plugin_calls_hooks_of_its_own(training: Any, regression: Any) -> None
     ("training_step", torch.zeros(2), r"returned a tensor of shape \(2,\)"),
     ("build_model", None, "build_model returned None"),
     ("build_model", "model", "build_model returned str; return a torch.nn.Module; build_model is that of task "),
+    ("parallelize_model", 3, "parallelize_model returned int; return a torch.nn.Module; .* is that of task "),
+    ("build_dataset", 3, "build_dataset returned a int for split 'train'.*; build_dataset is that of task "),
+    ("build_dataloader", 3, "build_dataloader returned int for split 'train'; return an iterable .* is that of task "),
+    ("clip_gradients", "no", "clip_gradients returned str; return the norm before clipping; .* is that of task "),
+    ("clip_gradients", torch.zeros(2), r"clip_gradients returned a tensor of shape \(2,\)"),
     ("build_dataset", None, "nobody answered build_dataset or build_dataloader"),
     ("build_dataloader", [], "gave no batch in a whole epoch"),
 ])  # fmt: skip
@@ -547,7 +552,7 @@ def test_wrong_answers_of_a_task_are_named(
     wrong.__name__ = method
     task = type("Task", (regression,), {method: hookimpl(wrong)})
     with pytest.raises(TrainingError, match=message):
-        training(task, train={"steps": 1}, evaluate={"splits": []})
+        training(task, train={"steps": 1, "clip_grad_norm": 1.0}, evaluate={"splits": []})
 
 
 def test_a_loss_that_is_not_finite(training: Any, regression: Any) -> None:

@@ -125,7 +125,7 @@ def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]
     if not hasattr(dataset, "__iter__"):
         raise TrainingError(
             f"build_dataset returned a {type(dataset).__name__} for split {split!r}, which has neither `__len__` and"
-            " `__getitem__` nor `__iter__`; return a dataset that has"
+            f" `__getitem__` nor `__iter__`; return a dataset that has{run.hooks.whose('build_dataset')}"
         )
     sharded, batched = giving.said(dataset), giving.said(dataset, name="batched")
     train = split == "train"

@@ -204,7 +204,7 @@ def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
     else:
         loss = None
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _shown(outputs)
+        what = _shown(loss) if isinstance(loss, torch.Tensor) else _shown(outputs)
         raise TrainingError(
             f'training_step returned {what}; return a scalar loss, or {{"loss": mean, "weight": units}}'
             + hooks.whose("training_step")
@@ -215,6 +215,8 @@ def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
 def _shown(outputs: Any) -> str:
     if outputs is None:
         return "None"
+    if isinstance(outputs, torch.Tensor):
+        return f"a tensor of shape {tuple(outputs.shape)}"
     return f"a mapping with {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
 
 
@@ -232,6 +234,9 @@ def _apply_gradients(session: Session) -> str | None:
         state.built.notice(session.optimizer, state.scheduler)
     if session.clip is not None:
         norm = hooks.clip_gradients(model, session.clip, norm)
+        if not isinstance(norm, torch.Tensor | float | int) or (isinstance(norm, torch.Tensor) and norm.numel() != 1):
+            what = "clip_gradients returned " + _shown(norm)
+            raise TrainingError(f"{what}; return the norm before clipping{hooks.whose('clip_gradients')}")
         state.metrics.add("train/grad_norm", norm)
     if hooks.on_gradients_clipped:
         hooks.on_gradients_clipped(norm)

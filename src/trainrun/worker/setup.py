@@ -88,11 +88,8 @@ class Worker:
         if recipe.run.deterministic:
             be_deterministic(compiled=recipe.train.compile)
         seed_all(recipe.run.seed)
-        model = _required(hooks, "build_model")(recipe, state.device)
-        if not isinstance(model, torch.nn.Module):
-            what = "None" if model is None else type(model).__name__
-            raise TrainingError(f"build_model returned {what}; return a torch.nn.Module{hooks.whose('build_model')}")
-        state.model = _required(hooks, "parallelize_model")(model.to(state.device), state.world)
+        model = self._module("build_model", recipe, state.device)
+        state.model = self._module("parallelize_model", model.to(state.device), state.world)
         train = self._train_batches()
         state.epoch_progress = train.progress
         state.total_steps = _total_steps(recipe, train)
@@ -127,6 +124,14 @@ class Worker:
             session.warn(self._unplaced)
         self._go_on(session)
         return session
+
+    def _module(self, hook: str, *arguments: Any) -> torch.nn.Module:
+        """Call a provider hook that must return a module."""
+        model = _required(self.hooks, hook)(*arguments)
+        if not isinstance(model, torch.nn.Module):
+            what = "None" if model is None else type(model).__name__
+            raise TrainingError(f"{hook} returned {what}; return a torch.nn.Module{self.hooks.whose(hook)}")
+        return model
 
     def _build_optimizer(self, model: torch.nn.Module) -> None:
         """Build optimizer and scheduler, and record what with, for a resume that changes it."""
@@ -214,6 +219,11 @@ class Worker:
         loader = _required(hooks, "build_dataloader")(dataset, split, world)
         if loader is None:
             return None
+        if not hasattr(loader, "__iter__"):
+            what, whose = type(loader).__name__, hooks.whose("build_dataloader")
+            raise TrainingError(
+                f"build_dataloader returned {what} for split {split!r}; return an iterable of micro-batches{whose}"
+            )
         giver = Giver(world, self.recipe.run.seed, self.collectives.gather_objects)
         runs = micro_batches(self.recipe, world) if split == "train" else 1
         loader = giver.given(loader, f"split {split!r}", runs)
@@ -263,7 +273,8 @@ class Worker:
         if ask is None:
             return None
         unit = world.size * micro_batch_size(recipe, world)
-        return BatchSizes(ask, recipe.train.batch_size, unit, self.collectives.gather_objects)
+        whose = self.hooks.whose("choose_batch_size")
+        return BatchSizes(ask, recipe.train.batch_size, unit, self.collectives.gather_objects, whose)
 
     def _evaluation_loaders(self) -> dict[str, Iterable[Any]]:
         loaders = {split: self._loader(split) for split in self.recipe.evaluate.splits}

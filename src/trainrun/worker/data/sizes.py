@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TrainingError, shown
 
 
 class BatchSizes:
-    """What `choose_batch_size` answers for each epoch, asked once an epoch and compared over ranks.
+    """What `choose_batch_size` returns for each epoch, asked once an epoch and compared over ranks.
 
-    ask: the hook. default: the size where it answers None. unit: what every size must be a multiple of, the samples of
+    ask: the hook. default: the size if it returns None. unit: what every size must be a multiple of, the samples of
     one micro-batch on each rank. gather: gathers a JSON value from all ranks; None for a single worker.
+    whose: says, at the end of a message, whose hookimpl it is.
     """
 
     def __init__(
@@ -21,11 +22,13 @@ class BatchSizes:
         default: int,
         unit: int,
         gather: Callable[[object], list[object]] | None,
+        whose: str = "",
     ) -> None:
         self._ask = ask
         self._default = default
         self._unit = unit
         self._gather = gather
+        self._whose = whose
         self._known: dict[int, int] = {}
 
     def of(self, epochs: Iterable[int]) -> list[int]:
@@ -46,8 +49,8 @@ class BatchSizes:
             return self._default
         if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1 or answer % self._unit:
             raise TrainingError(
-                f"choose_batch_size answered {answer!r} for epoch {epoch}; it must answer a multiple of {self._unit},"
-                " the samples of one micro-batch on every worker, or None"
+                f"choose_batch_size returned {shown(answer)} for epoch {epoch}; return a multiple of {self._unit},"
+                f" the samples of one micro-batch on every worker, or None{self._whose}"
             )
         return answer
 
@@ -55,6 +58,6 @@ class BatchSizes:
         for rank, theirs in enumerate(self._gather(mine) if self._gather else []):
             if theirs != mine:
                 raise TrainingError(
-                    f"choose_batch_size answered {mine} for the epochs {epochs} here and {theirs} on rank {rank};"
-                    " it must answer the same on all ranks"
+                    f"choose_batch_size returned {mine} for the epochs {epochs} here and {theirs} on rank {rank};"
+                    f" return the same on all ranks{self._whose}"
                 )
