@@ -203,10 +203,14 @@ class Door:
 
     def _hand_over(self, stranger: _Stranger) -> None:
         connection = self._forget(stranger)
-        if self._steps.acquire(blocking=False):
-            arguments = (connection, stranger)
-            threading.Thread(target=self._let_in, args=arguments, name="joining node", daemon=True).start()
-        else:
+        if not self._steps.acquire(blocking=False):
+            connection.close()  # it tries again
+            return
+        thread = threading.Thread(target=self._let_in, args=(connection, stranger), name="joining node", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads can be started just now
+            self._steps.release()
             connection.close()
 
     def _let_in(self, connection: socket.socket, stranger: _Stranger) -> None:
@@ -222,7 +226,7 @@ class Door:
         self._refusals.note(stranger.where, refused)
         connection = self._forget(stranger)
         with suppress(OSError):
-            self._send(stranger, messages.Refused(reason=fit(str(refused))))
+            connection.send(encode(messages.Refused(reason=fit(str(refused)))))
             connection.shutdown(socket.SHUT_WR)
             # Closing with something unread would reset the connection, and with it the reason that is on its way.
             connection.recv(SMALL)
