@@ -17,6 +17,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -27,7 +28,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from trainrun.errors import TrainingError
 from trainrun.marker import hookimpl
-from trainrun.worker.data import ForeignBatches, Giver
+from trainrun.worker.data import EvaluationSampler, ForeignBatches, Giver, SampledLoader, TrainSampler
 from trainrun.worker.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it
@@ -61,8 +62,10 @@ def given_on(ranks: int, build: Callable[[int], Any]) -> list[Any]:
             told[rank] = value
             turn.release()
             barrier.wait()
+            found = list(told)
+            barrier.wait()  # before another call overwrites what was told
             turn.acquire()
-            return list(told)
+            return found
 
         with turn:
             return Giver(World(rank=rank, size=ranks), 5, gather).given(build(rank), "split 'train'", 1)
@@ -291,3 +294,59 @@ def test_a_resume_continues_in_the_same_order(training: Any, regression: Any) ->
     second = training(task, train={"steps": 7, "batch_size": 4}, after=first.paths, **keep)
     # A resume takes the batches of the epoch again, and throws them away.
     assert [one + two for one, two in zip(first.reports, second.reports, strict=True)] == expected
+
+
+# --- datasets of other lengths ---
+
+
+class Few(IterableDataset[int]):
+    sharded = False
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self.length)
+
+
+def sampled(rank: int, length: int) -> SampledLoader:
+    sampler = TrainSampler(length, 4, 2, World(rank=rank, size=3))
+    return SampledLoader(DataLoader(Numbers(length), batch_sampler=sampler), sampler)
+
+
+def distributed(rank: int, length: int) -> DataLoader[int]:
+    data = Numbers(length)
+    return DataLoader(data, sampler=DistributedSampler(data, num_replicas=3, rank=rank))
+
+
+def evaluated(rank: int, length: int) -> SampledLoader:
+    sampler = EvaluationSampler(length, 2, World(rank=rank, size=3))
+    return SampledLoader(DataLoader(Numbers(length), batch_sampler=sampler), sampler)
+
+
+def streamed(rank: int, length: int) -> DataLoader[int]:
+    return DataLoader(Few(length), batch_size=2)
+
+
+@pytest.mark.parametrize("build", [sampled, evaluated, distributed, streamed])
+def test_lengths_that_differ_are_an_error_on_all_ranks(build: Callable[[int, int], Any]) -> None:
+    lengths = [20, 18, 20]
+    told = r"^split 'train': the dataset has not the same length on all workers: 20 samples on ranks 0, 2; 18 "
+    with pytest.raises(TrainingError, match=told):
+        given_on(3, lambda rank: build(rank, lengths[rank]))
+    assert len(given_on(3, lambda rank: build(rank, 20))) == 3
+
+
+def test_shares_may_differ_in_length() -> None:
+    def build(rank: int) -> Any:
+        return [sharded(Few(4)), [1], sharded(Numbers(6))][rank]
+
+    assert len(given_on(3, build)) == 3
+
+
+def sharded(dataset: Any) -> Any:
+    dataset.sharded = True
+    return DataLoader(dataset)

@@ -18,7 +18,7 @@ from trainrun import hookimpl
 from trainrun.rundir import Stop
 from trainrun.rundir.files import append_line
 from trainrun.rundir.process import REQUEST_SIGNAL
-from trainrun.worker.data import leave_signals_alone
+from trainrun.worker.data import prepare_processes
 from trainrun.worker.data.shield import iterate
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.signals import Deadline, Inbox, Request, stopping_signals
@@ -364,8 +364,8 @@ class Slow(torch.utils.data.Dataset[int]):
 
 def test_processes_that_load_data_ignore_signals_to_the_group(tmp_path: Path) -> None:
     loader = DataLoader(Slow(), num_workers=2, worker_init_fn=marks(tmp_path))
-    leave_signals_alone(loader)
-    leave_signals_alone(loader)
+    prepare_processes(loader, pytest.fail)
+    prepare_processes(loader, pytest.fail)
     assert sorted(int(batch) for batch in loader) == list(range(8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["init-0", "init-1"]
 
@@ -376,7 +376,7 @@ os.register_at_fork(after_in_child=lambda: send(*_AT_BIRTH))
 
 def test_processes_that_load_data_are_shielded_from_their_birth_on(tmp_path: Path) -> None:
     loader = DataLoader(Slow(), num_workers=2, multiprocessing_context="fork", worker_init_fn=marks(tmp_path))
-    leave_signals_alone(loader)
+    prepare_processes(loader, pytest.fail)
     _AT_BIRTH.extend((signal.SIGTERM, signal.SIGINT))
     try:
         batches = iterate(loader)
@@ -388,5 +388,5 @@ def test_processes_that_load_data_are_shielded_from_their_birth_on(tmp_path: Pat
 
 @pytest.mark.parametrize("loader", [[1, 2], DataLoader([1, 2])])
 def test_other_loaders_are_left_alone(loader: Any) -> None:
-    leave_signals_alone(loader)
+    prepare_processes(loader, pytest.fail)
     assert getattr(loader, "worker_init_fn", None) is None

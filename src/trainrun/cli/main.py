@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -17,7 +18,7 @@ import click
 from trainrun import __version__
 from trainrun.cli import options
 from trainrun.cli.echo import Styled, echo
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, Problem, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, Problem, TrainrunError, described
 from trainrun.printing import TRACE, inline, shorten
 from trainrun.rundir.secrets import scrub, session
 
@@ -43,6 +44,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("trainrun.cli.sync", "Send trackers what they could not be sent in time."),
     "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
 }
+
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class LazyGroup(click.Group):
@@ -189,11 +193,17 @@ def _run(arguments: Sequence[str]) -> int:
         _complain(_whole_elsewhere(str(error), error))
         return error.exit_code
     except Exception as error:  # the process door
-        _complain(
-            shorten(f"a bug in trainrun: {type(error).__name__}: {error}") + f"; the report is {write_crash_log(error)}"
-        )
-        return ExitCode.BUG
+        return _bug(error)
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _bug(error: Exception) -> int:
+    """The end by what no command expects; a full disk may come up anywhere, and is no bug."""
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        _complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}; make room, or use another folder")
+        return ExitCode.ENVIRONMENT
+    _complain(shorten(f"a bug in trainrun: {described(error)}") + f"; the report is {write_crash_log(error)}")
+    return ExitCode.BUG
 
 
 def _whole_elsewhere(text: str, error: BaseException) -> str:

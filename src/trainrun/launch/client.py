@@ -6,9 +6,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError, described
+from trainrun.launch import storage
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.committed import newest_step
 from trainrun.launch.handle import Launch
@@ -45,6 +48,9 @@ class Client:
         self._launch: Launch | None = None
         self._hooks: Dispatcher | None = None
         self._lease: Lease | None = None
+        self._last: Outcome | None = None  # of the last attempt
+        self._ending = False
+        self._lost: str | None = None  # why what the run's end writes could not be written
 
     def load(self, resolved: Resolved) -> Dispatcher:
         """Import the plugins that have client hooks."""
@@ -88,7 +94,13 @@ class Client:
         except LeaseLost:
             raise
         except TrainrunError as error:
-            return _failed(prepared, error, started)
+            return storage.explained(_failed(prepared, error, started), prepared.paths)
+        except OSError as error:
+            found = storage.problem(prepared.paths, error)
+            if found is None:
+                raise
+            before = self._last or _failed(prepared, EnvironmentProblem(str(error)), started)
+            return storage.without_storage(before, prepared.paths, found)
 
     def _attempts(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
         """Attempts until one ends well, or another would be of no use, or somebody asks for a stop."""
@@ -175,6 +187,7 @@ class Client:
             raise
         except TrainrunError as error:
             outcome = _failed(current, error, started)
+        self._last = outcome = storage.explained(outcome, current.paths)
         with signals.shield():
             self._event(current, "attempt_end", attempt=current.attempt, state=outcome.state, reason=outcome.reason)
             return self._after(
@@ -186,16 +199,28 @@ class Client:
         assert self._hooks is not None
         assert self._launch is not None
         current, hooks = self._launch, self._hooks
+        self._ending = True
         outcome = _scrubbed(outcome)
         outcome = _scrubbed(self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current)))
-        write_json(current.paths.outcome, outcome.to_json())
+        self._keep(current, partial(write_json, current.paths.outcome, outcome.to_json()))
         last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
         self._drain(current, hooks, last.step)
         last = _scrubbed(self._after(last, None, lambda _: None))  # what background threads have raised meanwhile
         self._event(current, "outcome", state=last.state, exit_code=last.exit_code, reason=last.reason)
         if last != outcome:
-            write_json(current.paths.outcome, last.to_json())
-        return last
+            self._keep(current, partial(write_json, current.paths.outcome, last.to_json()))
+        lost = self._lost if last.ok else None  # otherwise why it failed says more
+        return last if lost is None else storage.without_storage(last, current.paths, lost)
+
+    def _keep(self, current: Launch, write: Callable[[], None]) -> None:
+        """Write into the run directory; at the end of the run, find out why that cannot be done any more."""
+        try:
+            write()
+        except OSError as error:
+            found = storage.problem(current.paths, error) if self._ending else None
+            if found is None:
+                raise
+            self._lost = found
 
     def _drain(self, current: Launch, hooks: Dispatcher, step: int) -> None:
         for name, lost in hooks.drain(_DRAIN).items():
@@ -256,15 +281,19 @@ class Client:
         )
 
     def _event(self, current: Launch, event: str, **values: object) -> None:
-        append_line(current.paths.events, {"event": event, "time": time.time(), **values})
+        line = {"event": event, "time": time.time(), **values}
+        self._keep(current, partial(append_line, current.paths.events, line))
 
     def _crash(self, current: Launch, error: Exception, started: float) -> TrainrunError:
         report = scrub("".join(traceback.format_exception(error)))
-        write_atomic(current.paths.crash_log, report)
-        bug = TrainrunError(
-            f"a bug in trainrun: {type(error).__name__}: {scrub(str(error))}; the report is {current.paths.crash_log}"
-        )
-        write_json(current.paths.outcome, _failed(current, bug, started).to_json())
+        where = str(current.paths.crash_log)
+        try:
+            write_atomic(current.paths.crash_log, report)
+        except OSError as second:
+            where = f"here, because it could not be written ({second}):\n{report.rstrip()}"
+        bug = TrainrunError(f"a bug in trainrun: {scrub(described(error))}; the report is {where}")
+        with suppress(OSError):
+            write_json(current.paths.outcome, _failed(current, bug, started).to_json())
         return bug
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from trainrun.launch import memory
+from trainrun.launch import memory, storage
 from trainrun.launch.handle import Launch, WorkersHandle
 from trainrun.launch.hooks import poll_interval
 from trainrun.launch.nodes.spread import SpreadWorkers
@@ -66,7 +67,8 @@ def supervise(
 ) -> Ending:
     """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
     killed_before = memory.kills()
-    looks = [*(tail.poll for tail in tails), status.poll, Vigil(launch, say).look]
+    stored = partial(storage.require, launch.paths)
+    looks: list[Callable[[], None]] = [*(tail.poll for tail in tails), stored, status.poll, Vigil(launch, say).look]
     hang: Hang | None = None
     code: int | None = None
     forced: Forced | None = None

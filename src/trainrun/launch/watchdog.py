@@ -38,8 +38,12 @@ class Where(NamedTuple):
         """What the rank does and where, in words that follow its name."""
         if self.beat is None:
             return "has not begun"
-        verb = "is stopped" if self.stopped else "waits" if self.beat.waiting else "sits"
+        verb = "is stopped" if self.stopped else "waits" if self.beat.waiting or self._loads else "sits"
         return f"{verb} {self.beat.place}"
+
+    @property
+    def _loads(self) -> bool:
+        return self.beat is not None and self.beat.loading and self.beat.hook is None
 
 
 class Hang(NamedTuple):

@@ -28,6 +28,7 @@ CRUMB = 4  # the slot that generated code writes: see trainrun.plugin.dispatch
 _MAGIC = int.from_bytes(b"trpulse1", "little")
 _KIND, _STEP, _ADVANCES, _PHASE, _CRUMB, _WAITING, _OWN, _OWN_STEPS, _MOVED, _TEXT = 0, 1, 2, 3, CRUMB, 5, 6, 7, 8, 9
 _DONE, _TOTAL = 10, 11
+_LOADING = 2  # in the slot that is 1 where ranks wait for one another
 _SLOTS = 16
 _HEAD = 8 * _SLOTS
 
@@ -39,7 +40,7 @@ class Beat(NamedTuple):
     does. instance, hook: the hookimpl that runs, None between hooks. waiting: whether the worker is where ranks wait
     for one another. own_ns, own_steps: nanoseconds of own work, over how many steps. moved_ns: when a step
     or phase was last begun, by the monotonic clock. done, total: the batches of an evaluation's split; total is 0 if
-    its loader has no length.
+    its loader has no length. loading: whether it waits for data.
     """
 
     step: int
@@ -53,11 +54,14 @@ class Beat(NamedTuple):
     moved_ns: int
     done: int = 0
     total: int = 0
+    loading: bool = False
 
     @property
     def place(self) -> str:
         """Where the worker is, in words."""
         at = f" at step {self.step}" if self.step else ""
+        if self.loading and self.hook is None:
+            return f"for data in {self.phase}{at}"
         if self.hook is None:
             return f"between the hooks of {self.phase}{at}" if self.phase == "training" else f"in {self.phase}{at}"
         return f"in {self.hook} of plugin {self.instance}{at}"
@@ -148,6 +152,14 @@ class Pulse:
         self.advance()
         self._mark = monotonic_ns()
 
+    def begin_loading(self) -> None:
+        """From here on the worker waits for data, which is its own work."""
+        self.slots[_WAITING] = _LOADING
+
+    def end_loading(self) -> None:
+        """The data is there."""
+        self.slots[_WAITING] = 0
+
     def end_step(self) -> None:
         """The step that `begin_step` began is over."""
         self._own += monotonic_ns() - self._mark
@@ -197,12 +209,13 @@ def _decode(data: bytes) -> Beat | None:
         phase=PHASES[slots[_PHASE]] if 0 <= slots[_PHASE] < len(PHASES) else "",
         instance=instance,
         hook=hook,
-        waiting=bool(slots[_WAITING]),
+        waiting=slots[_WAITING] == 1,
         own_ns=slots[_OWN],
         own_steps=slots[_OWN_STEPS],
         moved_ns=slots[_MOVED],
         done=slots[_DONE],
         total=slots[_TOTAL],
+        loading=slots[_WAITING] == _LOADING,
     )
 
 

@@ -118,7 +118,7 @@ def _doing(record: Mapping[str, Any], beat: Beat | None) -> str:
     if beat is not None and record.get("phase") not in _LEFT:
         if beat.hook:
             return f"in {beat.hook} of {beat.instance}"
-        return "with the other ranks" if beat.waiting else ""
+        return "with the other ranks" if beat.waiting else "waiting for data" if beat.loading else ""
     return f"in {record.get('hook')} of {record['instance']}" if record.get("instance") else ""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from trainrun.errors import TrainingError
+from trainrun.rundir.pulse import Pulse
 from trainrun.worker import modes, sharding
 from trainrun.worker.checkpoint import rng
 from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
@@ -76,7 +77,8 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
     counter = session.counters.setdefault(split, SampleCounter(f"split {split!r}", EVALUATION_WEIGHT, session.warn))
     total = length_of(loader) or 0
     session.state.pulse.count(0, total)
-    for index, (fetched, size) in enumerate(evaluation_batches(loader, collectives.gather_integer, counter)):
+    batches = evaluation_batches(loader, collectives.gather_integer, counter)
+    for index, (fetched, size) in enumerate(_loading(batches, session.state.pulse)):
         batch = hooks.move_batch(fetched, session.device, split) if session.moves else fetched
         if hooks.on_evaluation_batch_start:
             hooks.on_evaluation_batch_start(batch, index, split, size)
@@ -94,6 +96,17 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         if session.interrupted():
             return None
     return sums.reduce()
+
+
+def _loading(batches: Iterator[tuple[object, int]], pulse: Pulse) -> Iterator[tuple[object, int]]:
+    """The batches; the pulse shows when they are waited for."""
+    while True:
+        pulse.begin_loading()
+        found = next(batches, None)
+        pulse.end_loading()
+        if found is None:
+            return
+        yield found
 
 
 def _generators(loaders: Iterable[object]) -> Iterator[torch.Generator]:

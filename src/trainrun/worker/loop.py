@@ -57,7 +57,9 @@ def _epoch(session: Session) -> None:
     state, hooks = session.state, session.hooks
     state.epoch += 1
     begun_at, resumed = state.step, session.train.resumed
+    state.pulse.begin_loading()
     updates = session.train.begin(state.epoch)
+    state.pulse.end_loading()
     session.in_epoch = True
     if hooks.on_epoch_start:
         hooks.on_epoch_start(state.epoch, resumed)
@@ -181,12 +183,13 @@ def _forward_backward(session: Session, batch: Any, update: Update, index: int) 
 
 
 def _fetch(session: Session) -> Any:
-    hooks = session.hooks
-    if not hooks.on_batch_fetched:
-        return session.train.fetch()
+    hooks, pulse = session.hooks, session.state.pulse
+    pulse.begin_loading()
     started = perf_counter()
     batch = session.train.fetch()
-    hooks.on_batch_fetched(batch, perf_counter() - started)
+    pulse.end_loading()
+    if hooks.on_batch_fetched:
+        hooks.on_batch_fetched(batch, perf_counter() - started)
     return batch
 
 

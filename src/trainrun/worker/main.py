@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,10 +60,26 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
 
     problem: why it must not train, where that was found before it began.
     """
+    code = ExitCode.ENVIRONMENT  # if not even the record can be written: the client finds out what is wrong
+    try:
+        code = _recorded(run_dir, attempt, problem)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # the process door
+        with suppress(OSError, ValueError):
+            traceback.print_exc()
+    finally:
+        # Not through Python's own end, and without destroying the process group: gloo's destructor can hang when a DDP
+        # module outlives its group, threads of plugins may still run, and Python waits for processes that load data.
+        # All ranks have met in a barrier before.
+        os._exit(code)
+
+
+def _recorded(run_dir: str, attempt: int, problem: str | None) -> ExitCode:
+    """Train, and leave a record of how that ended. Raises OSError if it cannot be written."""
     paths, world = RunPaths(Path(run_dir)), World.from_environment()
     output.redirect(paths, attempt, world.rank)
     record = Record(paths, attempt, world.rank)
-    code = ExitCode.OK
     try:
         ties, deadline = tie(paths, attempt, world.rank, partial(_end_late, record))
         record.update("starting")  # not before: the client may send a signal as soon as it knows this process
@@ -72,13 +88,9 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
         outcome = train(paths, world=world, attempt=attempt, ties=ties, on_phase=record.update)
         deadline.cancel()
         record.finish(outcome)
-    except BaseException as error:  # the process door: whatever it is, it must be on record
-        code = record.fail(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not through Python's own end, and without destroying the process group: gloo's destructor can hang when a DDP
-    # module outlives its group, and threads of plugins may still run. All ranks have met in a barrier before.
-    os._exit(code)
+    except BaseException as error:  # whatever it is, it must be on record
+        return record.fail(error)
+    return ExitCode.OK
 
 
 def _end_late(record: Record, beat: Beat) -> NoReturn:
@@ -125,7 +137,8 @@ def train(
     except BaseException as error:
         outcome = replace(outcome, reason=described(error), step=state.step)
         logger.exception("training failed", step=state.step, phase=state.phase)
-        on_phase(state.phase, state.step)
+        with suppress(OSError):  # the storage may be why it has failed
+            on_phase(state.phase, state.step)
         with _second_to(error, logger):
             if hooks.on_exception:
                 hooks.on_exception(error)

@@ -8,9 +8,13 @@ import torch
 from torch import distributed
 
 from trainrun.rundir.records import ErrorOrigin
+from trainrun.worker.data.failure import LoadingError
 
 # torch raises these by class: no memory, a failed GPU, and the errors of NCCL, the store and the network.
 _MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, distributed.DistError)
+
+# What a loader's process raised is an exception of a class made here, with the name of the one that it was there.
+_IN_A_LOADER = frozenset({"MemoryError", "OutOfMemoryError"})
 
 # And these as plain RuntimeErrors, which only their texts tell from others: gloo names its own source file, and so does
 # NCCL; a loader process that was killed is named by DataLoader.
@@ -30,6 +34,8 @@ def origin(error: BaseException) -> ErrorOrigin:
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
         seen.add(id(found))
+        if isinstance(found, LoadingError) and type(found).__name__ in _IN_A_LOADER:
+            return "machine"
         if isinstance(found, _MACHINE) or (isinstance(found, RuntimeError) and _TEXTS.search(str(found))):
             return "machine"
         found = found.__cause__

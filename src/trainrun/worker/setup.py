@@ -42,7 +42,7 @@ from trainrun.worker.data import (
     SampledLoader,
     bind_collate,
     fingerprint,
-    leave_signals_alone,
+    prepare_processes,
     resumable,
 )
 from trainrun.worker.decisions import open_decisions
@@ -235,7 +235,7 @@ class Worker:
                 f"the hook collate is not called for split {split!r}, because build_dataloader has returned a loader of"
                 " its own; give that one a collate_fn, or leave out build_dataloader"
             )
-        leave_signals_alone(loader)
+        prepare_processes(loader, self.logger.warning)
         return loader
 
     def _warn(self, message: str) -> None:

@@ -30,7 +30,7 @@ from trainrun.worker.data.items import Items as Items
 from trainrun.worker.data.items import Plan as Plan
 from trainrun.worker.data.items import Share as Share
 from trainrun.worker.data.naming import resumable as resumable
-from trainrun.worker.data.processes import leave_signals_alone as leave_signals_alone
+from trainrun.worker.data.processes import prepare_processes as prepare_processes
 from trainrun.worker.data.sampled import SampledBatches as SampledBatches
 from trainrun.worker.data.sampled import SampledLoader as SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler as EvaluationSampler

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Subset, default_collate
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TrainingError, message_of
 from trainrun.plugin.detached import Detached
 
 
@@ -71,7 +71,7 @@ def _require_pickle(hook: Detached, method: str) -> None:
 
 def unequal(loader: Any, error: Exception) -> str:
     """How to go about samples of different shapes if that is why a custom loader failed; otherwise an empty string."""
-    if getattr(loader, "collate_fn", None) is not default_collate or "equal size" not in str(error):
+    if getattr(loader, "collate_fn", None) is not default_collate or "equal size" not in message_of(error):
         return ""
     return (
         "; give the DataLoader a collate_fn that pads or packs samples of different shapes, or let trainrun make the"

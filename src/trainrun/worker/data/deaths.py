@@ -16,6 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from trainrun.worker.data.failure import is_told
+
 
 def fetched(batches: Iterator[Any], processes: int) -> Any:
     """The next of the batches of a loader with so many processes. Raises what `next` raises."""
@@ -32,10 +34,12 @@ def fetched(batches: Iterator[Any], processes: int) -> Any:
 
 def is_death(error: BaseException) -> bool:
     """Whether an error from a `DataLoader` says that a process of its own has died."""
+    if is_told(error):  # what a dataset raised there
+        return False
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
-    # Tensors are handed over by a connection to the process. Errors that a dataset raised there begin with "Caught".
-    return isinstance(error, ConnectionError | EOFError) and not str(error).startswith("Caught")
+    # Tensors are handed over by a connection to the process.
+    return isinstance(error, ConnectionError | EOFError)
 
 
 def died_ahead(loader: DataLoader[Any]) -> str:

@@ -7,12 +7,14 @@ from itertools import count
 from typing import Any
 
 from trainrun.errors import TrainingError
+from trainrun.errors import described as described_error
 from trainrun.worker.data.collating import unequal
 from trainrun.worker.data.counting import SampleCounter
 from trainrun.worker.data.deaths import fetched
 from trainrun.worker.data.naming import described, processes
 from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.samplers import EvaluationSampler
+from trainrun.worker.data.shield import close, iterate
 from trainrun.worker.data.update import NOTHING
 
 
@@ -45,15 +47,18 @@ def evaluation_batches(
 
 
 def _read(loader: Iterable[Any], where: str) -> Iterator[Any]:
-    batches = iter(loader)
-    for number in count(1):
-        try:
-            batch = fetched(batches, processes(loader))
-        except StopIteration:
-            return
-        except Exception as error:
-            raise TrainingError(
-                f"{where}: batch {number} could not be read from {described(loader)}: {type(error).__name__}: {error}"
-                f"{unequal(loader, error)}"
-            ) from error
-        yield batch
+    batches = iterate(loader)
+    try:
+        for number in count(1):
+            try:
+                batch = fetched(batches, processes(loader))
+            except StopIteration:
+                return
+            except Exception as error:
+                raise TrainingError(
+                    f"{where}: batch {number} could not be read from {described(loader)}: {described_error(error)}"
+                    f"{unequal(loader, error)}"
+                ) from error
+            yield batch
+    finally:
+        close(batches)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -29,6 +29,7 @@ from trainrun.errors import TrainingError
 from trainrun.worker.data.digest import digest
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.data.items import Items, KeptItems, Plan, Share
+from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.stream import Generators
 from trainrun.worker.world import World
 
@@ -64,6 +65,43 @@ def items(dataset: Any, plan: Plan, collate: Any = None) -> Items:
     """What a loader reads in place of an iterable dataset."""
     keeps = all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
     return (KeptItems if keeps and not (plan.deals and plan.drop_last) else Items)(dataset, plan, collate)
+
+
+def whole_length(loader: Any) -> int | None:
+    """Return the length of a loader's dataset if each rank must have the whole of it; None if not, or if not known."""
+    if isinstance(loader, SampledLoader):
+        return len(loader.loader.dataset)  # type: ignore[arg-type]
+    if not isinstance(loader, DataLoader):
+        return None
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        source = dataset.dataset if isinstance(dataset, Items) else dataset
+        return length_of(source) if said(loader, source) is False else None
+    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    return length_of(dataset) if any(hasattr(one, "num_replicas") for one in samplers) else None
+
+
+def require_one_length(lengths: Sequence[object], where: str) -> None:
+    """Raise TrainingError if ranks have other lengths than rank 0. lengths: of each rank, in their order."""
+    ranks: dict[object, list[str]] = {}
+    for rank, length in enumerate(lengths):
+        ranks.setdefault(length, []).append(str(rank))
+    if len(ranks) == 1:
+        return
+    found = "; ".join(
+        f"{'no known length' if length is None else f'{length} samples'} on rank{'s' * (len(same) > 1)} {_few(same)}"
+        for length, same in ranks.items()
+    )
+    raise TrainingError(
+        f"{where}: the dataset has not the same length on all workers: {found}; each worker must build the whole"
+        " dataset, of which it is given its share: look for what differs (files of its own machine, a filter, chance),"
+        " or, if each has its own share, return an iterable dataset or a loader with `sharded = True`"
+    )
+
+
+def _few(ranks: Sequence[str]) -> str:
+    most = 8
+    return ", ".join(ranks[:most]) + (f" and {len(ranks) - most} more" if len(ranks) > most else "")
 
 
 class Dealt(Sampler[Any]):
@@ -117,8 +155,11 @@ class Giver:
     def given(self, loader: Any, where: str, runs: int) -> Any:
         """Return a loader of this rank's share: `loader` itself, or one like it.
 
-        Raises TrainingError if it cannot be told whether `loader` is one of a share.
+        Raises TrainingError if it cannot be told whether `loader` is one of a share, or if ranks have datasets of
+        different lengths, of which they would not have one share each.
         """
+        if self._gather is not None:
+            require_one_length(self._gather(whole_length(loader)), where)
         if not isinstance(loader, DataLoader):
             return loader
         if isinstance(loader.dataset, Items):  # trainrun's own

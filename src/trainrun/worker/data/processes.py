@@ -1,20 +1,27 @@
-"""The processes of a loader: what signals they mind."""
+"""The processes of a loader: how they are made, and what signals they mind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from trainrun.worker.data.context import context_for
 from trainrun.worker.data.sampled import SampledLoader
 from trainrun.worker.data.shield import Shielded
 
 
-def leave_signals_alone(loader: Any) -> None:
-    """Have the processes of a `DataLoader` ignore SIGTERM and SIGINT, where `loader` is one, ours or the user's.
+def prepare_processes(loader: Any, warn: Callable[[str], None]) -> None:
+    """Have the processes of a `DataLoader` made so that training never waits for them forever.
 
-    A signal to a whole process group means the worker, which goes on to the end of its step and needs its data.
+    They ignore SIGTERM and SIGINT: a signal to a whole process group means the worker, which needs its data until the
+    end of its step. `loader` is trainrun's or the user's. warn: told of each process that had to be replaced.
     """
     inner = loader.loader if isinstance(loader, SampledLoader) else loader
-    if isinstance(inner, DataLoader) and inner.num_workers and not isinstance(inner.worker_init_fn, Shielded):
-        inner.worker_init_fn = Shielded(inner.worker_init_fn)
+    if not isinstance(inner, DataLoader) or not inner.num_workers or isinstance(inner.worker_init_fn, Shielded):
+        return
+    inner.worker_init_fn = Shielded(inner.worker_init_fn)
+    context = context_for(inner.multiprocessing_context, warn)
+    if context is not None:
+        inner.multiprocessing_context = context

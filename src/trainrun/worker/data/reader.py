@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainrun.errors import TrainingError
+from trainrun.errors import described as described_error
 from trainrun.plugin.state import unfit
 from trainrun.worker.data.collating import unequal
 from trainrun.worker.data.deaths import fetched, is_death
@@ -69,7 +70,7 @@ class Reader:
             died = "one of its processes died: " if processes(self._loader) and is_death(error) else ""
             raise TrainingError(
                 f"the train loader, {described(self._loader)}, failed at batch {self.taken + 1} of epoch {self._epoch}:"
-                f" {died}{type(error).__name__}: {error}{unequal(self._loader, error)}"
+                f" {died}{described_error(error)}{unequal(self._loader, error)}"
             ) from error
         self.taken += 1
         return batch

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TrainingError, described
 from trainrun.worker.data.deaths import died_ahead, fetched, is_death
 from trainrun.worker.data.draws import bare
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
-from trainrun.worker.data.shield import iterate
+from trainrun.worker.data.shield import close, iterate
 from trainrun.worker.data.sizes import BatchSizes
 from trainrun.worker.data.update import Update
 
@@ -77,6 +77,7 @@ class SampledBatches:
         if self._sizes is not None:
             self._sampler.resize(*self._sizes.of([epoch]))
         self._used = self._fetched = 0
+        close(self._batches)  # its processes end before others begin, whatever still refers to it
         self._batches = iter(self._loader)
         return self._sampler.updates()
 
@@ -85,7 +86,7 @@ class SampledBatches:
         try:
             batch = fetched(self._batches, self._loader.loader.num_workers)
         except Exception as error:
-            raise TrainingError(f"{self._where(error)}: {type(error).__name__}: {error}") from error
+            raise TrainingError(f"{self._where(error)}: {described(error)}") from error
         self._fetched += 1
         return batch
 

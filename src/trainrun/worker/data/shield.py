@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,6 +19,9 @@ class Shielded:
         self._inner = inner
 
     def __call__(self, number: int) -> None:
+        report = getattr(multiprocessing.current_process(), "report", None)  # of those that have to: see `context`
+        if report is not None:
+            report()
         for ignored in IGNORED:
             signal.signal(ignored, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
@@ -37,3 +41,10 @@ def iterate(loader: Iterable[Any]) -> Iterator[Any]:
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def close(batches: Iterator[Any]) -> None:
+    """End the processes of an iterator that is not read to its end, whoever else may still hold it."""
+    shut_down = getattr(batches, "_shutdown_workers", None)  # of torch's iterators
+    if shut_down is not None and not getattr(batches, "_persistent_workers", False):
+        shut_down()

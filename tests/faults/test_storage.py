@@ -1,0 +1,99 @@
+"""The run directory fills up, is made read-only or removed while a run trains with processes that load data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainrun.rundir.files import read_json
+
+LONGEST = 30.0  # seconds from the fault to the end
+
+Wait = Callable[[Callable[[], object]], None]
+
+TRAINING = {"task__fault": "is_slow", "train__steps": 2000, "train__log_every": 1, "data__workers": 1}
+
+
+@pytest.fixture
+def small(project: Any) -> Iterator[Path]:
+    """The folder of the runs, with room for 3 MB."""
+    folder = project.folder / "runs"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
+    yield folder
+    project.sweep()
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def run_in(folder: Path) -> Path | None:
+    return next((path for path in folder.glob("2*") if path.is_dir()), None)
+
+
+def trains(folder: Path) -> bool:
+    """Whether the run has a checkpoint and has trained on."""
+    run = run_in(folder)
+    saved = run is not None and any((run / "checkpoints").glob("*[0-9]/manifest.json"))
+    return saved and (read_json(run / "status.json") or {}).get("step", 0) > 4  # type: ignore[operator]
+
+
+def fill(run: Path) -> None:
+    with suppress(OSError), (run / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+
+
+def remove(run: Path) -> None:
+    while run.exists():
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def seal(run: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(run.parent)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "told"),
+    [
+        (fill, 75, "No space left on device"),
+        (remove, 4, "it has been removed; there is no checkpoint to resume"),
+        pytest.param(seal, 75, "Read-only file system", marks=pytest.mark.long),
+    ],
+)
+def test_the_run_ends_and_names_directory_and_checkpoint(
+    project: Any, small: Path, wait_for: Wait, harm: Callable[[Path], None], code: int, told: str
+) -> None:
+    started = project.start_launch(**TRAINING, checkpoint__every=3)
+    wait_for(lambda: trains(small))
+    run = run_in(small)
+    assert run is not None
+    harm(run)
+    ended = project.finish(started)
+    assert ended.seconds < LONGEST * 4  # on a machine that does much else
+    assert ended.verdict.startswith(f"failed: the run directory {run} cannot be written any more: {told}")
+    assert (ended.code, ended.tracebacks) == (code, 0), ended.stderr
+    if code == 75:
+        assert f"newest checkpoint: {run}/checkpoints/" in ended.verdict
+
+
+@pytest.mark.long
+def test_a_resume_with_room_continues(project: Any, small: Path, wait_for: Wait) -> None:
+    started = project.start_launch(**{**TRAINING, "train__steps": 40}, checkpoint__every=3)
+    wait_for(lambda: trains(small))
+    run = run_in(small)
+    assert run is not None
+    fill(run)
+    assert project.finish(started).code == 75
+    os.unlink(run / "ballast")  # noqa: PTH108
+    resumed = project("resume", str(run), "-o", "task.fault=loss")
+    assert (resumed.code, resumed.verdict) == (0, "finished: all 40 steps are done"), resumed.stderr
