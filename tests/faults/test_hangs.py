@@ -50,6 +50,18 @@ def test_a_hang_is_found_and_explained(project: Any, plugin: str, where: str) ->
     assert "in backward" in paths.stacks(1, 0).read_text()
 
 
+def test_a_rank_that_waits_for_data_is_told_so(project: Any) -> None:
+    ended = project.launch(task__loading="sleeps", data__workers=1, data__shuffle="false", launch__timeout=2)
+    assert ended.code == 1
+    assert ended.verdict.startswith("failed: no rank advanced for 2 s: rank 1 waits for data in training at step 1; ")
+
+
+def test_what_a_dataset_raises_in_its_process_ends_the_run_at_once(project: Any) -> None:
+    ended = project.launch(task__loading="raises", data__workers=1, data__shuffle="false", launch__timeout=600)
+    assert ended.code == 1
+    assert "micro-batch 1, samples 4, 5, 6, 7 of the dataset: Lost: 'sample seven is lost'" in ended.verdict
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("start", ["warm", "cold"])
 def test_a_hang_uses_up_a_restart(project: Any, start: str) -> None:

@@ -35,6 +35,20 @@ def test_a_reader_sees_each_store(tmp_path: Path) -> None:
     assert (third.instance, third.hook) == (None, None)
 
 
+def test_waiting_for_data_is_shown_and_is_no_wait_for_others(tmp_path: Path) -> None:
+    pulse = Pulse.create(tmp_path / "pulse")
+    pulse.enter("training")
+    pulse.begin_step(3)
+    pulse.begin_loading()
+    found = read_pulse(tmp_path / "pulse")
+    assert found is not None
+    assert (found.loading, found.waiting, found.place) == (True, False, "for data in training at step 3")
+    pulse.end_loading()
+    found = read_pulse(tmp_path / "pulse")
+    assert found is not None
+    assert (found.loading, found.waiting) == (False, False)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_phases(tmp_path: Path, phase: str) -> None:
     Pulse.create(tmp_path / "pulse").enter(phase)

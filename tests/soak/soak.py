@@ -33,6 +33,7 @@ TASKS = ROOT / "tests" / "faults" / "installed" / "faulty_tasks.py"
 LONGEST = 180.0  # seconds for one launch without faults
 CHAIN = 10  # faults in one run, each at a higher step than the one before
 CHAIN_OF_KILLS = 30  # kills in one run of the part `resumes`
+FORKS = 1000  # of processes that load data, in one launch
 GONE = 2.0  # seconds that processes have to be gone after their client was killed
 
 PLACES = ["step-start", "batch", "forward", "backward", "update"]
@@ -207,6 +208,22 @@ def decisions(_: Bench, count: int) -> Failures:
     yield from repeated(command, "decisions", 1)
 
 
+def forks(bench: Bench, count: int) -> Failures:
+    """Processes that load data, a thousand in a launch: one for each rank and epoch, while checkpoints are written."""
+    replaced = 0
+    for number in range(count):
+        epochs = ["task.samples=8", f"train.steps={FORKS // 2}", "data.workers=1"]
+        client, runs = bench.start(*epochs, "checkpoint.every=3", "train.log_every=100", "launch.timeout=120")
+        yield from bench.finish(client, runs, 10 * LONGEST)
+        if client.returncode != 0:
+            yield f"launch {number}: {state(runs)}"
+        logs = run_of(runs)
+        replaced += sum(log.read_text().count("stood still") for log in logs.logs.glob("*.jsonl")) if logs else 0
+        progress("forks", FORKS * (number + 1), FORKS * count)
+        shutil.rmtree(runs, ignore_errors=True)
+    sys.stdout.write(f"forks: {replaced} of {FORKS * count} stood still and were made again\n")
+
+
 def repeated(command: list[str], what: str, count: int, given: Mapping[str, str] | None = None) -> Failures:
     """Call a command that ends with 0 when all is well. given: environment variables to add."""
     environment = {**os.environ, **(given or {})}
@@ -229,6 +246,7 @@ PARTS: dict[str, tuple[Callable[[Bench, int], Failures], float]] = {
     "resumes": (resumes, 3.0),
     "deaths": (deaths, 0.2),
     "races": (races, 0.1),
+    "forks": (forks, 1.0),
     "decisions": (decisions, 1.0),
 }
 

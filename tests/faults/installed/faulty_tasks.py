@@ -14,12 +14,37 @@ from trainrun import Field, PluginOptions, hookimpl
 KEPT = []
 
 
+class Loading(TensorDataset):
+    """Loads its eighth sample in another way: `fault` names the method."""
+
+    def __init__(self, fault, *tensors):
+        super().__init__(*tensors)
+        self.fault = fault
+
+    def __getitem__(self, index):
+        if index == 7:
+            getattr(self, self.fault)()
+        return super().__getitem__(index)
+
+    def sleeps(self):
+        while True:
+            time.sleep(3600)
+
+    def raises(self):
+        class Lost(KeyError):
+            def __init__(self, name, needed):
+                super().__init__(f"{name} is lost")
+
+        raise Lost("sample seven", 2)
+
+
 class Task:
     """Two classes out of four numbers."""
 
     class Options(PluginOptions):
         samples: int = Field(32, description="How many samples the dataset has.")
         fault: str = Field("loss", description="What its step does.")
+        loading: str = Field("", description="What loading its eighth sample does.")
 
     def __init__(self, options):
         self.options = options
@@ -32,7 +57,8 @@ class Task:
     def build_dataset(self, split):
         generator = torch.Generator().manual_seed(1)
         values = torch.randn(self.options.samples, 4, generator=generator)
-        return TensorDataset(values, (values[:, 0] > 0).long())
+        tensors = values, (values[:, 0] > 0).long()
+        return Loading(self.options.loading, *tensors) if self.options.loading else TensorDataset(*tensors)
 
     @hookimpl
     def build_dataloader(self):
