@@ -20,6 +20,7 @@ CALLBACKS = "plugins/trainrun-callbacks/src/trainrun_callbacks"
 ESCAPED = {
     "src/trainrun/cli/echo.py",
     "src/trainrun/launch/terminal.py",
+    "src/trainrun/launch/busy.py",
     "src/trainrun/builtin/display.py",
     f"{CALLBACKS}/metrics_table.py",
 }

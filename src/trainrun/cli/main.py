@@ -92,7 +92,7 @@ class LazyGroup(click.Group):
             if ctx.meta.get(options.TRACEBACK):
                 problems: Sequence[Problem] = getattr(error, "problems", ())
                 for trace in dict.fromkeys(problem.traceback for problem in problems if problem.traceback):
-                    click.echo(trace.rstrip(), err=True)
+                    echo(scrub(trace).rstrip(), err=True)
             raise
 
 

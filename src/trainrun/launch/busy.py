@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from trainrun.printing import inline
+
 _PATIENCE = 0.3  # seconds without a sign of life, on a terminal
 _PLAIN = 1.0  # elsewhere
 _FRAME = 0.1
@@ -48,7 +50,7 @@ class Busy:
         if self._quiet:
             return
         with self._changed:
-            self._text = text
+            self._text = text and inline(text)
             self._changed.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._show, name="busy", daemon=True)
