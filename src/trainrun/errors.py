@@ -8,7 +8,8 @@
     │   ├── LeaseLost            4   another process owns the run by now
     │   └── BadCheckpoint        4   a checkpoint is damaged, or none of a run's is good
     └── TrainingError            1   training failed
-        ├── HookFailed           1   a hookimpl raised and its error policy says "fail"; 2 if it was a UsageError
+        ├── TaskError            2   the task, or the recipe for this task, is wrong, and it shows only in a worker
+        ├── HookFailed           1   a hookimpl raised and its policy is "fail"; 2 if that was a UsageError or TaskError
         │   └── HookInterrupted  1   the same of a KeyboardInterrupt, and itself one
         └── WrongReturn          1   a hookimpl returned what its hook cannot use; the cause of a HookFailed
 
@@ -111,6 +112,12 @@ class TrainingError(TrainrunError):
     exit_code = ExitCode.TRAINING_FAILED
 
 
+class TaskError(TrainingError):
+    """The task returned what cannot be trained, or the recipe does not fit it: no other attempt could go better."""
+
+    exit_code = ExitCode.USAGE
+
+
 class WrongReturn(TrainingError):
     """A hookimpl returned a value that its hook cannot use; the message says what it returned and what to return."""
 
@@ -125,7 +132,7 @@ class HookFailed(TrainingError):
     def __init__(self, instance: str, hook: str, error: BaseException, switch: str = "") -> None:
         self.instance = instance
         self.hook = hook
-        if isinstance(error, UsageError):
+        if isinstance(error, UsageError | TaskError):
             self.exit_code = error.exit_code
         super().__init__(f"{blame(instance, hook, error)}{f'; {switch}' if switch else ''}")
 

@@ -29,6 +29,7 @@ READ = {
     "src/trainrun/worker/checkpoint/examine.py",
     "src/trainrun/worker/checkpoint/export.py",
     "src/trainrun/tracking/shipper.py",
+    "src/trainrun/tracking/process.py",
     "src/trainrun/examples/chargpt.py",
     f"{CALLBACKS}/debugger.py",
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.plugin.instance import Instance
 from trainrun.worker.built import class_name, is_scheduler
 
@@ -20,18 +20,18 @@ _TORCH = "torch.optim."
 def require_optimizer(optimizer: object, provider: Instance | None) -> None:
     """Raise TrainingError unless `optimizer` is one plain optimizer, whose state a checkpoint holds completely."""
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TrainingError(
+        raise TaskError(
             f"build_optimizer of {_named(provider)} returned {_shown(optimizer)}; return one torch.optim.Optimizer,"
             " with a parameter group for each part of the model: several optimizers are not supported"
         )
     if held := next(_held(optimizer), None):
-        raise TrainingError(
+        raise TaskError(
             f"build_optimizer of {_named(provider)} returned {_shown(optimizer)}, which holds another optimizer"
             f" ({held}), and a checkpoint has no place for the state of that; return one torch.optim.Optimizer with"
             " parameter groups"
         )
     if own := [name for name in _STATE if _overrides(optimizer, name)]:
-        raise TrainingError(
+        raise TaskError(
             f"build_optimizer of {_named(provider)} returned {_shown(optimizer)}, which has its own"
             f" {' and '.join(own)}; checkpoints hold param_groups and state, and never call it: return an optimizer"
             " that keeps everything there"
@@ -44,19 +44,19 @@ def require_scheduler(scheduler: object, optimizer: torch.optim.Optimizer, provi
         return
     start = f"build_scheduler of {_named(provider)} returned {_shown(scheduler)}"
     if not is_scheduler(scheduler):
-        raise TrainingError(
+        raise TaskError(
             f"{start}, which does not have step, state_dict and load_state_dict; return one scheduler of"
             " torch.optim.lr_scheduler, or an object with these three methods"
         )
     if _wants_more(scheduler):
         hint = "turn on the plugin plateau-check" if isinstance(scheduler, ReduceLROnPlateau) else "wrap it in a class"
-        raise TrainingError(
+        raise TaskError(
             f"{start}, whose step takes more than trainrun gives it after each update; {hint}, which steps it with"
             " a metric"
         )
     steps = getattr(scheduler, "optimizer", optimizer)
     if isinstance(steps, torch.optim.Optimizer) and steps is not optimizer:
-        raise TrainingError(f"{start}, which sets the rates of another optimizer than build_optimizer returned")
+        raise TaskError(f"{start}, which sets the rates of another optimizer than build_optimizer returned")
 
 
 def _named(provider: Instance | None) -> str:

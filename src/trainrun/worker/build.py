@@ -9,7 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.marker import hookimpl
 from trainrun.recipe import Recipe
 from trainrun.worker import optim, sharding
@@ -123,7 +123,7 @@ def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]
     """The loader of an iterable dataset, which yields what it says: samples or batches, all of them or a share."""
     recipe = run.recipe
     if not hasattr(dataset, "__iter__"):
-        raise TrainingError(
+        raise TaskError(
             f"build_dataset returned a {type(dataset).__name__} for split {split!r}, which has neither `__len__` and"
             f" `__getitem__` nor `__iter__`; return a dataset that has{run.hooks.whose('build_dataset')}"
         )

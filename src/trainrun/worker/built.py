@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.schedule import Schedule
 
 Settings = dict[str, Any]
@@ -140,7 +140,7 @@ def join(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
         functions: list[Any] = scheduler.lr_lambdas
         missing = len(optimizer.param_groups) - len(functions)
         if missing > 0 and any(one is not functions[0] for one in functions):
-            raise TrainingError(
+            raise TaskError(
                 f"{missing} parameter groups were added, and the {type(scheduler).__name__} has a function for each of"
                 f" the {len(functions)} others; append to its lr_lambdas where you call add_param_group"
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.rundir.pulse import Pulse
 from trainrun.worker import modes, sharding
 from trainrun.worker.checkpoint import rng
@@ -85,9 +85,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         with session.autocast():
             outputs = hooks.evaluation_step(session.model, batch, split) if hooks.evaluation_step else None
         if outputs is None:
-            raise TrainingError(
-                f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out"
-            )
+            raise TaskError(f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out")
         for name, (value, weight) in weighted(outputs, hooks.whose).items():
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.metrics import Metrics
 from trainrun.worker.session import Session
 
@@ -54,7 +54,7 @@ class EvaluationRecord:
         for name, value in metrics.items():
             other = self._sources.setdefault(name, source)
             if other != source:
-                raise TrainingError(
+                raise TaskError(
                     f"step {self._session.state.step}: the metric {name!r} comes from {other} and from {source};"
                     " give one of them another name"
                 )
@@ -100,7 +100,7 @@ class EvaluationRecord:
 def _rows(plugin: str, split: str, metrics: object) -> Rows:
     where = f"evaluation_metrics of {plugin}"
     if not isinstance(metrics, Mapping):
-        raise TrainingError(f"{where} returned a {type(metrics).__name__}; return a mapping of names to numbers")
+        raise TaskError(f"{where} returned a {type(metrics).__name__}; return a mapping of names to numbers")
     prefix = f"{split}/"
     return [
         (where, name if name.startswith(prefix) else prefix + name, _number(where, name, value))
@@ -114,7 +114,7 @@ def _number(where: str, name: str, value: object) -> float:
     if hasattr(value, "__float__") and not isinstance(value, torch.Tensor):  # NumPy's numbers too
         return float(value)
     shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-    raise TrainingError(f"{where}: {name!r} must be one number, got {shown}")
+    raise TaskError(f"{where}: {name!r} must be one number, got {shown}")
 
 
 def _equal(one: float, other: float) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError, TrainingError
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.worker import applying, modes
 from trainrun.worker.checkpoint.finite import untrained
@@ -75,9 +75,7 @@ def _epoch(session: Session) -> None:
         if state.step == state.total_steps:
             break
     if state.step == begun_at and state.stop is None and not resumed:
-        raise TrainingError(
-            "the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last"
-        )
+        raise TaskError("the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last")
     _end_epoch(session)
 
 
@@ -208,7 +206,7 @@ def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
         loss = None
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         what = _shown(loss) if isinstance(loss, torch.Tensor) else _shown(outputs)
-        raise TrainingError(
+        raise TaskError(
             f'training_step returned {what}; return a scalar loss, or {{"loss": mean, "weight": units}}'
             + hooks.whose("training_step")
         )
@@ -239,7 +237,7 @@ def _apply_gradients(session: Session) -> str | None:
         norm = hooks.clip_gradients(model, session.clip, norm)
         if not isinstance(norm, torch.Tensor | float | int) or (isinstance(norm, torch.Tensor) and norm.numel() != 1):
             what = "clip_gradients returned " + _shown(norm)
-            raise TrainingError(f"{what}; return the norm before clipping{hooks.whose('clip_gradients')}")
+            raise TaskError(f"{what}; return the norm before clipping{hooks.whose('clip_gradients')}")
         state.metrics.add("train/grad_norm", norm)
     if hooks.on_gradients_clipped:
         hooks.on_gradients_clipped(norm)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.world import World
 
 Units = float | torch.Tensor
@@ -65,7 +65,7 @@ class LossWeights:
             return None
         if isinstance(weight, torch.Tensor):
             if weight.numel() != 1 or weight.is_complex():
-                raise TrainingError(
+                raise TaskError(
                     f"training_step returned a weight of shape {tuple(weight.shape)} and type {weight.dtype};"
                     " return one real number: over how many units the loss is a mean"
                 )
@@ -74,7 +74,7 @@ class LossWeights:
                 return units if counts else torch.zeros_like(units)
             weight = weight.item()
         if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise TrainingError(
+            raise TaskError(
                 f"training_step returned the weight {weight!r}; return a number of at least 0: over how many units the"
                 " loss is a mean"
             )
@@ -84,7 +84,7 @@ class LossWeights:
         """The first loss of an attempt decides whether losses have weights."""
         everywhere = self._gather_integer(int(given)) if self._used is None and self._gather_integer else [int(given)]
         if self._used is not None or len(set(everywhere)) > 1:
-            raise TrainingError(
+            raise TaskError(
                 "training_step returned a weight with some losses and none with others; return it always, and 0 for a"
                 " micro-batch that must not count"
             )

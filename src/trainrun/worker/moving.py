@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 
 
 def move(value: Any, device: torch.device) -> Any:
@@ -58,7 +58,7 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     try:
         return type(value)(items)  # type: ignore[call-arg]
     except TypeError as error:
-        raise TrainingError(
+        raise TaskError(
             f"move_batch: a {type(value).__name__} cannot be made of a dict ({error}); give it a method `to(device)`"
             " that returns one on the device, or implement move_batch"
         ) from error

@@ -16,7 +16,7 @@ import torch
 
 from trainrun import hookspecs
 from trainrun.builtin import SMOKE_CHECK
-from trainrun.errors import EnvironmentProblem, TrainingError
+from trainrun.errors import EnvironmentProblem, TaskError
 from trainrun.plugin import state as plugin_state
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.instance import Instance
@@ -130,7 +130,7 @@ class Worker:
         model = _required(self.hooks, hook)(*arguments)
         if not isinstance(model, torch.nn.Module):
             what = "None" if model is None else type(model).__name__
-            raise TrainingError(f"{hook} returned {what}; return a torch.nn.Module{self.hooks.whose(hook)}")
+            raise TaskError(f"{hook} returned {what}; return a torch.nn.Module{self.hooks.whose(hook)}")
         return model
 
     def _build_optimizer(self, model: torch.nn.Module) -> None:
@@ -221,7 +221,7 @@ class Worker:
             return None
         if not hasattr(loader, "__iter__"):
             what, whose = type(loader).__name__, hooks.whose("build_dataloader")
-            raise TrainingError(
+            raise TaskError(
                 f"build_dataloader returned {what} for split {split!r}; return an iterable of micro-batches{whose}"
             )
         giver = Giver(world, self.recipe.run.seed, self.collectives.gather_objects)
@@ -246,14 +246,12 @@ class Worker:
     def _train_batches(self) -> SampledBatches | ForeignBatches:
         loader = self._loader("train")
         if loader is None:
-            raise TrainingError(
-                'nobody answered build_dataset or build_dataloader for the split "train"; the task must'
-            )
+            raise TaskError('nobody answered build_dataset or build_dataloader for the split "train"; the task must')
         self._unplaced = resumable(loader)
         if isinstance(loader, SampledLoader):
             return SampledBatches(loader, self._batch_sizes())
         if self.hooks.choose_batch_size:
-            raise TrainingError(
+            raise TaskError(
                 "a plugin answers choose_batch_size, but the train loader is not trainrun's, which alone can make other"
                 " batches of it; let build_dataset answer with a dataset that has a length, or turn that plugin off"
             )
@@ -302,7 +300,7 @@ def read_instances(paths: RunPaths) -> list[Instance]:
 def _required(hooks: Dispatcher, name: str, otherwise: str = "") -> Callable[..., Any]:
     hook: Callable[..., Any] | None = getattr(hooks, name)
     if hook is None:
-        raise TrainingError(f"nobody answers the hook {name}; the task must implement it {otherwise}".rstrip())
+        raise TaskError(f"nobody answers the hook {name}; the task must implement it {otherwise}".rstrip())
     return hook
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from trainrun.errors import Problem, RecipeError, TrainingError
+from trainrun.errors import Problem, RecipeError, TaskError
 from trainrun.worker import blocks
 from trainrun.worker.world import World
 
@@ -48,7 +48,7 @@ def shard(model: nn.Module, device: torch.device, world: World, wrap: Sequence[s
 def _check(model: nn.Module) -> None:
     scalars = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
     if scalars:
-        raise TrainingError(
+        raise TaskError(
             f"the parameters {', '.join(scalars)} have no dimension, and FSDP cuts along the first one; "
             'give them the shape (1,), or set parallel.strategy = "ddp"'
         )

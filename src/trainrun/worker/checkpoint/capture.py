@@ -15,7 +15,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError, TrainingError
 from trainrun.plugin.state import unfit
 from trainrun.worker.built import class_name, trainable
 from trainrun.worker.state import State
@@ -131,7 +131,7 @@ def require_same_model(model: torch.nn.Module, stored: Mapping[str, torch.Size])
     ]
     if wrong:
         shown = "; ".join(wrong[:_SHOWN]) + (f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-        raise TrainingError(f"the checkpoint is of another model: {shown}")
+        raise TaskError(f"the checkpoint is of another model: {shown}")
 
 
 def optimizer_places(
@@ -173,7 +173,7 @@ def give_extra(model: torch.nn.Module, saved: Mapping[str, Any]) -> None:
     bare = unwrapped(model)
     names = {name.replace(_COMPILED, ""): name for name in bare.state_dict()}
     if unknown := [name for name in saved if name not in names]:
-        raise TrainingError(f"the checkpoint is of another model: {', '.join(unknown)}: in the checkpoint only")
+        raise TaskError(f"the checkpoint is of another model: {', '.join(unknown)}: in the checkpoint only")
     bare.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
 
 
@@ -190,13 +190,13 @@ def _require_same_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], told: Mapping[str, Any]
 ) -> None:
     if told["class"] != class_name(optimizer):
-        raise TrainingError(
+        raise TaskError(
             f"the checkpoint is of another optimizer: {told['class']} there, {class_name(optimizer)} here; its state"
             " does not fit: set the optimizer back, or start a new run"
         )
     mine, theirs = [_of(group, names) for group in optimizer.param_groups], [one["names"] for one in told["groups"]]
     if mine != theirs:
-        raise TrainingError(
+        raise TaskError(
             f"the checkpoint's optimizer has other groups of parameters: {_unlike(mine, theirs)}; set optimizer.groups"
             " back, or add the groups that training had added in the hook on_resume_start"
         )

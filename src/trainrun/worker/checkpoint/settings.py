@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.built import Built, class_name, copied, filled, put, schedulers
 from trainrun.worker.checkpoint.curves import curve, same, scaled
 from trainrun.worker.schedule import Schedule
@@ -136,7 +136,7 @@ def _refuse(optimizer: torch.optim.Optimizer, groups: Sequence[Group]) -> None:
     for group in groups:
         for key in keys:
             if key in group.changed:
-                raise TrainingError(
+                raise TaskError(
                     f"optimizer: {key} was {shown(group.changed[key][0])} and is {shown(group.changed[key][1])}, but"
                     f" {type(optimizer).__name__} reads it in its first step only; set it back, or start a new run"
                 )
@@ -174,7 +174,7 @@ def _require_same_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
         theirs = then["kinds"]
         fits = theirs == kinds or (own and not theirs) or (not kinds and theirs == [_OWN])
     if not fits:
-        raise TrainingError(
+        raise TaskError(
             f"the checkpoint is of another scheduler: {' with '.join(theirs) or 'none'} there,"
             f" {' with '.join(kinds) or 'none'} here; its state does not fit: set the scheduler back, or start"
             " a new run"

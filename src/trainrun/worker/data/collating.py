@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Subset, default_collate
 
-from trainrun.errors import TrainingError, message_of
+from trainrun.errors import TaskError, TrainingError, message_of
 from trainrun.plugin.detached import Detached
 
 
@@ -63,7 +63,7 @@ def _require_pickle(hook: Detached, method: str) -> None:
     try:
         pickle.dumps(hook)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise TrainingError(
+        raise TaskError(
             f"the hook `collate` cannot be sent to the loader's processes, which are started by {method!r}: {error};"
             " let its plugin be a module, or a class whose instances can be pickled, or set data.workers = 0"
         ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.plugin.state import unfit
 from trainrun.worker.data.counting import TRAINING_WEIGHT, SampleCounter
 from trainrun.worker.data.draws import bare
@@ -123,13 +123,13 @@ class ForeignBatches:
         if self._ahead:
             self._last = self._ahead.popleft()
         if self._last is NOTHING:
-            raise TrainingError(f"the train loader of rank {self._world.rank} gave no batch at all")
+            raise TaskError(f"the train loader of rank {self._world.rank} gave no batch at all")
         return self._last
 
     def _own_batch(self) -> Any:
         batch = next(self._source, NOTHING)
         if batch is NOTHING:
-            raise TrainingError(
+            raise TaskError(
                 f"the train loader of rank {self._world.rank} said that it has {self._lengths[self._world.rank]}"
                 f" batches and gave {self._reader.taken}; let its __len__ be right, or leave it out"
             )
@@ -173,7 +173,7 @@ class ForeignBatches:
             if self._done:
                 state |= self._reader.mark(self._last)
         if wrong := unfit(state.get("loader"), torch.is_tensor):
-            raise TrainingError(
+            raise TaskError(
                 f"the state of the train loader, {described(self._loader)}, cannot be kept in a checkpoint: {wrong};"
                 " its state_dict must be plain values and tensors"
             )
@@ -187,19 +187,19 @@ class ForeignBatches:
         """
         name = described(self._loader)
         if state.get("kind") != self._reader.kind:
-            raise TrainingError(
+            raise TaskError(
                 f"the checkpoint's place in the data is not that of the train loader, {name}; bring back the loader"
                 ' that the checkpoint was made with, or start anew with checkpoint.resume = "never"'
             )
         if state["world"] != self._world.size:
-            raise TrainingError(
+            raise TaskError(
                 f"the checkpoint was made with {state['world']} workers and this is started with {self._world.size},"
                 f" but the place of the train loader, {name}, is each worker's own; set launch.workers so that there"
                 f" are {state['world']}, or let trainrun make the loader of a dataset that has a length"
             )
         here = processes(self._loader)
         if state["processes"] != here and self._reader.minds_processes:
-            raise TrainingError(
+            raise TaskError(
                 f"the train loader, {name}, had {state['processes']} processes when the checkpoint was made and has"
                 f" {here} now, but its place is that of each process; set num_workers (data.workers in the recipe,"
                 f" where the loader is trainrun's) to {state['processes']}"

@@ -25,7 +25,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.data.digest import digest
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.data.items import Items, KeptItems, Plan, Share
@@ -53,7 +53,7 @@ def require_said(sharded: bool | None, dataset: Any, world: World, processes: in
     if sharded is not None or count == 1:
         return
     readers = f"workers: {world.size}" + (f", loader processes of each: {processes}" if processes else "")
-    raise TrainingError(
+    raise TaskError(
         f"{where}: the dataset, {type(dataset).__name__}, is iterable, and {count} copies of it would be read"
         f" ({readers}); say on it what a copy yields: `sharded = False` if all samples, in the same order in each copy,"
         " so that trainrun gives each sample out once, or `sharded = True` if only the share of its worker"
@@ -92,7 +92,7 @@ def require_one_length(lengths: Sequence[object], where: str) -> None:
         f"{'no known length' if length is None else f'{length} samples'} on rank{'s' * (len(same) > 1)} {_few(same)}"
         for length, same in ranks.items()
     )
-    raise TrainingError(
+    raise TaskError(
         f"{where}: the dataset has not the same length on all workers: {found}; each worker must build the whole"
         " dataset, of which it is given its share: look for what differs (files of its own machine, a filter, chance),"
         " or, if each has its own share, return an iterable dataset or a loader with `sharded = True`"
@@ -188,7 +188,7 @@ class Giver:
         if sharded or any(hasattr(one, "num_replicas") for one in samplers):
             return loader
         if sharded is None and not (_is_whole(samplers) and self._all_alike(loader, sampler)):
-            raise TrainingError(
+            raise TaskError(
                 f"{where}: build_dataloader returned a DataLoader with a {_named(samplers)}, and it cannot be told"
                 f" whether its {self._world.size} workers have the same samples or each its share; let build_dataset"
                 " return the dataset and leave out build_dataloader, or give the loader a DistributedSampler, or say on"
@@ -254,7 +254,7 @@ def _digest(samples: list[Any], rank: int) -> str:
 
 def _require_plain(loader: DataLoader[Any], where: str) -> None:
     if type(loader) is not DataLoader:
-        raise TrainingError(
+        raise TaskError(
             f"{where}: build_dataloader returned a {type(loader).__name__} over data that all workers have; trainrun"
             " can give it out only from a plain DataLoader: return one, or give this one a distributed sampler, or a"
             " dataset that yields the worker's share, and say `sharded = True` on it"

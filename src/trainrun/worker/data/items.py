@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.data.collating import Collate
 from trainrun.worker.data.counting import batch_size, describe, dimensions
 from trainrun.worker.data.fingerprint import length_of
@@ -88,7 +88,7 @@ class Plan:
         say = f"{self.where}: {problem} ({describe(item)}); say on the dataset which it is: `batched = "
         say += "True` if an item is a whole micro-batch, `batched = False` if it is one sample"
         if self.batched is None:
-            raise TrainingError(say)
+            raise TaskError(say)
         if self.warn is not None:
             self.warn(f"{say}; until then it is taken for a micro-batch")
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError, TrainingError
 from trainrun.errors import described as described_error
 from trainrun.plugin.state import unfit
 from trainrun.worker.data.collating import unequal
@@ -247,7 +247,7 @@ def reader_of(loader: Iterable[Any], seed: int, world: World, warn: Warn) -> Rea
     if holder is None:
         return Replayed(loader, seed, world, warn)
     if processes(loader) and not getattr(loader, "in_order", True):
-        raise TrainingError(
+        raise TaskError(
             f"the train loader, {described(loader)}, has in_order=False, so that its state does not tell which batches"
             " were used; make it with in_order=True"
         )

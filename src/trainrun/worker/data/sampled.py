@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from trainrun.errors import TrainingError, described
+from trainrun.errors import TaskError, TrainingError, described
 from trainrun.worker.data.deaths import died_ahead, fetched, is_death
 from trainrun.worker.data.draws import bare
 from trainrun.worker.data.samplers import EvaluationSampler, TrainSampler
@@ -115,7 +115,7 @@ class SampledBatches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a place that `state_dict` gave, when its epoch is begun. To be called before `begin`."""
         if "position" not in state:
-            raise TrainingError(
+            raise TaskError(
                 "the checkpoint's place in the data is that of a loader that the task or a plugin made, and now"
                 ' trainrun makes the loader; bring that loader back, or start anew with checkpoint.resume = "never"'
             )

@@ -15,7 +15,7 @@ from math import ceil
 import torch
 from torch.utils.data import Sampler
 
-from trainrun.errors import TrainingError
+from trainrun.errors import TaskError
 from trainrun.worker.data.update import Update
 from trainrun.worker.world import World
 
@@ -39,7 +39,7 @@ class TrainSampler(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         if length < world.size:
-            raise TrainingError(
+            raise TaskError(
                 f"the train dataset has {length} samples for {world.size} workers; use fewer workers or more data"
             )
         self._total = length
@@ -120,7 +120,7 @@ class TrainSampler(Sampler[list[int]]):
         if not self._drop_last:
             return self._total
         if self._total < batch_size:
-            raise TrainingError(
+            raise TaskError(
                 f"the train dataset has {self._total} samples, less than one batch of {batch_size}, and data.drop_last"
                 " leaves out what does not fill one; use a smaller train.batch_size"
             )
@@ -140,7 +140,7 @@ class EvaluationSampler(Sampler[list[int]]):
 
     def __init__(self, length: int, batch_size: int, world: World) -> None:
         if length < 1:
-            raise TrainingError("a split to evaluate has no samples; leave it out of evaluate.splits")
+            raise TaskError("a split to evaluate has no samples; leave it out of evaluate.splits")
         self._mine = range(world.rank, length, world.size)
         self._batch = batch_size
         self._batches = ceil(ceil(length / world.size) / batch_size)

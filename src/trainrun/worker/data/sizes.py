@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from trainrun.errors import TrainingError, shown
+from trainrun.errors import TaskError, shown
 
 
 class BatchSizes:
@@ -48,7 +48,7 @@ class BatchSizes:
         if answer is None:
             return self._default
         if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1 or answer % self._unit:
-            raise TrainingError(
+            raise TaskError(
                 f"choose_batch_size returned {shown(answer)} for epoch {epoch}; return a multiple of {self._unit},"
                 f" the samples of one micro-batch on every worker, or None{self._whose}"
             )
@@ -57,7 +57,7 @@ class BatchSizes:
     def _require_alike(self, epochs: list[int], mine: list[int]) -> None:
         for rank, theirs in enumerate(self._gather(mine) if self._gather else []):
             if theirs != mine:
-                raise TrainingError(
+                raise TaskError(
                     f"choose_batch_size returned {mine} for the epochs {epochs} here and {theirs} on rank {rank};"
                     f" return the same on all ranks{self._whose}"
                 )
