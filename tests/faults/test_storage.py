@@ -59,9 +59,12 @@ def remove(run: Path) -> None:
 
 
 def seal(run: Path) -> None:
-    done = subprocess.run(["chattr", "-R", "+i", str(run)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no file can be made immutable here: {done.stderr}")
+    done = subprocess.run(["chattr", "-R", "-f", "+i", str(run)], capture_output=True, text=True, check=False)
+    try:
+        (run / "more").touch()  # chattr fails for pipes, and for what it cannot do
+    except OSError:
+        return
+    pytest.skip(f"no file can be made immutable here: {done.stderr}")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_a_resume_with_room_continues(project: Any, small: Path, wait_for: Wait)
     assert project.finish(started).code == 75
     os.unlink(run / "ballast")  # noqa: PTH108
     resumed = project("resume", str(run))
-    assert (resumed.code, resumed.verdict) == (0, "finished: all 12 steps were made"), resumed.stderr
+    assert (resumed.code, resumed.verdict) == (0, "finished: all 12 steps are done"), resumed.stderr
     shutil.move(run, project.folder / "resumed")
     straight = project.launch(**settings)
     assert losses(project.folder / "resumed") == losses(straight.run)

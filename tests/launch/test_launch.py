@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -242,3 +243,17 @@ def test_bug_in_trainrun_leaves_a_report_and_an_outcome(
     assert "KeyError" in paths.crash_log.read_text()
     assert (read_json(paths.outcome) or {})["exit_code"] == ExitCode.BUG
     assert members(paths.root) == []
+
+
+def test_bug_whose_report_cannot_be_written_is_told_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainrun.launch import client
+
+    def remove(launch: Any, *_: object) -> NoReturn:
+        shutil.rmtree(launch.paths.root)
+        raise KeyError("missing")
+
+    monkeypatch.setattr(client, "judge", remove)
+    with pytest.raises(
+        TrainrunError, match=r"(?s)a bug in trainrun: KeyError: 'missing'; the report is here.*Traceback"
+    ):
+        run()
