@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.plugin.import_errors import one_line, place_of, user_traceback
+from trainrun.plugin.import_errors import summary, place_of, user_traceback
 
 Raised = Callable[..., BaseException]
 
@@ -42,7 +42,7 @@ def raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Raised:
 def test_the_deepest_line_of_the_users_files(raised: Raised) -> None:
     files = {"mine/top_a.py": "import helper_a\n", "mine/helper_a.py": "def go():\n    import no_such_module\n\ngo()\n"}
     error = raised("top_a", files)
-    assert one_line(error) == "ModuleNotFoundError: No module named 'no_such_module' (helper_a.py:2)"
+    assert summary(error) == "ModuleNotFoundError: No module named 'no_such_module' (helper_a.py:2)"
     trace = user_traceback(error)
     assert trace is not None
     assert trace.splitlines()[1].endswith('top_a.py", line 1, in <module>')
@@ -64,18 +64,18 @@ def test_an_installed_plugin_is_its_own_package_and_nobody_elses(raised: Raised)
         "site-packages/package_c/inner.py": "import other_c\n\nother_c.go()\n",
         "site-packages/other_c.py": "def go():\n    raise ValueError('odd')\n",
     }
-    assert one_line(raised("package_c", files)) == "ValueError: odd (package_c/inner.py:3)"
+    assert summary(raised("package_c", files)) == "ValueError: odd (package_c/inner.py:3)"
     alone = {"site-packages/alone_c.py": "import other_c\nother_c.go()\n"}
     assert place_of(raised("alone_c", alone)) == "alone_c.py:2"
 
 
 def test_an_exit_a_syntax_error_and_an_exception_without_a_text(raised: Raised) -> None:
     assert (
-        one_line(raised("exit_d", {"mine/exit_d.py": "import sys\nsys.exit(3)\n"}))
+        summary(raised("exit_d", {"mine/exit_d.py": "import sys\nsys.exit(3)\n"}))
         == "it called sys.exit(3) (exit_d.py:2)"
     )
-    assert one_line(raised("syntax_d", {"mine/syntax_d.py": "def ("})).startswith("SyntaxError in ")
+    assert summary(raised("syntax_d", {"mine/syntax_d.py": "def ("})).startswith("SyntaxError in ")
     mute = "class Mute(BaseException):\n    def __str__(self): raise RuntimeError\n\nraise Mute\n"
     told = "Mute: (no message: its __str__ raised RuntimeError) (mute_d.py:4)"
-    assert one_line(raised("mute_d", {"mine/mute_d.py": mute})) == told
+    assert summary(raised("mute_d", {"mine/mute_d.py": mute})) == told
     assert place_of(ImportError("not raised by anybody's code")) is None

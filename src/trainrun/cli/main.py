@@ -110,9 +110,9 @@ def _load(name: str, found: tuple[str, str]) -> click.Command:
     try:
         command = load(target)
     except (Exception, SystemExit) as error:
-        from trainrun.plugin.import_errors import one_line  # noqa: PLC0415
+        from trainrun.plugin.import_errors import summary  # noqa: PLC0415
 
-        what = f"cannot be loaded: {one_line(error)}"
+        what = f"cannot be loaded: {summary(error)}"
         raise EnvironmentProblem(f"command {name} of {distribution} ({target}) {what}") from error
     if not isinstance(command, click.Command):
         raise EnvironmentProblem(f"command {name} of {distribution}: {target} is no click command")

@@ -55,7 +55,7 @@ def _failed(target: str, error: BaseException) -> Description:
     return Description(
         target,
         ok=False,
-        error=f"importing it failed: {import_errors.one_line(error)}",
+        error=f"importing it failed: {import_errors.summary(error)}",
         traceback=import_errors.user_traceback(error),
         files=tuple(sorted(file for file in files if os.path.isfile(file))),  # noqa: PTH113 - str in, str out
     )

@@ -15,11 +15,12 @@ _PYTHON = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdli
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
-def one_line(error: BaseException) -> str:
-    """Say what was raised, and at which line of the user's own code."""
+def summary(error: BaseException, *, whole: bool = False) -> str:
+    """Say what was raised, and at which line of the user's own code. whole: with all lines of its text, not the first."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}"
-    what = described(error).strip().partition("\n")[0]
+    text = described(error).strip()
+    what = text if whole else text.partition("\n")[0]
     if isinstance(error, SystemExit):
         what = f"it called sys.exit({error.code!r})"
     place = place_of(error)

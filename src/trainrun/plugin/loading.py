@@ -37,7 +37,8 @@ def load_plugin(instance: Instance) -> Loaded:
     except Interrupt:
         raise
     except CAUGHT as error:
-        raise _problem(instance, import_errors.one_line(error), import_errors.user_traceback(error)) from error
+        what = import_errors.summary(error, whole=True)  # wrong options are told in several lines
+        raise _problem(instance, what, import_errors.user_traceback(error)) from error
     if not description.ok:
         raise _problem(instance, description.error or "it cannot be used")
     if stray is not None:
