@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.plugin.import_errors import summary, place_of, user_traceback
+from trainrun.plugin.import_errors import place_of, summary, user_traceback
 
 Raised = Callable[..., BaseException]
 

@@ -16,7 +16,7 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def summary(error: BaseException, *, whole: bool = False) -> str:
-    """Say what was raised, and at which line of the user's own code. whole: with all lines of its text, not the first."""
+    """Say what was raised, and at which line of the user's own code. whole: with all lines of its text."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}"
     text = described(error).strip()
