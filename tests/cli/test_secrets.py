@@ -43,6 +43,21 @@ class Options(PluginOptions):
 @hookimpl
 def build_model(device):
     return None
+
+
+@hookimpl
+def build_dataset(split):
+    return None
+
+
+@hookimpl
+def training_step(batch):
+    return None
+
+
+@hookimpl
+def evaluation_step(batch):
+    return None
 """
 
 

@@ -125,7 +125,7 @@ def test_a_good_recipe_leaves_nothing_behind(
     assert [line.partition(": ")[2].partition(": ")[0] for line in checks] == list(CHECKS)
     assert {line.partition(": ")[0] for line in checks} == {"ok"}
     assert all("dropout off (7 (Dropout))" in line for line in checks[:2])
-    assert lines[0] == "ok: 4 steps on 2 CPU workers, and the same parameters on both"
+    assert lines[0] == "ok: 4 steps on 2 CPU workers; parameters identical on all workers"
     assert lines[1] == "ok: 2 more steps from their checkpoint, with new workers"
     assert "build_model 2" in lines[2]
     assert "training_step 6" in lines[2]
@@ -189,7 +189,7 @@ def test_plugin_that_does_not_take_its_state_back_fails(
     install_distribution("watchers", {"watchers.py": WATCHER}, {"forgetful": "watchers:Forgetful"})
     result = smoke(tmp_path, RECIPE, "-p", "forgetful", "--steps", "2")
     assert result.exit_code == 1
-    assert "2 steps were well; going on from their checkpoint was not:" in result.stdout
+    assert "2 steps were well; resuming from their checkpoint failed:" in result.stdout
     assert "plugin 'forgetful'" in result.stdout
     assert "load_state_dict" in result.stdout
     (kept,) = (line.removeprefix("the folder is kept: ") for line in result.stdout.splitlines() if "is kept" in line)

@@ -60,7 +60,7 @@ def lease(paths: RunPaths) -> Iterator[Lease]:
 
 
 def finish(paths: RunPaths, lease: Lease) -> None:
-    write_json(paths.outcome, Outcome("finished", 0, "all 9 steps are done", step=9, run=str(paths.root)).to_json())
+    write_json(paths.outcome, Outcome("finished", 0, "9/9 steps", step=9, run=str(paths.root)).to_json())
     lease.release()
 
 
@@ -137,7 +137,7 @@ def test_live_until_the_end(paths: RunPaths, lease: Lease, terminal: Terminal) -
     finish(paths, lease)
     assert terminal.wait() == 0
     after = ESCAPES.sub("", terminal.shown.rpartition("\x1b[?1049l")[2])
-    assert "finished: all 9 steps are done" in after
+    assert "finished: 9/9 steps" in after
     assert "more: trainrun why" in after
     assert "\x1b[?25h" in terminal.shown, "the cursor is back"
 
@@ -185,7 +185,7 @@ def test_ended_run(paths: RunPaths, lease: Lease, capsys: pytest.CaptureFixture[
     finish(paths, lease)
     assert run(["watch", str(paths.root)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("all 9 steps are done") == 1
+    assert shown.count("9/9 steps") == 1
     assert "more: trainrun why" in shown
 
 

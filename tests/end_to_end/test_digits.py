@@ -18,7 +18,7 @@ def test_two_workers_learn_digits(start: Start) -> None:
     assert client.wait(120) == 0, client.text
     paths = client.paths
     assert process.members(paths.root) == []
-    assert "finished: all 60 steps are done" in client.text
+    assert "finished: 60/60 steps" in client.text
     assert "best: eval/accuracy" in client.text
     assert f"more: trainrun why {paths.run_id}" in client.text
     status = read_json(paths.status) or {}

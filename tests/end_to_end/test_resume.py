@@ -47,7 +47,7 @@ def test_run_that_was_stopped_goes_on_at_the_next_step(stopped: tuple[RunPaths, 
     # The learning rate of this recipe depends on the number of steps.
     done = resumed(paths, "-o", f"train.steps={step + 3}", "-o", "train.log_every=1", "--allow-changes")
     assert done.returncode == 0, done.stderr
-    assert f"going on from step {step} (checkpoints/step-{step:06})" in done.stderr
+    assert f"resuming from step {step} (checkpoints/step-{step:06})" in done.stderr
     nothing_left(paths)
     outcome = read_json(paths.outcome) or {}
     assert (outcome["state"], outcome["step"], outcome["attempt"]) == ("finished", step + 3, 2)

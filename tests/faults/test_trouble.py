@@ -89,9 +89,7 @@ def test_loss_that_is_no_number_and_may_be(run_recipe: RunRecipe, project: Any) 
 
 def test_evaluation_without_a_step(run_recipe: RunRecipe, project: Any) -> None:
     error = fails(run_recipe, project, 'evaluate.splits=["eval"]')
-    assert "nobody answers the hook evaluation_step; the task must implement it or set evaluate.splits = []" in str(
-        error
-    )
+    assert "no plugin implements evaluation_step; the task must implement it or set evaluate.splits = []" in str(error)
 
 
 @pytest.mark.long

@@ -51,11 +51,19 @@ def test_a_spinner_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_one_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen("importing package.module", terminal=False)
     monkeypatch.setattr(sys, "stderr", screen)
-    with Busy() as show:
+    with Busy(plain=True) as show:
         show.importing("package.module:Task")
         assert screen.seen.wait(20)
         show(None)
     assert screen.getvalue() == "importing package.module\n"
+
+
+def test_nothing_of_commands_that_print_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen("", terminal=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Busy() as show:
+        show.importing("package.module:Task")
+    assert screen.getvalue() == ""
 
 
 @pytest.mark.parametrize("quiet", [False, True])

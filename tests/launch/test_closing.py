@@ -13,7 +13,7 @@ from trainrun.rundir.files import append_line
 
 @pytest.fixture
 def ended(paths: RunPaths) -> Outcome:
-    return Outcome("finished", 0, "all 10 steps are done", step=10, run=str(paths.root))
+    return Outcome("finished", 0, "10/10 steps", step=10, run=str(paths.root))
 
 
 def test_good_run(ended: Outcome, paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_good_run(ended: Outcome, paths: RunPaths, monkeypatch: pytest.MonkeyPat
     append_line(paths.metrics, record)
     append_line(paths.metrics, {"step": 9, "time": 1.0, "train/loss": 0.1, "eval/accuracy": 0.8, "eval/loss": 0.2})
     assert list(closing.lines(ended)) == [
-        "finished: all 10 steps are done",
+        "finished: 10/10 steps",
         f"run: runs/{paths.run_id}",
         "best: eval/accuracy 0.9 at step 5, eval/loss 0.2 at step 9",
         f"more: trainrun why {paths.run_id}",

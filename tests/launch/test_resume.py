@@ -89,7 +89,7 @@ def test_run_goes_on_in_its_own_directory(failed: Runs, capsys: pytest.CaptureFi
     outcome = failed.resume()
     assert (outcome.state, outcome.exit_code, outcome.attempt) == ("finished", 0, 2)
     assert failed.starts == ["step-000005"]
-    assert "going on from step 5 (checkpoints/step-000005)" in capsys.readouterr().err
+    assert "resuming from step 5 (checkpoints/step-000005)" in capsys.readouterr().err
     for path, text in before.items():
         assert path.with_name(f"{path.stem}-1{path.suffix}").read_text() == text
     assert Outcome.from_json(read_json(failed.paths.outcome) or {}) == outcome
@@ -169,7 +169,7 @@ def test_run_that_has_made_all_its_steps_is_left_as_it_is(runs: Runs, capsys: py
     before = {path.name: path.read_bytes() for path in runs.paths.root.iterdir() if path.is_file()}
     outcome = runs.resume()
     assert (outcome.state, outcome.exit_code, outcome.step) == ("finished", 0, 10)
-    assert outcome.reason == "all 10 steps are done (checkpoints/step-000010); there is nothing to do"
+    assert outcome.reason == "10/10 steps (checkpoints/step-000010); there is nothing to do"
     assert {path.name: path.read_bytes() for path in runs.paths.root.iterdir() if path.is_file()} == before
     assert runs.starts == [None]
     assert command_line(["resume", "--dir", str(runs.base)]) == 0

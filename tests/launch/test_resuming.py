@@ -72,7 +72,7 @@ def test_attempt_goes_on_from_the_newest_checkpoint(launch: Launch, save: Write)
     save(5), save(7)
     start, said = prepared(launch, attempt=2)
     assert start["checkpoint"] == str(launch.paths.checkpoints / "step-000007")
-    assert said == ["going on from step 7 (checkpoints/step-000007)"]
+    assert said == ["resuming from step 7 (checkpoints/step-000007)"]
     (event,) = events(launch, "resume")
     assert (event["attempt"], event["step"], event["checkpoint"]) == (2, 7, start["checkpoint"])
     assert event["differences"] == {}
@@ -91,7 +91,7 @@ def test_damaged_checkpoint_is_left_out_kept_and_told(
     start, said = prepared(launch, attempt=2)
     assert start["checkpoint"].endswith("step-000005")
     assert "kept as checkpoints/bad-step-000007" in said[0]
-    assert said[-1] == "going on from step 5 (checkpoints/step-000005)"
+    assert said[-1] == "resuming from step 5 (checkpoints/step-000005)"
     (event,) = events(launch, "quarantine")
     assert event["checkpoint"].endswith("bad-step-000007")
     assert "SHA-256" in event["reasons"][0]
@@ -140,7 +140,7 @@ def test_first_attempt_starts_from_the_named_checkpoint(launch: Launch, save: Wr
     save(5)
     start, said = prepared(launch, first=other, fallback=other, reason="checkpoint.resume names it")
     assert start["checkpoint"] == str(other)
-    assert said == [f"going on from step 3 ({other})"]
+    assert said == [f"resuming from step 3 ({other})"]
 
 
 def test_later_attempts_prefer_the_runs_own(launch: Launch, save: Write, other: Path) -> None:

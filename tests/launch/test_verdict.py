@@ -49,7 +49,7 @@ def test_finished(launch: Launch) -> None:
     put(launch, 1)
     outcome = verdict(launch)
     assert (outcome.state, outcome.exit_code, outcome.step) == ("finished", 0, 10)
-    assert outcome.reason == "all 10 steps are done"
+    assert outcome.reason == "10/10 steps"
 
 
 def test_records_count_and_not_the_agents_exit_code(launch: Launch) -> None:

@@ -212,7 +212,7 @@ def test_what_is_wrong_with_a_switch_names_the_switch(recipe: Path, switch: str,
 
 def test_a_cycle_names_its_members(recipe: Path) -> None:
     text = problem(resolved(recipe, '[plugins.watcher]\n[plugins.counter]\nafter = ["watcher"]\n'))
-    assert "the order of plugins goes in a circle" in text
+    assert "plugin order has a cycle" in text
     assert "watcher" in text
     assert "counter" in text
 

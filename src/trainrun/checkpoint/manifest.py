@@ -205,6 +205,8 @@ def _number(key: str, value: Any) -> float:
 
 
 def _metric(name: str, value: Any) -> float:
+    if isinstance(value, float):
+        return value
     # JSON has no such numbers: they were written as text.
     return _NOT_FINITE[value] if isinstance(value, str) and value in _NOT_FINITE else _number(f"metrics.{name}", value)
 

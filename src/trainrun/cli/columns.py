@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 
 from trainrun.printing import inline, shorten
 
 
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
+def columns(rows: Sequence[Sequence[str]], indent: str = "", width: int | None = None) -> list[str]:
     """The rows as lines, each column as wide as its longest cell; the last one is not padded.
 
-    Cells are cut and escaped here, so that they are as wide as they look.
+    Cells are cut and escaped here, so that they are as wide as they look. width: that of the terminal, to which lines
+    are cut; None leaves them whole.
     """
     rows = [[inline(shorten(cell)) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return [
-        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    lines = [
+        indent + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    return lines if width is None else [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that stdout is; None if it is something else, which takes lines of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -144,7 +144,7 @@ def _plan_lines(resolved: Resolved, wanted: Sequence[str]) -> Iterator[str]:
     for one, entries in zip(answered, _entries(answered), strict=True):
         yield from ("", _title(one.spec), *entries)
     silent = [name for name, one in resolved.plan.hooks.items() if not one.entries]
-    yield from ("", f"Nobody answers: {', '.join(silent)}")
+    yield from ("", f"Not implemented: {', '.join(silent)}")
 
 
 def _named(resolved: Resolved) -> Iterator[str]:

@@ -21,7 +21,7 @@ def command(*, path: str) -> None:
         with target.open("x", encoding="utf-8") as file:
             file.write(TEMPLATE)
     except FileExistsError:
-        raise UsageError(f"{target}: exists already; name another file") from None
+        raise UsageError(f"{target} already exists; give another path") from None
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
     echo(target)

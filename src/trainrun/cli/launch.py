@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--dir",
     "base",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Make the run's folder in this one, in place of the recipe's run.dir.",
+    help="Parent directory of the run (overrides run.dir).",
 )
 @options.allow_changes
 @options.trust_checkpoint
@@ -60,9 +60,9 @@ def command(  # noqa: PLR0913 - one for each option
 
     Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
     ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong;
-    4 something is missing, here, in a plugin, or another node; 75 stopped from outside or a node was lost, go on
-    with `trainrun resume`; 93 no progress in three attempts, do not; 130 Ctrl-C; 143 SIGTERM, and the last step is
-    not saved.
+    4 something is missing, here, in a plugin, or another node; 75 stopped from outside or a node was lost, resume
+    with `trainrun resume`; 93 no progress in three attempts: restarting will not help; 130 Ctrl-C; 143 SIGTERM, and
+    the last step is not saved.
     """
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 

@@ -15,6 +15,7 @@ import click
 
 from trainrun.cli import options
 from trainrun.cli.echo import Styled, echo
+from trainrun.cli.figures import number
 from trainrun.cli.status import ended
 from trainrun.printing import clean, inline
 from trainrun.recipe import duration
@@ -66,13 +67,13 @@ def _since(_: click.Context, __: click.Parameter, value: str | None) -> float:
     "sources",
     multiple=True,
     type=click.Choice(get_args(Source)),
-    help="Only what workers print (output) or log (records), the client's log, or what the agent prints; "
+    help="Only what workers print (output) or log (records), the metrics, the client's log, or what the agent prints; "
     "may be repeated.",
 )
 @click.option("--since", callback=_since, metavar="TIME", help="Only what came since: 5m, 1h30m, or 2026-11-21T18:30.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
 @options.base
-@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line.")
 def command(
     *,
     run: str,
@@ -86,8 +87,8 @@ def command(
 ) -> None:
     """Show what RUN has logged and printed, of all attempts, in the order of time.
 
-    Without --rank that is everything of rank 0 and of the client, and the warnings and errors of all ranks. What a
-    worker prints stands behind a bar; with `--source output --rank N` it is shown as it was printed.
+    Without --rank that is everything of rank 0 and of the client, the metrics, and the warnings and errors of all
+    ranks. What a worker prints stands behind a bar; with `--source output --rank N` it is shown as it was printed.
 
     RUN is an id, a part of one, a path, or `latest`. Ctrl-C ends a --follow, never the run.
     """
@@ -104,7 +105,7 @@ def command(
 
 def _wanted(ranks: frozenset[int] | None, sources: tuple[Source, ...], since: float) -> Wanted:
     if ranks is not None and not ranks:
-        return Wanted(frozenset(sources or ("output", "records", "client")), frozenset({0}), True, since)
+        return Wanted(frozenset(sources or ("output", "records", "metrics", "client")), frozenset({0}), True, since)
     return Wanted(frozenset(sources or ("output", "records")), ranks, serious_of_all=False, since=since)
 
 
@@ -147,12 +148,27 @@ def _line(entry: Entry) -> Lines:
     head = f"{_clock(entry.time)} {who}"
     if entry.source in {"output", "agent"}:
         return [f"{head} | {clean(entry.text)}"]
+    if entry.source == "metrics":
+        values = [f"{inline(name)} {inline(number(value))}" for name, value in entry.fields.items()]
+        return ["  ".join([_clock(entry.time), clean(entry.text), *values])]
     short = [f"{name}={_value(value)}" for name, value in entry.fields.items() if not _is_long(value)]
-    shown = "  ".join([f"{head} {inline(entry.level)}", clean(entry.text), *map(inline, short)])
+    text = _SENTENCES.get(entry.text, entry.text) if entry.source == "client" else entry.text
+    shown = "  ".join([f"{head} {inline(entry.level)}", clean(text), *map(inline, short)])
     long = [line for value in entry.fields.values() if _is_long(value) for line in str(value).rstrip().splitlines()]
     colour = _COLOURS.get(entry.level)
     first = Styled(shown, colour) if colour else shown
     return [first, *(f"    {clean(line)}".rstrip() for line in long)]
+
+
+_SENTENCES = {
+    "launch_start": "the launch begins",
+    "package_start": "copying the code into the run directory",
+    "package_end": "the code is copied",
+    "attempt_start": "an attempt begins",
+    "attempt_end": "an attempt has ended",
+    "completed": "the run is complete",
+    "launch_end": "the launch has ended",
+}
 
 
 def _is_long(value: object) -> bool:

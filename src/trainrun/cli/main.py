@@ -25,14 +25,14 @@ from trainrun.rundir.secrets import scrub, session
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("trainrun.cli.launch", "Train by a recipe."),
-    "resume": ("trainrun.cli.resume", "Go on with a run from its last checkpoint."),
+    "resume": ("trainrun.cli.resume", "Resume a run from its last checkpoint."),
     "check": ("trainrun.cli.check", "Check a recipe and everything it names."),
     "hooks": ("trainrun.cli.hooks", "Show every hook, and what a recipe runs in it."),
     "plugins": ("trainrun.cli.plugins", "List the installed plugins."),
     "init": ("trainrun.cli.init", "Write a recipe that explains itself."),
     "schema": ("trainrun.cli.schema", "Print the JSON Schema of recipes, for editors."),
     "new-plugin": ("trainrun.cli.new_plugin", "Write a plugin's distribution to start from."),
-    "smoke": ("trainrun.cli.smoke", "Run a few steps with everything on, for CI."),
+    "smoke": ("trainrun.cli.smoke", "Run a few steps with every feature enabled, for CI."),
     "verify-resume": ("trainrun.cli.verify_resume", "Prove that a recipe resumes bit for bit."),
     "ps": ("trainrun.cli.ps", "List runs."),
     "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
@@ -40,9 +40,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("trainrun.cli.logs", "Show what a run has logged and printed."),
     "stop": ("trainrun.cli.stop", "Ask a run to stop."),
     "checkpoints": ("trainrun.cli.checkpoints", "List a run's checkpoints, verify them, export weights."),
-    "why": ("trainrun.cli.why", "Tell what was decided in a run, by whom, and how it ended."),
-    "sync": ("trainrun.cli.sync", "Send trackers what they could not be sent in time."),
-    "doctor": ("trainrun.cli.doctor", "Examine this machine, and say what to do about what is wrong."),
+    "why": ("trainrun.cli.why", "Explain a run: decisions, errors, restarts, outcome."),
+    "sync": ("trainrun.cli.sync", "Upload metrics that trackers have missed."),
+    "doctor": ("trainrun.cli.doctor", "Check this machine and suggest fixes."),
 }
 
 

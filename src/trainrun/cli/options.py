@@ -39,7 +39,7 @@ override = click.option(
 plugin = click.option(
     "-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off."
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 refresh = click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
 traceback = click.option(
     "--traceback",
@@ -57,12 +57,12 @@ base = click.option(
     help="The folder that holds the runs.",
 )
 allow_changes = click.option(
-    "--allow-changes", is_flag=True, help="Go on from a checkpoint although recipe or plugins change the training."
+    "--allow-changes", is_flag=True, help="Resume even if changes to recipe or plugins affect training."
 )
 trust_checkpoint = click.option(
     "--trust-checkpoint",
     is_flag=True,
-    help="Go on from a checkpoint although somebody else may have written it. This is logged.",
+    help="Resume from a checkpoint that another user could have modified. This is logged.",
 )
 ranks = click.option(
     "--ranks",
@@ -81,5 +81,5 @@ rdzv_endpoint = click.option(
     metavar="HOST:PORT",
     help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
 )
-quiet = click.option("-q", "--quiet", is_flag=True, help="Show nothing but the last lines.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the final summary.")
 run = click.argument("run", metavar="[RUN]", default="latest")

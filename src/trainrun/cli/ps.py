@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from trainrun.cli import options
-from trainrun.cli.columns import columns
+from trainrun.cli.columns import columns, terminal_width
 from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment
 from trainrun.rundir.create import run_ids
@@ -24,15 +24,15 @@ _HEADER = ("run", "state", "step", "attempt", "started", "took", "why")
 @options.base
 @options.as_json
 def command(*, base: Path, as_json: bool) -> None:
-    """List the runs in a folder, the newest first: running, ended, or died without a word.
+    """List the runs in a folder, the newest first: running, ended, or died without an outcome.
 
-    A run has died when the client that owned it is gone and has left no outcome: it was killed, or its machine was.
+    A run has died when its launcher is gone and has left no outcome: it was killed, or its machine was.
     """
     runs = [_summary(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
     if as_json:
         echo(json.dumps({"version": options.JSON_VERSION, "runs": [run.to_json() for run in runs]}, indent=2))
     elif runs:
-        echo("\n".join(columns([_HEADER, *map(_row, runs)])))
+        echo("\n".join(columns([_HEADER, *map(_row, runs)], width=terminal_width())))
     else:
         echo(f"no runs in {base}", err=True)
 

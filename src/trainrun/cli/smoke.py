@@ -72,7 +72,9 @@ def command(
     skip: tuple[str, ...],
     refresh: bool,
 ) -> None:
-    """Try RECIPE with everything on: a few steps on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
+    """Run a few steps of RECIPE with every feature enabled.
+
+    That is on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
 
     Then new workers go on from the checkpoint for 2 more steps. Each time the parameters of both workers must be
     equal at the end. Then short trainings are compared: an update made whole, in micro-batches and on two ranks;
@@ -191,7 +193,7 @@ def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
     if not last.ok:
         yield from filter(None, [closing.trace(last)])
         if last is not first:
-            yield f"{first.step} steps were well; going on from their checkpoint was not:"
+            yield f"{first.step} steps were well; resuming from their checkpoint failed:"
         yield from closing.lines(last)
         yield f"the folder is kept: {last.run}"
         return
@@ -199,7 +201,7 @@ def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
         batch = resolved.data["train"]["batch_size"]
         yield f"ok: {_steps(first.step)} on 1 CPU worker; {_WORKERS} cannot share train.batch_size = {batch}"
     else:
-        yield f"ok: {_steps(first.step)} on {_WORKERS} CPU workers, and the same parameters on both"
+        yield f"ok: {_steps(first.step)} on {_WORKERS} CPU workers; parameters identical on all workers"
     yield f"ok: {last.step - first.step} more steps from their checkpoint, with new workers"
     yield from closing.faults(RunPaths(Path(last.run)))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trainrun.cli import options
 from trainrun.cli.columns import columns
 from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment, number
+from trainrun.launch.closing import resume_line
 from trainrun.launch.committed import newest, short
 from trainrun.printing import clean, inline, shorten
 from trainrun.rundir.create import find
@@ -39,22 +41,26 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
         answer = {"version": options.JSON_VERSION, **view.to_json(), "checkpoint": checkpoint}
         echo(json.dumps(answer, indent=2))
     else:
-        echo("\n".join(lines(view, checkpoint)))
+        echo("\n".join(lines(view, checkpoint, resume_line(paths, view.summary.state))))
 
 
-def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
-    """The view as plain text. checkpoint: the newest one."""
+def lines(view: View, checkpoint: str | None = None, advice: Iterable[str] = ()) -> Iterator[str]:
+    """The view as plain text. checkpoint: the newest one; advice: how to resume the run."""
     summary, status = view.summary, view.status
     yield ended(summary)
     step = f"step {summary.step}" + (f" of {summary.steps}" if summary.steps else "")
     rate = status.get("samples_per_second")
-    yield step + (f", epoch {status['epoch']}" if status.get("epoch") else "") + (f", {rate} samples/s" if rate else "")
+    epoch = f", epoch {status['epoch']}" if status.get("epoch") else ""
+    yield step + epoch + (f", {rate:,.0f} samples/s" if rate else "")
     yield from _attempts(view)
     if checkpoint is not None:
         yield f"newest checkpoint: {checkpoint}"
-    if status.get("updated"):
-        yield f"last heard of {moment(status['updated'])}"
+    yield from advice
+    if updated := status.get("updated"):
+        yield f"last update {moment(updated)} ({duration(max(0.0, time.time() - updated))} ago)"
     metrics = status.get("metrics") or {}
+    if rate:  # there is one rate, and it stands above
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("/samples_per_second")}
     if metrics:
         yield ""
         yield from columns([("metric", "value"), *((name, number(metrics[name])) for name in sorted(metrics))])
@@ -73,7 +79,7 @@ def lines(view: View, checkpoint: str | None = None) -> Iterator[str]:
 
 def ended(summary: Summary, whole: Path | None = None) -> str:
     """The run, its state and the reason, which is cut if it is long. whole: the file that has all of it."""
-    how = how_it_ended(inline(summary.state), summary.reason and shorten(summary.reason, whole), ", ")
+    how = how_it_ended(inline(summary.state), summary.reason and shorten(summary.reason, whole))
     return f"{inline(summary.run)}: {how}"
 
 

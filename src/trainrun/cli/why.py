@@ -15,6 +15,7 @@ from trainrun.cli.columns import columns
 from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, moment
 from trainrun.cli.status import ended
+from trainrun.launch.closing import resume_line
 from trainrun.launch.committed import newest, short
 from trainrun.printing import TRACE, shorten
 from trainrun.rundir import typed
@@ -42,7 +43,7 @@ _ODD = {
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool) -> None:
-    """Tell what was decided in RUN, step by step, what went wrong in it, and how it ended.
+    """Explain RUN: what was decided at which step, errors, restarts, and the outcome.
 
     RUN is an id, a part of one, a path, or `latest`.
     """
@@ -54,7 +55,7 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
     else:
         parts = (
             _ending(paths, summary, outcome),
-            _checkpoint(paths),
+            _checkpoint(paths, summary.state),
             _attempts(events),
             _changes(events),
             _decisions(events),
@@ -75,9 +76,10 @@ def _ending(paths: RunPaths, summary: Summary, outcome: Outcome | None) -> Itera
         yield f"log: {outcome.first_failure.log}"
 
 
-def _checkpoint(paths: RunPaths) -> Iterator[str]:
+def _checkpoint(paths: RunPaths, state: str) -> Iterator[str]:
     if (found := newest(paths)) is not None:
         yield f"newest checkpoint: {short(paths, found.path)}"
+    yield from resume_line(paths, state)
 
 
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
@@ -134,7 +136,7 @@ def _decisions(events: list[dict[str, Any]]) -> Iterator[str]:
     rows = [_row(event) for event in events if event.get("event") == "decision"]
     if rows:
         yield ""
-        yield from columns([("step", "decision", "plugin", "hook", "rank", "reason"), *rows])
+        yield from columns([("step", "decision", "plugin", "what", "rank", "reason"), *rows])
 
 
 def _row(event: dict[str, Any]) -> tuple[str, ...]:

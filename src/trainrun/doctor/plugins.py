@@ -78,7 +78,7 @@ def _judge_placement(verdict: Verdict, path: str, resolved: Resolved) -> str | N
     task = resolved.data["task"]["use"]
     names = ", ".join(one.name for one in resolved.instances if one.role == "plugin")
     workers = f"{placement.workers} worker{'s' * (placement.workers > 1)}"
-    verdict.say(f"{path} is right: task {task}, plugins {names or 'none'}, {workers}")
+    verdict.say(f"{path} is valid: task {task}, plugins {names or 'none'}, {workers}")
     return placement.environment.get("OMP_NUM_THREADS")
 
 

@@ -23,11 +23,13 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 class Busy:
     """Context manager: call it with what is being done, such as "importing tasks/mine.py", or None when it is done.
 
-    Without rich, whose import would itself be felt. Nothing is shown of what takes less than 0.3 s.
+    Without rich, whose import would itself be felt. Nothing is shown of what takes less than 0.3 s. quiet: show
+    nothing at all. plain: write a line if there is no terminal, after a second; for what takes its time anyway.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool = False, plain: bool = False) -> None:
+        self._live = sys.stderr.isatty()
+        self._quiet = quiet or not (plain or self._live)
         self._text: str | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -64,21 +66,20 @@ class Busy:
         self(path and f"importing {path}")
 
     def _show(self) -> None:
-        live = sys.stderr.isatty()
         with self._changed:
             while not self._over:
                 text = self._text
-                changed = self._until_not(text, _PATIENCE if live else _PLAIN)
+                changed = self._until_not(text, _PATIENCE if self._live else _PLAIN)
                 if not changed and text is not None:
-                    self._draw(text, live=live)
+                    self._draw(text)
 
     def _until_not(self, text: str | None, seconds: float | None = None) -> bool:
         """Wait until something else than `text` is to be shown; return False if that has not come in `seconds`."""
         return self._changed.wait_for(lambda: self._over or self._text is not text, seconds)
 
-    def _draw(self, text: str, *, live: bool) -> None:
+    def _draw(self, text: str) -> None:
         """Show `text` until another is given."""
-        if not live:
+        if not self._live:
             _write(f"{text}\n")
             self._until_not(text)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,13 @@ from trainrun.rundir import typed
 from trainrun.rundir.files import read_lines, read_text
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome, how_it_ended
+from trainrun.rundir.summary import DIED, read_status
 
 _SMALLER_IS_BETTER = ("loss", "error", "perplexity", "nll", "mse", "mae", "rmse", "bits", "seconds", "time")
 _BESTS = 3
 _SURVIVED = {
     "disable": "plugin {plugin} failed in {hook}{times} (disabled)",
-    "warn": "plugin {plugin} failed in {hook}{times} (the run went on)",
+    "warn": "plugin {plugin} failed in {hook}{times} (the run continued)",
     "lost": "plugin {plugin}",
 }
 
@@ -53,32 +56,69 @@ def lines(outcome: Outcome) -> Iterator[str]:
     reason = _first_line(outcome.reason) if trace(outcome) else shorten(outcome.reason, paths.outcome)
     yield how_it_ended(outcome.state, reason)
     yield from faults(paths)
+    yield from _did(outcome, paths)
     yield f"run: {_short(paths.root)}"
     if failure is not None and failure.log:
         yield f"log: {_short(Path(failure.log))}"
     best = bests(paths)
     if best:
         yield f"best: {', '.join(map(str, best[:_BESTS]))}"
-    yield from _going_on(outcome, paths)
-    yield f"more: trainrun why {_named(paths)}"
+    yield from _resume(outcome, paths)
+    yield f"details: trainrun why {named(paths)}"
 
 
-def _going_on(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
-    """The last checkpoint, and the command that goes on from it."""
+def _did(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
+    """What the run did beside its steps: updates that were skipped, restarts, how long it took."""
+    events = read_lines(paths.events)[0]
+    skips = {(str(event.get("plugin")), event.get("step")) for event in events if event.get("decision") == "skip"}
+    if skips:
+        counts = Counter(plugin for plugin, _ in skips)
+        steps = len({step for _, step in skips})
+        yield f"skipped: {steps} of {outcome.step} updates ({', '.join(f'{name} {counts[name]}' for name in counts)})"
+    restarts = Counter(_first_line(str(event.get("reason"))) for event in events if event.get("event") == "restart")
+    if restarts:
+        causes = "; ".join(f"{reason}{_times(count)}" for reason, count in restarts.items())
+        yield f"restarts: {restarts.total()} ({causes})"
+    rate = typed.number(read_status(paths).get("samples_per_second"))
+    took = f"took: {spent(outcome.ended - outcome.started)}" if outcome.ended > outcome.started else ""
+    yield from filter(None, [took + (f", {rate:,.0f} samples/s" if took and rate else "")])
+
+
+def _resume(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
+    """The last checkpoint, and the command that resumes from it."""
     found = newest(paths)
     checkpoint = found.path if found is not None else foreign_start(paths)
     if checkpoint is None:
         return
     yield f"checkpoint: {short(paths, checkpoint)}"
-    if outcome.state != "finished":
-        yield f"go on: trainrun resume {_named(paths)}"
+    yield from resume_line(paths, outcome.state)
 
 
-def _named(paths: RunPaths) -> str:
-    """The run as commands that are given here find it."""
+def resume_line(paths: RunPaths, state: str) -> Iterator[str]:
+    """The command that resumes a run that is over and has not finished, if there is something to resume."""
+    over = state in {"stopped", "failed", "interrupted", "terminated"}
+    if state == DIED or (over and (newest(paths) is not None or foreign_start(paths) is not None)):
+        yield f"resume: trainrun resume {named(paths)}"
+
+
+def named(paths: RunPaths) -> str:
+    """Return the run as a command that is given here finds it, quoted for the shell."""
     base = paths.root.parent
-    where = "" if base == Path("runs").resolve() else f" --dir {_short(base)}"
-    return f"{paths.run_id}{where}"
+    where = "" if base == Path("runs").resolve() else f" --dir {shlex.quote(_short(base))}"
+    return f"{shlex.quote(paths.run_id)}{where}"
+
+
+def spent(seconds: float) -> str:
+    """A length of time as hours, minutes and seconds; short ones to the tenth of a second."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+
+
+def _times(count: int) -> str:
+    return f" ({count} times)" if count > 1 else ""
 
 
 def faults(paths: RunPaths) -> Iterator[str]:
@@ -93,12 +133,11 @@ def faults(paths: RunPaths) -> Iterator[str]:
             key = (str(event.get("plugin")), str(event.get("hook")), action)
             seen.setdefault(key, []).append(str(event.get("reason", "")))
     for (plugin, hook, action), reasons in seen.items():
-        times = f", {len(reasons)} times" if len(reasons) > 1 else ""
+        times = _times(len(reasons))
         what = _SURVIVED[action].format(plugin=plugin, hook=hook, times=times)
         yield f"warning: {what}: {_first_line(reasons[0])}"
     if warned:
-        more = f" (and {len(warned) - 1} more times)" if len(warned) > 1 else ""
-        yield f"warning: {shorten(warned[0], paths.events)}{more}"
+        yield f"warning: {shorten(warned[0], paths.events)}{_times(len(warned))}"
 
 
 def bests(paths: RunPaths) -> list[Best]:

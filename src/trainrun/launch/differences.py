@@ -80,8 +80,8 @@ class Differences:
             return
         changes = {**self.recipe, **{_plugin(name): change for name, change in self.plugins.items()}}
         listed = [f"    {key}: {_arrow(changes[key])}" for key in self.blocking]
-        what = f"{checkpoint}: what would be trained now is not what was trained when it was written"
-        raise UsageError("\n".join([f"{what}; to go on all the same: --allow-changes", *listed]))
+        what = f"{checkpoint}: this checkpoint was made with different settings"
+        raise UsageError("\n".join([f"{what}; resume anyway with --allow-changes:", *listed]))
 
     def notes(self) -> Iterator[str]:
         """A line for each change, as the person at the terminal is told of it."""

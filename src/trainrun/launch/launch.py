@@ -57,7 +57,7 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     that is in the outcome. To be called from the main thread, so that Ctrl-C reaches the workers.
     """
     write = silent if quiet else say
-    with Busy(quiet=quiet) as busy:
+    with Busy(quiet=quiet, plain=True) as busy:
         resolved = resolve(Path(recipe), overrides, plugins, refresh=refresh, tell=busy.importing)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:

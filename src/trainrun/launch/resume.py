@@ -80,7 +80,7 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     write = silent if quiet else say
     paths = find_own(str(run), Path(dir), "resume")
     document = read_frozen(paths, overrides)
-    with Busy(quiet=quiet) as busy:
+    with Busy(quiet=quiet, plain=True) as busy:
         resolved = resolve_document(document, switches(paths, plugins), refresh=refresh, tell=busy.importing)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
@@ -181,5 +181,5 @@ def _finished(launch: Launch) -> Outcome | None:
     made = read_manifest(start).step
     if made < steps or launch.going_on.named:
         return None
-    what = f"all {steps} steps are done ({short(launch.paths, start)}); there is nothing to do"
+    what = f"{steps}/{steps} steps ({short(launch.paths, start)}); there is nothing to do"
     return replace(before, reason=what, step=made, started=time.time(), ended=time.time())

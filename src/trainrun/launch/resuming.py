@@ -130,7 +130,7 @@ def _choose(launch: Launch, say: Say) -> tuple[Path | None, str]:
 
 def _tell(launch: Launch, checkpoint: Path, changes: Mapping[str, Any], say: Say) -> None:
     step = read_manifest(checkpoint).step
-    say(f"going on from step {step} ({short(launch.paths, checkpoint)})")
+    say(f"resuming from step {step} ({short(launch.paths, checkpoint)})")
     _event(
         launch.paths,
         "resume",

@@ -21,8 +21,6 @@ from trainrun.recipe.model import Recipe
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Outcome
 
-_NAMED = 8  # plugins that are installed and not enabled, up to which a launch names them
-
 
 class Staged(NamedTuple):
     """A launch about which nothing is left to be found wrong before something is created."""
@@ -72,14 +70,12 @@ def conduct(client: Client, prepared: Launch, signals: Signals, ranks: Echo, lea
 
 
 def announce(resolved: Resolved, write: Say) -> None:
-    """Say which plugins are active, and in one line which are installed and not."""
+    """Say which plugins are active beside the built-in ones; `trainrun plugins` and `hooks` show what else there is."""
     for note in resolved.notes:
         write(f"note: {note}")
     active = [_shown(one.name, one.plugin, one.version) for one in resolved.instances if one.role == "plugin"]
-    write(f"plugins: {', '.join(active) or 'none beside the built-in ones'}")
-    if others := resolved.installed_not_enabled:
-        few = len(others) <= _NAMED
-        write(f"installed, not enabled: {', '.join(others) if few else f'{len(others)} others; see trainrun plugins'}")
+    if active:
+        write(f"plugins: {', '.join(active)}")
 
 
 def _shown(name: str, plugin: str | None, version: str | None) -> str:

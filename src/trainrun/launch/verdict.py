@@ -173,7 +173,7 @@ def _failed(
 
 def _ended(stop: Stop | None, step: int, ending: Ending, *, saved: bool) -> tuple[State, int, str]:
     if stop is None:
-        return "finished", ExitCode.OK, f"all {step} steps are done"
+        return "finished", ExitCode.OK, f"{step}/{step} steps"
     if stop.origin == "signal":
         return (*_by_signal(ending.signal, saved=saved), stop.at(step))
     # Too many saves have failed: nothing that was asked for, and worth resuming when there is room on the disk again.

@@ -306,9 +306,7 @@ class _Resolving:
         if members:
             place = self._document.locate(("plugins", members[0]))
             chain = " before ".join(members)
-            yield place.problem(
-                f"the order of plugins goes in a circle: {chain}", "remove one before or after of theirs"
-            )
+            yield place.problem(f"plugin order has a cycle: {chain}", "remove one of these before/after")
 
     # --- what is installed ---
 

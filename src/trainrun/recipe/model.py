@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from trainrun.recipe import duration, rules
-from trainrun.recipe.plain import dotted, json_form
-
-SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"
+from trainrun.recipe.plain import SLUG, dotted, json_form
 
 Slug = Annotated[str, Field(pattern=SLUG, max_length=64)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 Key: TypeAlias = tuple[str | int, ...]
 
+SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"  # names of which others are made, such as run ids
+
 
 def json_form(value: Any) -> Any:
     """The same value as JSON would hold it: dates and times become ISO texts."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainrun.recipe.complete import only
 from trainrun.recipe.freeze import toml_value
+from trainrun.recipe.plain import SLUG
 from trainrun.recipe.schema import Schema
 from trainrun.recipe.validator import is_null
 
@@ -56,6 +57,8 @@ def _number(node: Schema, noun: str) -> str:
 def _string(node: Schema) -> str:
     if node.get("minLength") == 1 and "pattern" not in node:
         return "a string that is not empty"
+    if node.get("pattern") == SLUG:
+        return f'lower-case letters, digits and . _ - between them (at most {node["maxLength"]}), such as "my-run.2"'
     if "pattern" in node:
         limit = f" of at most {node['maxLength']} letters" if "maxLength" in node else ""
         return f"a string{limit} that matches {node['pattern']}"

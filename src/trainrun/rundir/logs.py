@@ -17,9 +17,9 @@ from trainrun.rundir.growing import Growing, Line
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.typed import LATEST
 
-Source = Literal["output", "records", "client", "agent"]
+Source = Literal["output", "records", "metrics", "client", "agent"]
 
-SOURCES: tuple[Source, ...] = ("output", "records", "client", "agent")
+SOURCES: tuple[Source, ...] = ("output", "records", "metrics", "client", "agent")
 SERIOUS = frozenset({"warning", "error", "critical", "exception"})
 
 _ALWAYS_KNOWN = {"event", "level", "timestamp", "time", "run", "rank"}
@@ -118,6 +118,9 @@ class _File(NamedTuple):
         record = decode(line.data)
         if record is None:  # its writer died within it
             return self._output(line, 0.0)._replace(time=before)
+        if self.source == "metrics":
+            fields = {name: value for name, value in record.items() if name not in {"step", "time"}}
+            return Entry(max(before, _time(record)), self.source, None, "info", f"step {record.get('step')}", fields)
         level, event = str(record.get("level", "info")), str(record.get("event", ""))
         fields = {name: value for name, value in record.items() if name not in _ALWAYS_KNOWN}
         return Entry(max(before, _time(record)), self.source, self.rank, level, event, fields)
@@ -125,6 +128,7 @@ class _File(NamedTuple):
 
 def _files(paths: RunPaths) -> Iterator[tuple[Path, Source, int | None]]:
     yield paths.client_log, "client", None
+    yield paths.metrics, "metrics", 0
     try:
         stems = {entry.stem.partition("-")[::2] for entry in paths.logs.iterdir()}
     except OSError:

@@ -203,7 +203,9 @@ def _last_event(paths: RunPaths) -> dict[str, Any]:
 
 
 def _loss(owner: LeaseInfo | None, gone: str | None) -> str | None:
-    return f"its client is gone ({owner}: {gone})" if owner is not None and gone is not None else None
+    if owner is None or gone is None:
+        return None
+    return f"its launcher (pid {owner.pid} on {owner.host}) is gone and left no outcome"
 
 
 def _whole(value: Any) -> int:

@@ -85,7 +85,10 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         with session.autocast():
             outputs = hooks.evaluation_step(session.model, batch, split) if hooks.evaluation_step else None
         if outputs is None:
-            raise TaskError(f"nobody answers evaluation_step for split {split!r}; implement it, or leave the split out")
+            raise TaskError(
+                f"evaluation_step returned None for split {split!r}; return a mapping of names to values, or leave"
+                " the split out of evaluate.splits"
+            )
         for name, (value, weight) in weighted(outputs, hooks.whose).items():
             _add(sums, f"{split}/{name}", value, size if weight is None else weight, counts=size > 0)
         if hooks.on_evaluation_batch_end:

@@ -246,7 +246,7 @@ class Worker:
     def _train_batches(self) -> SampledBatches | ForeignBatches:
         loader = self._loader("train")
         if loader is None:
-            raise TaskError('nobody answered build_dataset or build_dataloader for the split "train"; the task must')
+            raise TaskError('no build_dataset or build_dataloader returned data for the split "train"; the task must')
         self._unplaced = resumable(loader)
         if isinstance(loader, SampledLoader):
             return SampledBatches(loader, self._batch_sizes())
@@ -300,7 +300,7 @@ def read_instances(paths: RunPaths) -> list[Instance]:
 def _required(hooks: Dispatcher, name: str, otherwise: str = "") -> Callable[..., Any]:
     hook: Callable[..., Any] | None = getattr(hooks, name)
     if hook is None:
-        raise TaskError(f"nobody answers the hook {name}; the task must implement it {otherwise}".rstrip())
+        raise TaskError(f"no plugin implements {name}; implement it in the task {otherwise}".rstrip())
     return hook
 
 

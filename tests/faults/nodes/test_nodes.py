@@ -41,7 +41,7 @@ def test_trains_to_the_end_with_equal_parameters(cluster: Cluster, start: str, w
         place = f"{rank} of {size}, {rank % workers} of {workers} on node {rank // workers}"
         assert (cluster.run / f"place-{rank}").read_text() == place
     assert f"run: {cluster.run} (node 1 of 2)" in second.said
-    assert "finished: all 5 steps are done" in second.said
+    assert "finished: 5/5 steps" in second.said
     assert not (cluster.run / "nodes.key").exists()
     assert cluster.left() == []
 

@@ -34,8 +34,8 @@ def resumable(loader: Any) -> str | None:
     if isinstance(loader, SampledLoader | list | tuple) or keeper(loader) is not None:
         return None
     return (
-        f"the train loader, {described(loader)}, has no state_dict and load_state_dict, so that its place cannot be"
-        " saved: a resume goes through its first batches again, and needs as many workers as before"
+        f"the train loader, {described(loader)}, has no state_dict and load_state_dict, so its position cannot be"
+        " saved: a resume re-reads and skips the batches already used, and needs the same number of workers"
     )
 
 

@@ -94,8 +94,8 @@ class SampledBatches:
         start = self._sampler.position + self._used
         indices = self._sampler.indices(start, self._fetched)
         found = (
-            f"the train data could not be read: epoch {self._sampler.epoch}, from sample {start} of the epoch on,"
-            f" micro-batch {self._fetched + 1}, samples {_shown(indices)} of the dataset"
+            f"loading training data failed (epoch {self._sampler.epoch}, micro-batch {self._fetched + 1} after"
+            f" {start} samples of the epoch, dataset indices {_shown(indices)})"
         )
         return found + died_ahead(self._loader.loader) if self._loader.loader.num_workers and is_death(error) else found
 
