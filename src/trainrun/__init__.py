@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trainrun.marker import hookimpl, hookspec
     from trainrun.plugin.options import Field, PluginOptions
     from trainrun.recipe.model import Duration, Recipe
+    from trainrun.rundir.access import read_metrics, runs, status
     from trainrun.rundir.records import Outcome
     from trainrun.worker.run import Run
     from trainrun.worker.world import World
@@ -57,7 +58,10 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "launch",
+    "read_metrics",
     "resume",
+    "runs",
+    "status",
 ]
 
 _HOMES = {
@@ -81,7 +85,10 @@ _HOMES = {
     "hookimpl": "trainrun.marker",
     "hookspec": "trainrun.marker",
     "launch": "trainrun.launch.launch",
+    "read_metrics": "trainrun.rundir.access",
     "resume": "trainrun.launch.resume",
+    "runs": "trainrun.rundir.access",
+    "status": "trainrun.rundir.access",
 }
 
 

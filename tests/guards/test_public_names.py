@@ -32,7 +32,10 @@ PUBLIC = [
     "hookimpl",
     "hookspec",
     "launch",
+    "read_metrics",
     "resume",
+    "runs",
+    "status",
 ]
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import tomli
 
-from trainrun.errors import EnvironmentProblem, ExitCode, RecipeError, TrainrunError
+from trainrun.errors import EnvironmentProblem, ExitCode, RecipeError, TrainrunError, UsageError
 from trainrun.launch import launch as module
 from trainrun.launch.launch import launch
+from trainrun.plugin.targets import load
+from trainrun.recipe import Recipe
 from trainrun.rundir import Outcome, RunPaths, held
 from trainrun.rundir.files import read_json, read_lines
 from trainrun.rundir.process import members
@@ -257,3 +260,39 @@ def test_bug_whose_report_cannot_be_written_is_told_whole(run: Run, monkeypatch:
         TrainrunError, match=r"(?s)a bug in trainrun: KeyError: 'missing'; the report is here.*Traceback"
     ):
         run()
+
+
+def test_recipe_and_task_made_in_python(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FAKE", "{}")
+    monkeypatch.chdir(tmp_path)
+    data = tomli.loads(recipe.read_text())
+    task = load(data["task"].pop("use"))
+    first = launch(data, ["train.steps=10"], task=task, quiet=True)
+    assert (first.state, first.step) == ("finished", 10)
+    frozen = tomli.loads(RunPaths(Path(first.run)).recipe.read_text())
+    assert frozen["task"]["use"].endswith("fake_backend.py:Task")
+    typed = Recipe.from_data({**data, "task": {"use": frozen["task"]["use"]}})
+    assert launch(typed, quiet=True).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("recipe_made", "message"),
+    [
+        ({"task": {"use": object()}}, "recipe: TOML cannot hold object"),
+        ({"task": {"use": "x"}, "extends": "y"}, "recipe: extends: only a file can extend another"),
+        ({"train": {"steps": 1}}, "task: is missing"),
+    ],
+)
+def test_recipe_made_in_python_that_is_wrong(recipe_made: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        launch(recipe_made)
+
+
+def test_task_that_no_worker_could_import(recipe: Path) -> None:
+    class Local:
+        """It is in a function."""
+
+    with pytest.raises(UsageError, match="Local is in no file, and workers are processes of their own"):
+        launch(recipe, task=Local)
+    with pytest.raises(UsageError, match="expected a class or a module, got"):
+        launch(recipe, task=Local())

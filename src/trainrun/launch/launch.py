@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainrun.launch import leftovers
 from trainrun.launch.busy import Busy
@@ -20,16 +22,21 @@ from trainrun.launch.signals import SLACK, Signals
 from trainrun.launch.staging import Staged, conduct, door, stage
 from trainrun.launch.terminal import Echo, say, silent
 from trainrun.plugin.resolve import Resolved, resolve
+from trainrun.plugin.targets import target_of
 from trainrun.rundir import secrets
 from trainrun.rundir.records import Outcome
+
+if TYPE_CHECKING:
+    from trainrun.recipe.model import Recipe
 
 
 @secrets.session()
 def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
-    recipe: str | Path,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
     *,
+    task: object = None,
     dir: str | Path | None = None,  # noqa: A002 - the recipe's own word
     allow_changes: bool = False,
     trust_checkpoint: bool = False,
@@ -40,8 +47,11 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     rdzv_endpoint: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Outcome:
-    """Train by a recipe, and answer with how it ended. `Outcome.run` is the run directory.
+    """Train by a recipe, and return how it ended. `Outcome.run` is the run directory.
 
+    recipe: the path of a recipe, or the recipe itself: a mapping of its tables, or a `Recipe`.
+    task: a class or a module of hookimpls, in place of the recipe's `task.use`. Workers are processes of their own, so
+        it must be in a file that they can import; one that was defined in a notebook's cell cannot be.
     overrides: as `-o`: ``["optimizer.lr=1e-3"]``.
     plugins: as `-p`: ``["learning-rate-monitor", "no:early-stopping"]``.
     dir: the folder in which the run's own folder is made, in place of the recipe's `run.dir`.
@@ -57,8 +67,12 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     that is in the outcome. To be called from the main thread, so that Ctrl-C reaches the workers.
     """
     write = silent if quiet else say
+    if task is not None:
+        overrides = (*overrides, f"task.use={json.dumps(target_of(task))}")
+    if not isinstance(recipe, str | Path | Mapping):
+        recipe = recipe.model_dump(exclude_unset=True, exclude_none=True)
     with Busy(quiet=quiet, plain=True) as busy:
-        resolved = resolve(Path(recipe), overrides, plugins, refresh=refresh, tell=busy.importing)
+        resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)

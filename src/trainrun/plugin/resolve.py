@@ -112,20 +112,22 @@ class Resolved:
 
 
 def resolve(
-    path: Path | str,
+    recipe: Path | str | Mapping[str, Any],
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
     *,
     refresh: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> Resolved:
-    """Read, find, describe, check and order. Raises RecipeError only where the recipe cannot be read at all.
+    """Read, find, describe, check and order. Raises RecipeError only if the recipe cannot be read at all.
 
+    recipe: the path of its file, or the recipe itself as a mapping.
     plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
     refresh: describe every plugin again, whatever the cache says.
     tell: called with each task or plugin that must be imported for that, which may take seconds.
     """
-    return resolve_document(recipes.read(path, overrides), plugins, refresh=refresh, tell=tell)
+    document = recipes.made(recipe, overrides) if isinstance(recipe, Mapping) else recipes.read(recipe, overrides)
+    return resolve_document(document, plugins, refresh=refresh, tell=tell)
 
 
 def resolve_document(

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from trainrun.errors import UsageError, shown
+
 
 def split(target: str) -> tuple[str, str]:
     """Module or path, and the attribute within it (empty when the module itself is meant)."""
@@ -31,6 +33,25 @@ def absolute(target: str, folder: Path) -> str:
     module, attribute = split(target)
     path = (folder / Path(module).expanduser()).resolve()
     return f"{path}:{attribute}" if attribute else str(path)
+
+
+def target_of(task: object) -> str:
+    """The target by which a worker imports a class or module that is at hand here. Raises UsageError if none can."""
+    if isinstance(task, ModuleType):
+        file, attribute = getattr(task, "__file__", None), ""
+    elif isinstance(task, type):
+        file, attribute = getattr(sys.modules.get(task.__module__), "__file__", None), task.__qualname__
+    else:
+        raise UsageError(
+            f"task: expected a class or a module, got {shown(task)}; its options belong in the recipe's [task]"
+        )
+    if file is None or not Path(file).is_file() or "<locals>" in attribute:
+        name = attribute or getattr(task, "__name__", "")
+        raise UsageError(
+            f"task: {name} is in no file, and workers are processes of their own that must import it; write it into a"
+            " file (in a notebook: %%writefile task.py) and import it from there"
+        )
+    return f"{Path(file).resolve()}:{attribute}" if attribute else str(Path(file).resolve())
 
 
 def load(target: str) -> object:

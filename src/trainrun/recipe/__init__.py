@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainrun.recipe.check import check, planned
 from trainrun.recipe.complete import complete
-from trainrun.recipe.document import Document, Origin, read
+from trainrun.recipe.document import Document, Origin, made, read
 from trainrun.recipe.freeze import freeze
 from trainrun.recipe.plain import Key
 from trainrun.recipe.schema import base_schema, merge, to_draft07
@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "complete",
     "freeze",
+    "made",
     "merge",
     "planned",
     "read",

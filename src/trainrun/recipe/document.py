@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainrun.errors import Problem, RecipeError
+from trainrun.recipe.freeze import toml_text
 from trainrun.recipe.overrides import Override, parse_overrides
 from trainrun.recipe.plain import Key, dotted, lookup
 from trainrun.recipe.source import Location, Source
 from trainrun.recipe.suggest import did_you_mean
 from trainrun.recipe.text import read_text
+
+MADE = "recipe"  # the name of one that was made in Python
 
 _INT64 = 1 << 63
 # Only one of the two may be set. An override of one takes the place of the other, where only the recipe sets that.
@@ -64,7 +67,21 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
     does not parse, numbers that do not fit, overrides that are none. What keys mean is `check`'s.
     """
     path = Path(path)
-    sources = tuple(reversed(_chain(path)))
+    return _layered(path, tuple(reversed(_chain(path))), overrides)
+
+
+def made(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Document:
+    """The document of a recipe that was made in Python, whose paths start at the working folder. Raises RecipeError."""
+    try:
+        source = Source(MADE, toml_text(data))
+    except TypeError as error:
+        raise RecipeError([Problem(MADE, str(error), "use texts, numbers, booleans, lists and mappings")]) from None
+    if "extends" in source.data:
+        raise RecipeError([Problem(MADE, "extends: only a file can extend another", "merge the mappings")])
+    return _layered(Path.cwd() / MADE, (source,), overrides)
+
+
+def _layered(path: Path, sources: tuple[Source, ...], overrides: Sequence[str]) -> Document:
     layers: tuple[Source | Override, ...] = (*sources, *parse_overrides(overrides, rank=len(sources)))
     data: dict[str, Any] = {}
     for layer in layers:

@@ -15,7 +15,12 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b
 
 def freeze(data: Mapping[str, Any]) -> str:
     """TOML text of `data`, secrets redacted; reading it back gives the same (redacted) data."""
-    return "\n".join(_table((), redact(data))).strip() + "\n"
+    return toml_text(redact(data))
+
+
+def toml_text(data: Mapping[str, Any]) -> str:
+    """TOML text of `data` with all that is in it. Raises TypeError for a value that TOML cannot hold."""
+    return "\n".join(_table((), data)).strip() + "\n"
 
 
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
