@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainrun.cli import options
-from trainrun.cli.echo import echo
+from trainrun.cli.echo import answers_only, echo
 from trainrun.errors import Problem, RecipeError, TrainrunError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @options.as_json
 @options.refresh
 @options.traceback
+@answers_only
 def command(
     *,
     recipe: str,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from trainrun.cli import options
-from trainrun.cli.echo import echo
+from trainrun.cli.echo import answers_only, echo
 
 if TYPE_CHECKING:
     from trainrun.launch.terminal import Echo
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @options.as_json
 @options.refresh
 @options.traceback
+@answers_only
 def command(  # noqa: PLR0913 - one for each option
     *,
     recipe: str,

@@ -169,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _close_stdout()
+    if arguments is None:  # what plugins have left for Python's end is no answer
+        os.dup2(2, 1)
     sys.exit(code)
 
 

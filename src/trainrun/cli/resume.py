@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainrun.cli import options
+from trainrun.cli.echo import answers_only
 from trainrun.cli.launch import leave
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @options.as_json
 @options.refresh
 @options.traceback
+@answers_only
 def command(  # noqa: PLR0913 - one for each option
     *,
     run: str,

@@ -14,7 +14,7 @@ import click
 from trainrun.builtin import SMOKE_CHECK
 from trainrun.cli import options
 from trainrun.cli.checks import CHECKS, run_checks
-from trainrun.cli.echo import echo
+from trainrun.cli.echo import answers_only, echo
 from trainrun.cli.measuring import Subject
 from trainrun.errors import ExitCode
 
@@ -62,6 +62,7 @@ _FIXED = (
 )
 @options.refresh
 @options.traceback
+@answers_only
 def command(
     *,
     recipe: str,

@@ -19,7 +19,7 @@ import click
 from trainrun.checkpoint import folder_name, plugin_file, read_manifest
 from trainrun.cli import options
 from trainrun.cli.columns import columns
-from trainrun.cli.echo import echo
+from trainrun.cli.echo import answers_only, echo
 from trainrun.cli.trails import First, Verdict, blame, compare, joined, not_compared, optimizers, unlike
 from trainrun.errors import EnvironmentProblem, UsageError
 from trainrun.rundir.files import read_lines
@@ -87,6 +87,7 @@ def _signal(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @options.as_json
 @options.refresh
 @options.traceback
+@answers_only
 def command(  # noqa: PLR0913 - one for each option
     *,
     recipe: str,

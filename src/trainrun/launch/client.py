@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, LeaseLost, TrainrunError, described
-from trainrun.launch import storage
+from trainrun.launch import storage, stray
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.committed import newest_step
 from trainrun.launch.handle import Launch
@@ -34,6 +34,7 @@ from trainrun.rundir.requests import take_stop
 from trainrun.rundir.secrets import scrub, scrub_all
 
 _DRAIN = 10.0  # seconds for background observers to finish
+_MIB = 1024 * 1024
 _LOOK = 0.2  # seconds between two looks at the run directory while nothing runs
 
 
@@ -64,6 +65,8 @@ class Client:
         """
         self._launch = prepared
         self._lease = lease = lease or Lease.acquire(prepared.paths)
+        if (printed := stray.current()) is not None:
+            printed.keep(prepared.paths.client_output, prepared.recipe.launch.output_limit * _MIB)
         take_stop(prepared.paths)  # what was asked of an owner before this one
         started = time.time()
         try:

@@ -62,6 +62,11 @@ class RunPaths:
         """What the agent itself prints: torchrun, or the warm one."""
         return self.logs / "agent.out"
 
+    @property
+    def client_output(self) -> Path:
+        """What plugins print in the client, and their children. Writer: client, of a command line."""
+        return self.logs / "client.out"
+
     def node_log(self, node: int) -> Path:
         """What the agent of one node prints; that of node 0 is `agent_log`."""
         return self.agent_log if node == 0 else self.logs / f"agent-{node}.out"
