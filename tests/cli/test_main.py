@@ -224,13 +224,15 @@ def test_installed_commands_come_after_our_own(
 
 
 @pytest.fixture
-def restore_sigint() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+def restore_signals() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("restore_sigint")
+@pytest.mark.usefixtures("restore_signals")
 def test_main_leaves_with_the_exit_code() -> None:
     with pytest.raises(SystemExit) as left:
         main(["nonsense"])

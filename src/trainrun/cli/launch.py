@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from trainrun import interrupts
 from trainrun.cli import options
 from trainrun.cli.echo import answers_only, echo
 
@@ -85,7 +85,7 @@ def command(  # noqa: PLR0913 - one for each option
 
 def leave(outcome: Outcome, *, as_json: bool) -> NoReturn:
     """Show how the run ended, and end the command with its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C of a burst must not cut the last lines off
+    interrupts.ignore()  # another Ctrl-C of a burst must not cut the last lines off, nor change the exit code
     with suppress(BrokenPipeError):  # the exit code still has to tell how it ended
         _answer(outcome, as_json=as_json)
     raise click.exceptions.Exit(outcome.exit_code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from trainrun import __version__
+from trainrun import __version__, interrupts
 from trainrun.cli import options
 from trainrun.cli.echo import Styled, echo
 from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, Problem, TrainrunError, described
@@ -46,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_ARMS_ITSELF = {"resume"}  # once it knows the run: what SIGTERM ends it with depends on the checkpoints
+
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -66,7 +67,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             if args[0].endswith(".toml"):
                 raise click.UsageError(f"no such command; did you mean `trainrun launch {args[0]}`?", ctx) from None
@@ -74,6 +75,9 @@ class LazyGroup(click.Group):
             raise click.exceptions.NoSuchCommand(
                 error.command_name, possibilities=self.list_commands(ctx), ctx=ctx
             ) from None
+        if (handler := interrupts.current()) is not None and found[0] not in _ARMS_ITSELF:
+            handler.arm()
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         rows = [(name, COMMANDS[name][1]) for name in COMMANDS]
@@ -156,15 +160,15 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
+    handler = interrupts.current() or interrupts.install()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what no text can
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
-        # What is left to do takes no time; a burst of Ctrl-C must not end it by the signal and hide the exit code.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        code = handler.code
+    interrupts.ignore()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -182,12 +186,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        result = cli.main(args=list(arguments), prog_name="trainrun", standalone_mode=False)
+        result = _call(arguments)
     except click.ClickException as error:
         _complain(_with_usage(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
+        handler = interrupts.current()
+        return ExitCode.INTERRUPTED if handler is None or not handler.pending else handler.code
     except TrainrunError as error:
         if isinstance(error, HookFailed) and not isinstance(error.__cause__, TrainrunError):
             trace = scrub("".join(traceback.format_exception(error.__cause__))).rstrip()
@@ -197,6 +202,23 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:  # the process door
         return _bug(error)
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _call(arguments: Sequence[str]) -> Any:
+    """Call the command; raises KeyboardInterrupt if a signal asked for its end, whatever became of that on the way.
+
+    Python drops what a callback of a weak reference raises, and makes another error of it while it creates a class.
+    """
+    handler = interrupts.current()
+    try:
+        result = cli.main(args=list(arguments), prog_name="trainrun", standalone_mode=False)
+    except Exception as error:
+        if handler is not None and handler.pending:
+            raise KeyboardInterrupt from error
+        raise
+    if handler is not None and handler.pending:
+        raise KeyboardInterrupt
+    return result
 
 
 def _bug(error: Exception) -> int:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from trainrun import interrupts
 from trainrun.checkpoint import folder_name, named, read_manifest, scan
-from trainrun.errors import UsageError
+from trainrun.errors import ExitCode, UsageError
 from trainrun.launch import leftovers
 from trainrun.launch.busy import Busy
-from trainrun.launch.committed import foreign_start, short
+from trainrun.launch.committed import foreign_start, newest, short
 from trainrun.launch.frozen import read_frozen, read_run, switches
 from trainrun.launch.handle import GoingOn, Launch, Seat
 from trainrun.launch.join import join
@@ -79,6 +80,8 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     """
     write = silent if quiet else say
     paths = find_own(str(run), Path(dir), "resume")
+    if (handler := interrupts.current()) is not None:
+        handler.arm(ExitCode.TERMINATED if newest(paths) is None else ExitCode.RESUMABLE)
     document = read_frozen(paths, overrides)
     with Busy(quiet=quiet, plain=True) as busy:
         resolved = resolve_document(document, switches(paths, plugins), refresh=refresh, tell=busy.importing)
@@ -141,13 +144,13 @@ def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
                 "to start over at step 0: -o checkpoint.resume=never"
             )
         return wish
-    newest = pick(paths, write)
-    if newest is None and wish.fallback is not None:
-        newest = named(wish.fallback)
-    if newest is not None:
-        require_trust(newest, trust=asked.trust)
-        _require_same(launch, newest)
-    return wish._replace(first=newest, reason="the newest good checkpoint")
+    found = pick(paths, write)
+    if found is None and wish.fallback is not None:
+        found = named(wish.fallback)
+    if found is not None:
+        require_trust(found, trust=asked.trust)
+        _require_same(launch, found)
+    return wish._replace(first=found, reason="the newest good checkpoint")
 
 
 def _fallback(launch: Launch) -> Path | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from trainrun import interrupts
 from trainrun.plugin.guard import Interrupt
 
 SLACK = 15.0  # seconds beyond `launch.grace` after which a plugin that holds up the client is interrupted
@@ -61,6 +62,7 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        handler = interrupts.current()
         if threading.current_thread() is threading.main_thread():
             for number in _STOPPING:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -68,6 +70,8 @@ class Signals:
             for number in self._users:
                 self._before[number] = signal.signal(number, self._handle)
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._expire)
+            for number in handler.take() if handler is not None else ():  # what came before this
+                self._handle(number, None)
         return self
 
     def __exit__(
