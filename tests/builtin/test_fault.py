@@ -38,6 +38,8 @@ def test_what_can_be_written(text: str, expected: dict[str, object]) -> None:
         ("kill:rank1:9@5", "'9' is one too many"),
         ("exit:rank1:256@5", "'256' is one too many"),
         ("exit:rank1:1:1@5", "'1:1' is one too many"),
+        ("nan:rank1@5", "nan takes nothing but a step, as in nan@2"),
+        ("nan@5:backward", "nan takes nothing but a step, as in nan@2"),
         ("sigterm:rank1@5", "sigterm takes nothing before the @, got 'rank1'"),
         ("kill:rank1@five", "'@five' is neither a step nor setup"),
         ("kill:rank1@-1", "'@-1' is neither a step nor setup"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -84,6 +85,21 @@ def test_other_ranks_are_left_alone(run_with: Inject1) -> None:
 @pytest.mark.parametrize(("fault", "kind"), [("oom:rank0@2", torch.OutOfMemoryError), ("exit:rank0:0@2", SystemExit)])
 def test_errors_of_other_kinds(run_with: Inject1, fault: str, kind: type[BaseException]) -> None:
     assert isinstance(cause(run_with(fault, fails=True)), kind)
+
+
+def test_loss_that_is_nan_ends_the_run(run_with: Inject1) -> None:
+    result = run_with("nan@2", fails=True)
+    assert "train/loss is nan at step 2" in str(result.error)
+
+
+def test_loss_and_gradients_are_nan_in_micro_batches_too(run_with: Inject1) -> None:
+    settings = ['train.nonfinite="warn"', "train.micro_batch_size=8", "train.clip_grad_norm=1.0"]
+    result = run_with("nan@2", settings=settings)
+    assert result.outcome.ok
+    for name in ("train/loss", "train/grad_norm"):
+        series = result.series(name)
+        assert math.isfinite(float(series[1]))
+        assert math.isnan(float(series[2]))
 
 
 @pytest.mark.parametrize("hook", ["on_step_end", "on_log"])

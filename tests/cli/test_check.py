@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tomli
 
+from trainrun.cli import reporting
 from trainrun.cli.main import run
+from trainrun.errors import Problem
 
 RECIPE = """\
 extends = "base.toml"
@@ -30,6 +33,7 @@ def check_recipe(recipe):
 """
 
 Call = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -155,3 +159,85 @@ def test_plugins_may_veto(call: Call) -> None:
     code, _, err = call(*arguments, "-o", "run.name=forbidden")
     assert code == 2
     assert err.endswith("error: plugin veto: no run may be called forbidden\n")
+
+
+# --- several recipes, and other formats ---
+
+
+@pytest.fixture
+def recipes(call: Call) -> list[str]:
+    """A right recipe, one with two mistakes and a name to escape, and one whose plugin is broken."""
+    Path("a,b.toml").write_text(
+        BASE.replace("steps = 3", "steps = 3\nstepz = 3").replace("log_every = 1", "log_every=-1")
+    )
+    Path("broken.py").write_text("raise RuntimeError('50% of\\nthe lines')\n")
+    Path("broken.toml").write_text(BASE + '[plugins.broken]\nuse = "broken.py"\n')
+    return ["train.toml", "a,b.toml", "broken.toml"]
+
+
+def test_all_of_several_recipes_are_checked(call: Call, recipes: list[str]) -> None:
+    code, out, err = call("check", *recipes)
+    assert (code, out.count("\n")) == (2, 1)  # the first failing one's, not the worst
+    assert out.startswith("train.toml: ok")
+    assert "error: a,b.toml:5:1: train.stepz: unknown key" in err
+    assert "error: plugin broken (" in err
+    assert call("check", *reversed(recipes))[0] == 4
+    assert call("check", "train.toml", "train.toml")[0] == 0
+
+
+def test_json_of_several_recipes(call: Call, recipes: list[str]) -> None:
+    code, out, err = call("check", "--format", "json", *recipes)
+    document = json.loads(out)
+    assert (code, err) == (2, "")
+    assert (document["version"], document["ok"]) == (1, False)
+    assert [one["recipe"] for one in document["recipes"]] == recipes
+    assert [one["ok"] for one in document["recipes"]] == [True, False, False]
+
+
+def test_annotations_of_github(call: Call, recipes: list[str]) -> None:
+    code, out, err = call("check", "--format", "github", *recipes)
+    lines = out.splitlines()
+    assert (code, err) == (2, "")
+    assert lines[0] == (
+        "::notice file=base.toml,line=7,col=1::control.mode: has no effect: live control is not part of this version"
+    )
+    assert lines[1].startswith("train.toml: ok")
+    assert lines[2] == "::error file=a%2Cb.toml,line=5,col=1::train.stepz: unknown key; did you mean 'steps'?"
+    assert lines[3].startswith("::error file=a%2Cb.toml,line=6,col=1::train.log_every: expected a positive integer")
+    assert lines[4].startswith("::error file=broken.toml::plugin broken (")
+    assert "RuntimeError: 50%25 of" in lines[4]
+
+
+def test_annotation_is_one_line() -> None:
+    shown = reporting.annotation("error", "a:b.toml", Problem("-o #1", "50%\r\nof it", "try, again"))
+    assert shown == "::error file=a%3Ab.toml::-o #1: 50%25%0D%0Aof it; try, again"
+
+
+def test_annotations_name_files_relative_to_the_checkout(call: Call, recipes: list[str]) -> None:
+    out = call("check", "--format", "github", str(Path("a,b.toml").resolve()))[1]
+    assert out.startswith("::error file=a%2Cb.toml,line=5,col=1::")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--json", "--format", "github"], "--json and --format github: use one of them"),
+        (["--print", "base.toml"], "--print takes one recipe, got 2"),
+        (["--why", "train.steps", "base.toml"], "--why takes one recipe, got 2"),
+    ],
+)
+def test_options_that_do_not_fit(call: Call, arguments: list[str], what: str) -> None:
+    code, _, err = call("check", "train.toml", *arguments)
+    assert (code, what in err) == (2, True)
+
+
+def test_the_hook_of_pre_commit_checks_recipes(call: Call, recipes: list[str]) -> None:
+    lines = (ROOT / ".pre-commit-hooks.yaml").read_text().removeprefix("- ").splitlines()
+    hook = dict(line.strip().split(": ", 1) for line in lines)
+    program, *arguments = hook["entry"].split()
+    assert (program, hook["language"]) == ("trainrun", "system")
+    matching = [
+        name for name in ("train.toml", "recipes/train-big.toml", "pyproject.toml") if re.search(hook["files"], name)
+    ]
+    assert matching == ["train.toml", "recipes/train-big.toml"]
+    assert call(*arguments, *recipes)[0] == 2  # pre-commit appends the files

@@ -63,10 +63,16 @@ def resolved(
         ("raise:watcher.on_gradients_ready@3", Expected((1,), 1, ("InjectedFault",))),
         ("raise:rank1:watcher.should_stop@3", Expected((1,), 1, ("rank 1", "InjectedFault"))),
         ("raise:task.build_model", Expected((1,), 1, ("InjectedFault",))),
+        ("nan@3", Expected((1,), 1, ("train/loss is nan",))),
     ],
 )
 def test_what_has_to_follow(resolved: Resolved, fault: str, expected: Expected) -> None:
     assert expect(parse(fault), resolved) == expected
+
+
+def test_loss_that_is_nan_ends_only_what_does_not_warn_of_it(resolved: Resolved) -> None:
+    resolved.data["train"]["nonfinite"] = "warn"
+    assert expect(parse("nan@3"), resolved) == Expected((0,))
 
 
 def test_something_follows_from_every_kind(resolved: Resolved) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from trainrun.cli import main as module
+from trainrun.cli import reporting
 from trainrun.cli.main import COMMANDS, cli, main, run
 from trainrun.errors import PluginProblem, Problem, TrainingError, TrainrunError, UsageError
 
@@ -111,7 +113,7 @@ def test_bug_without_a_place_for_the_report(monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError("read-only")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    assert "ValueError: x" in str(module.write_crash_log(ValueError("x")))
+    assert "ValueError: x" in str(reporting.write_crash_log(ValueError("x")))
 
 
 def test_near_names_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,3 +239,77 @@ def test_main_leaves_with_the_exit_code() -> None:
     with pytest.raises(SystemExit) as left:
         main(["nonsense"])
     assert left.value.code == 2
+
+
+# --- errors as JSON ---
+
+
+def with_json() -> list[str]:
+    context = click.Context(cli)
+    found = {name: cli.get_command(context, name) for name in COMMANDS}
+    return [
+        name for name, one in found.items() if one is not None and any("--json" in part.opts for part in one.params)
+    ]
+
+
+def test_json_is_offered_wherever_something_is_reported() -> None:
+    assert {"launch", "resume", "check", "smoke", "verify-resume", "ps", "status", "logs"} <= set(with_json())
+
+
+@pytest.mark.parametrize("name", with_json())
+def test_wrong_command_line_is_a_document(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--json", "--zzzzzz"]) == 2
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["version"], document["ok"], document["exit_code"]) == (1, False, 2)
+    assert document["problems"] == [
+        {"where": f"trainrun {name}", "what": "No such option '--zzzzzz'.", "hint": f"see `trainrun {name} --help`"}
+    ]
+    assert shown.err.startswith("error: No such option '--zzzzzz'.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["launch", "wrong.toml"], ["smoke", "wrong.toml"], ["verify-resume", "wrong.toml", "--at", "1", "--steps", "2"]],
+    ids=lambda one: one[0],
+)
+def test_wrong_recipe_is_a_document(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.toml").write_text('[task]\nuse = "nothing.py"\n[train]\nsteps = 1\nstepz = 3\n')
+    assert run([*arguments, "--json"]) == 2
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["ok"], document["exit_code"]) == (False, 2)
+    assert {"where": "wrong.toml:5:1", "what": "train.stepz: unknown key", "hint": "did you mean 'steps'?"} in document[
+        "problems"
+    ]
+    assert "wrong.toml:5:1: train.stepz: unknown key" in shown.err
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "what"),
+    [
+        (TrainingError("wrong"), 1, "wrong"),
+        (KeyError("oops"), 3, "a bug in trainrun: KeyError: 'oops'"),
+        (OSError(28, "No space left on device", "x"), 4, "x cannot be written: No space left on device"),
+    ],
+)
+def test_other_errors_are_documents_too(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    what: str,
+) -> None:
+    from trainrun.cli import ps
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    option = click.Option(["--json"], is_flag=True)
+    monkeypatch.setattr(ps, "command", click.Command("ps", callback=lambda json: raiser(error)(), params=[option]))
+    assert run(["ps", "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert (document["exit_code"], document["problems"][0]["what"]) == (code, what)

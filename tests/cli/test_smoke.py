@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -241,4 +242,32 @@ def test_wrong_fault_starts_nothing(tmp_path: Path, folder: Path, survivor: None
     result = smoke(tmp_path, RECIPE, "-p", "survivor", "--inject", fault)
     assert isinstance(result.exception, UsageError)
     assert what in str(result.exception)
+    assert list(folder.iterdir()) == []
+
+
+# --- as JSON ---
+
+
+def test_document_of_launches_checks_and_hooks(tmp_path: Path, folder: Path) -> None:
+    skipped = [part for name in CHECKS for part in ("--skip", name)]
+    result = smoke(tmp_path, RECIPE, "--json", "--steps", "1", *skipped)
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["version"], document["ok"], document["exit_code"], document["folder"]) == (1, True, 0, None)
+    assert [(one["state"], one["step"]) for one in document["outcomes"]] == [("stopped", 1), ("finished", 3)]
+    assert [(one["check"], one["status"]) for one in document["checks"]] == [(name, "not compared") for name in CHECKS]
+    (task,) = document["hooks"]
+    assert (task["instance"], task["called"]["build_model"]) == ("task", 2)
+    assert task["not_called"] == []
+
+
+def test_document_of_faults(tmp_path: Path, folder: Path) -> None:
+    result = smoke(tmp_path, RECIPE, "--json", "--inject", "nan@2")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    (fault,) = document["faults"]
+    assert (document["ok"], fault["fault"], fault["ok"]) == (True, "nan@2", True)
+    assert fault["expected"] == {"codes": [1], "attempts": 1, "words": ["train/loss is nan"], "decision": None}
+    assert (fault["seen"]["code"], fault["seen"]["fired"], fault["seen"]["left"]) == (1, True, 0)
+    assert "train/loss is nan at step 2" in fault["seen"]["reason"]
     assert list(folder.iterdir()) == []

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from trainrun.errors import UsageError
 from trainrun.recipe.suggest import did_you_mean
 
-Target = Literal["client", "worker", "process", "hook"]
+Target = Literal["client", "worker", "process", "hook", "training"]
 
 # In the order of a step, but for the first and those at the end: an evaluation, and how far a save is.
 SAVING = ("copy", "write", "commit", "committed", "retention")
@@ -51,6 +51,7 @@ KINDS = {
     "leave": Kind("RANK[:CODE]", "worker", "leave without a word, as os._exit() does"),
     "oom": Kind("RANK", "worker", "torch.OutOfMemoryError"),
     "raise": Kind("RANK|[RANK:]PLUGIN.HOOK", "hook", "an error, in a hook of that plugin"),
+    "nan": Kind("", "training", "a loss and gradients that are NaN, on all ranks"),
 }
 _PROCESSES = ("agent", "server", "client")
 # A save has a thread of its own, on which an error would be the save's and not the worker's.
@@ -82,7 +83,12 @@ class Fault(NamedTuple):
     @property
     def is_code(self) -> bool:
         """Whether it is an exception of the code, as a mistake in it raises: it would come back in another attempt."""
-        return self.kind in {"raise", "exit"}
+        return self.kind in {"raise", "exit", "nan"}
+
+    @property
+    def spoils_loss(self) -> bool:
+        """Whether it is the loss that it strikes, and no process."""
+        return self.kind == "nan"
 
     @property
     def strikes_save(self) -> bool:
@@ -160,6 +166,12 @@ def _client(fault: Fault, arguments: list[str]) -> Fault:
     return fault._replace(rank=0)  # one of the workers has to send it
 
 
+def _training(fault: Fault, arguments: list[str]) -> Fault:
+    if arguments or fault.phase != "step-start":
+        raise _wrong(fault.text, f"{fault.kind} takes nothing but a step, as in {fault.kind}@2")
+    return fault._replace(phase="forward")
+
+
 def _worker(fault: Fault, arguments: list[str]) -> Fault:
     first, *more = arguments or [""]
     fault = fault._replace(rank=_rank(fault, first))
@@ -201,4 +213,4 @@ def _is_code(argument: str) -> bool:
     return argument.isdecimal() and int(argument) <= 255
 
 
-_CHECKED = {"client": _client, "worker": _worker, "process": _process, "hook": _hook}
+_CHECKED = {"client": _client, "worker": _worker, "process": _process, "hook": _hook, "training": _training}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import re
 import signal
@@ -26,6 +27,8 @@ from trainrun.errors import TrainingError, UsageError
 from trainrun.rundir.lease import held
 
 if TYPE_CHECKING:
+    import torch
+
     from trainrun.recipe import Recipe
     from trainrun.worker.run import Run
 
@@ -65,6 +68,7 @@ class Inject:
     def __init__(self, options: Options) -> None:
         self._faults = tuple(map(parse, options.faults))
         self._fired: set[Fault] = set()  # in the client, which is one process for all attempts
+        self._spoiled = 0  # the step whose loss and gradients are NaN
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> list[str]:
@@ -85,12 +89,21 @@ class Inject:
         self._reach(run, "batch")
 
     @hookimpl
-    def on_forward_end(self, run: Run) -> None:
+    def on_forward_end(self, run: Run, loss: torch.Tensor) -> None:
         self._reach(run, "forward")
+        for fault in self._faults:
+            if fault.spoils_loss and _due(fault, run, run.step) and claim(fault, run):
+                self._spoiled = run.step
+        if self._spoiled == run.step:
+            loss.data.fill_(math.nan)  # besides autograd, which the loss's own value does not reach
 
     @hookimpl
     def on_backward_end(self, run: Run) -> None:
         self._reach(run, "backward")
+        if self._spoiled == run.step and run.model is not None:
+            for parameter in run.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(math.nan)
 
     @hookimpl
     def on_update_end(self, run: Run) -> None:
@@ -132,7 +145,8 @@ class Inject:
     def _reach(self, run: Run, phase: str, step: int | None = None) -> None:
         at = run.step if step is None else step
         for fault in self._faults:
-            if fault.phase == phase and not fault.strikes_hook and _due(fault, run, at) and claim(fault, run):
+            elsewhere = fault.strikes_hook or fault.spoils_loss
+            if fault.phase == phase and not elsewhere and _due(fault, run, at) and claim(fault, run):
                 _FIRE[fault.kind](fault, run)
 
 

@@ -1,65 +1,133 @@
-"""`trainrun check`: is this recipe right, and where does a value come from?"""
+"""`trainrun check`: are these recipes right, and where does a value come from?"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from trainrun.cli import options
+from trainrun.cli import options, reporting
 from trainrun.cli.echo import answers_only, echo
-from trainrun.errors import Problem, RecipeError, TrainrunError, UsageError
+from trainrun.errors import ExitCode, Problem, RecipeError, TrainrunError, UsageError
 
 if TYPE_CHECKING:
+    from trainrun.launch.busy import Busy
     from trainrun.plugin.resolve import Resolved
 
 
+class Checked(NamedTuple):
+    """One recipe, and what came of it: an error, or the resolved recipe if it could be resolved."""
+
+    recipe: str
+    resolved: Resolved | None
+    error: TrainrunError | None
+
+    @property
+    def code(self) -> int:
+        """The exit code of this recipe alone."""
+        return int(ExitCode.OK if self.error is None else self.error.exit_code)
+
+
 @click.command("check")
-@click.argument("recipe", metavar="RECIPE")
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
 @options.override
 @options.plugin
 @click.option("--why", "why", metavar="KEY", help="Show where the value of KEY comes from.")
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe, defaults filled in, secrets left out.")
-@options.as_json
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    help="How to report: text, one JSON document, or annotations of GitHub Actions.  [default: text]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @options.refresh
 @options.traceback
 @answers_only
 def command(
     *,
-    recipe: str,
+    recipes: tuple[str, ...],
     overrides: tuple[str, ...],
     plugins: tuple[str, ...],
     why: str | None,
     show: bool,
+    form: str | None,
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Check RECIPE and everything it names, and start nothing.
+    """Check each RECIPE and everything it names, and start nothing.
 
     All problems are reported at once, with file, line and column. Exit code 2 means that the recipe
-    is wrong, 4 that a plugin is.
+    is wrong, 4 that a plugin is. All recipes are checked, and the exit code is that of the first one that is wrong.
     """
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
+
+    if as_json and form not in {None, "json"}:
+        raise UsageError(f"--json and --format {form}: use one of them")
+    if len(recipes) > 1 and (why or show):
+        raise UsageError(f"{'--why' if why else '--print'} takes one recipe, got {len(recipes)}")
+    key = _key(why) if why else None
+    form = "json" if as_json else form or "text"
+    with Busy(quiet=form != "text") as busy:
+        checked = [_checked(recipe, overrides, plugins, busy, refresh=refresh) for recipe in recipes]
+    if len(checked) == 1 and checked[0].error is not None and form == "text":
+        raise checked[0].error
+    _REPORTS[form](checked, key, show)
+    raise click.exceptions.Exit(next((one.code for one in checked if one.error is not None), 0))
+
+
+def _checked(recipe: str, overrides: Sequence[str], plugins: Sequence[str], busy: Busy, *, refresh: bool) -> Checked:
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
-    key = _key(why) if why else None
+    resolved = None
     try:
-        with Busy() as busy:
-            resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
+        resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
         resolved.require()
         _ask_plugins(resolved)
     except TrainrunError as error:
-        if not as_json:
-            raise
-        echo(json.dumps(_document(recipe, error=error), indent=2))
-        raise click.exceptions.Exit(int(error.exit_code)) from None
-    if as_json:
-        echo(json.dumps(_document(recipe, resolved), indent=2))
-        return
-    for note in resolved.notes:
-        echo(f"note: {note}", err=True)
-    echo(_answer(recipe, resolved, key, show=show), nl=not show)
+        return Checked(recipe, resolved, error)
+    return Checked(recipe, resolved, None)
+
+
+# --- the formats ---
+
+
+def _text(checked: Sequence[Checked], key: tuple[str, ...] | None, show: bool) -> None:
+    for recipe, resolved, error in checked:
+        if error is not None:
+            if click.get_current_context().meta.get(options.TRACEBACK):
+                reporting.show_tracebacks(error)
+            reporting.complain_of(error)
+        elif resolved is not None:
+            for note in resolved.notes:
+                echo(f"note: {note}", err=True)
+            echo(_answer(recipe, resolved, key, show=show), nl=not show)
+
+
+def _json(checked: Sequence[Checked], _: tuple[str, ...] | None, __: bool) -> None:
+    found = [_document(one) for one in checked]
+    ok = all(one.error is None for one in checked)
+    several: dict[str, Any] = {"version": options.JSON_VERSION, "ok": ok, "recipes": found}
+    echo(json.dumps(found[0] if len(found) == 1 else several, indent=2))
+
+
+def _github(checked: Sequence[Checked], key: tuple[str, ...] | None, show: bool) -> None:
+    for recipe, resolved, error in checked:
+        for problem in () if error is None else reporting.problems_of(error):
+            echo(reporting.annotation("error", recipe, problem))
+        if error is None and resolved is not None:
+            for note in resolved.notes:
+                echo(reporting.annotation_of_note(recipe, note))
+            echo(_answer(recipe, resolved, key, show=show), nl=not show)
+
+
+_REPORTS: dict[str, Callable[[Sequence[Checked], tuple[str, ...] | None, bool], None]] = {
+    "text": _text,
+    "json": _json,
+    "github": _github,
+}
 
 
 def _answer(recipe: str, resolved: Resolved, key: tuple[str, ...] | None, *, show: bool) -> str:
@@ -128,21 +196,13 @@ def _summary(recipe: str, resolved: Resolved) -> str:
     return f"{recipe}: ok · task {task} · plugins {', '.join(plugins) or 'none'}"
 
 
-def _document(recipe: str, resolved: Resolved | None = None, error: TrainrunError | None = None) -> dict[str, Any]:
+def _document(checked: Checked) -> dict[str, Any]:
     from trainrun.recipe.plain import json_form  # noqa: PLC0415
 
+    recipe, resolved, error = checked
     document: dict[str, Any] = {"version": options.JSON_VERSION, "recipe": recipe, "ok": error is None}
-    document["problems"] = [] if error is None else _problems(error)
-    if resolved is not None:
+    document["problems"] = [] if error is None else reporting.listed(reporting.problems_of(error))
+    if error is None and resolved is not None:
         document["notes"] = list(resolved.notes)
         document["resolved"] = json_form(resolved.shown)
     return document
-
-
-def _problems(error: TrainrunError) -> list[dict[str, Any]]:
-    from trainrun.rundir.secrets import scrub_all  # noqa: PLC0415
-
-    problems = getattr(error, "problems", None) or [Problem("trainrun", str(error))]
-    found = [{"where": problem.where, "what": problem.what, "hint": problem.hint} for problem in problems]
-    scrubbed: list[dict[str, Any]] = scrub_all(found)
-    return scrubbed

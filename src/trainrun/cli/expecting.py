@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainrun.builtin.fault import Fault, impossible
 from trainrun.errors import ExitCode, UsageError
@@ -25,6 +25,7 @@ _WORDS = {
     "exit": "SystemExit",
     "oom": "OutOfMemoryError",
     "raise": "InjectedFault",
+    "nan": "train/loss is nan",
 }
 _STOPPED = (int(ExitCode.TERMINATED), int(ExitCode.RESUMABLE))
 
@@ -83,7 +84,7 @@ def expect(fault: Fault, resolved: Resolved) -> Expected:
     if fault.process == "client":
         return Expected((-signal.SIGKILL,))
     if fault.is_code:
-        return Expected((int(ExitCode.TRAINING_FAILED),), words=_words(fault))
+        return _of_code(fault, resolved.data["train"])
     code, attempts = (int(ExitCode.NO_PROGRESS), _NO_USE) if fault.always else (0, 2)
     return Expected((code,), attempts, words=_words(fault))
 
@@ -94,6 +95,13 @@ _BY_SIGNAL = {
     "sigint": Expected((int(ExitCode.INTERRUPTED),), words=("SIGINT",)),
     "sigint2": Expected((int(ExitCode.INTERRUPTED),)),
 }
+
+
+def _of_code(fault: Fault, train: Mapping[str, Any]) -> Expected:
+    """What has to follow from an exception, or from a loss that is NaN, about which `train.nonfinite` decides."""
+    if fault.spoils_loss and train["nonfinite"] == "warn":
+        return Expected((int(ExitCode.OK),))
+    return Expected((int(ExitCode.TRAINING_FAILED),), words=_words(fault))
 
 
 def _words(fault: Fault) -> tuple[str, ...]:

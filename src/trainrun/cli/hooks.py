@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainrun.cli import options
+from trainrun.cli import options, reporting
 from trainrun.cli.columns import columns
 from trainrun.cli.echo import echo
 from trainrun.cli.plugins import broken_lines
-from trainrun.errors import UsageError
+from trainrun.errors import TrainrunError, UsageError
 
 if TYPE_CHECKING:
     from trainrun.plugin.catalogue import Catalogue
@@ -60,7 +60,13 @@ def command(
     echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))
     for note in resolved.notes:
         echo(f"note: {note}", err=True)
-    resolved.require()
+    try:
+        resolved.require()
+    except TrainrunError as error:
+        if not as_json:
+            raise
+        reporting.complain_of(error)  # the document is printed already, and names the problems
+        raise click.exceptions.Exit(int(error.exit_code)) from None
 
 
 def _require_known(wanted: Sequence[str], specs: Mapping[str, SpecInfo]) -> None:

@@ -6,20 +6,17 @@ import errno
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
 
 from trainrun import __version__, interrupts
-from trainrun.cli import options
-from trainrun.cli.echo import Styled, echo
-from trainrun.errors import EnvironmentProblem, ExitCode, HookFailed, Problem, TrainrunError, described
-from trainrun.printing import TRACE, inline, shorten
-from trainrun.rundir.secrets import scrub, session
+from trainrun.cli import options, reporting
+from trainrun.errors import EnvironmentProblem, ExitCode, Problem, TrainrunError, described
+from trainrun.printing import inline, shorten
+from trainrun.rundir.secrets import session
 
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -94,9 +91,7 @@ class LazyGroup(click.Group):
             return None
         except TrainrunError as error:
             if ctx.meta.get(options.TRACEBACK):
-                problems: Sequence[Problem] = getattr(error, "problems", ())
-                for trace in dict.fromkeys(problem.traceback for problem in problems if problem.traceback):
-                    echo(scrub(trace).rstrip(), err=True)
+                reporting.show_tracebacks(error)
             raise
 
 
@@ -129,15 +124,8 @@ def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
         on = value == "always"
         os.environ.pop("NO_COLOR" if on else "FORCE_COLOR", None)
         os.environ["FORCE_COLOR" if on else "NO_COLOR"] = "1"
-    ctx.color = _colored()
+    ctx.color = reporting.colored()
     return value
-
-
-def _colored() -> bool | None:
-    """Whether to colour; None leaves it to the terminal."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return True if os.environ.get("FORCE_COLOR") else None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -179,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out one command line; answer with its exit code."""
+    """Carry out one command line; return its exit code."""
     with session():
         return _run(arguments)
 
@@ -187,20 +175,14 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         result = _call(arguments)
-    except click.ClickException as error:
-        _complain(_with_usage(error))
-        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         handler = interrupts.current()
         return ExitCode.INTERRUPTED if handler is None or not handler.pending else handler.code
-    except TrainrunError as error:
-        if isinstance(error, HookFailed) and not isinstance(error.__cause__, TrainrunError):
-            trace = scrub("".join(traceback.format_exception(error.__cause__))).rstrip()
-            echo(_whole_elsewhere(trace, error), err=True)
-        _complain(_whole_elsewhere(str(error), error))
-        return error.exit_code
     except Exception as error:  # the process door
-        return _bug(error)
+        code, problems = _complain(error)
+        if reporting.asks_for_json(arguments):
+            reporting.print_document(code, problems)
+        return code
     return result if isinstance(result, int) else ExitCode.OK
 
 
@@ -221,52 +203,28 @@ def _call(arguments: Sequence[str]) -> Any:
     return result
 
 
-def _bug(error: Exception) -> int:
-    """The end by what no command expects; a full disk may come up anywhere, and is no bug."""
-    if isinstance(error, OSError) and error.errno in _STORAGE:
-        _complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}; make room, or use another folder")
-        return ExitCode.ENVIRONMENT
-    _complain(shorten(f"a bug in trainrun: {described(error)}") + f"; the report is {write_crash_log(error)}")
-    return ExitCode.BUG
-
-
-def _whole_elsewhere(text: str, error: BaseException) -> str:
-    """Return the text, or if that is too long for a terminal its ends and where the whole error was written."""
-    shown = shorten(text, lines=TRACE)
-    return shown if shown == text else f"{shown}\n… all of it: {write_crash_log(error)}"
-
-
-def write_crash_log(error: BaseException) -> Path | str:
-    """Write the report of a bug where only this user can read it; answer with its path.
-
-    The command line is left out: it may hold what its user keeps to themselves.
-    """
-    import platform  # noqa: PLC0415 - only a crash needs these
-    import tempfile  # noqa: PLC0415
-
-    head = f"trainrun {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
-    report = head + scrub("".join(traceback.format_exception(error)))
-    try:
-        path = Path(tempfile.mkdtemp(prefix="trainrun-crash-")) / "crash.txt"
-        path.write_text(report, encoding="utf-8")
-    except OSError:
-        return "\n" + report
-    return path
+def _complain(error: Exception) -> tuple[int, Sequence[Problem]]:
+    """Report on stderr what ended the command; return its exit code, and the problems for those who asked for JSON."""
+    if isinstance(error, click.ClickException):
+        reporting.complain(_with_usage(error))
+        return error.exit_code, reporting.problems_of(error)
+    if isinstance(error, TrainrunError):
+        reporting.complain_of(error)
+        return error.exit_code, reporting.problems_of(error)
+    if isinstance(error, OSError) and error.errno in _STORAGE:  # a full disk may come up anywhere, and is no bug
+        what = f"{error.filename or 'a file'} cannot be written: {error.strerror}"
+        code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "make room, or use another folder")
+    else:
+        what = shorten(f"a bug in trainrun: {described(error)}")
+        code, problem = ExitCode.BUG, Problem("trainrun", what, f"the report is {reporting.write_crash_log(error)}")
+    reporting.complain(f"{problem.what}; {problem.hint}")
+    return code, [problem]
 
 
 def _with_usage(error: click.ClickException) -> str:
     message = error.format_message().rstrip()
     context = getattr(error, "ctx", None)
     return message if context is None else f"{message}\nsee `{context.command_path} --help`"
-
-
-def _complain(message: str) -> None:
-    first, *more = scrub(message).split("\n")
-    with suppress(OSError):  # nobody reads it
-        echo(Styled("error: ", "red", bold=True), first, err=True, color=_colored())
-        for line in more:
-            # Each problem of many is an error of its own; what is indented belongs to the one above.
-            echo(line, err=True)
 
 
 def _open_closed_streams() -> None:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainrun.builtin.fault import Fault, injected
 from trainrun.cli.columns import columns
 from trainrun.cli.expecting import Expected, expect, in_attempts
 from trainrun.cli.main import main
+from trainrun.printing import shorten
 from trainrun.rundir import process
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.files import read_json, read_lines
@@ -74,17 +75,45 @@ class Seen(NamedTuple):
         )
 
 
-def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator[tuple[bool, Sequence[str]]]:
-    """Launch once for each fault; answer for each with whether all was well, and the lines to show of it."""
-    width = max(len(fault.text) for fault in faults)
+class Proved(NamedTuple):
+    """A fault, what has to follow from it, and what did."""
+
+    fault: Fault
+    expected: Expected
+    seen: Seen
+
+    @property
+    def well(self) -> bool:
+        """Whether all was as it has to be."""
+        return self.seen.matches(self.expected)
+
+    def lines(self, width: int) -> Sequence[str]:
+        """Return the lines to show. width: of the longest fault."""
+        mark = "ok" if self.well else "WRONG"
+        rows = [
+            (mark, self.fault.text.ljust(width), "expected", str(self.expected)),
+            ("", "", "seen", str(self.seen)),
+        ]
+        return columns([(mark.ljust(5), *rest) for mark, *rest in rows])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `json.dump`."""
+        seen = self.seen._asdict()
+        return {
+            "fault": self.fault.text,
+            "ok": self.well,
+            "expected": self.expected._asdict(),
+            "seen": {name: shorten(value) if isinstance(value, str) else value for name, value in seen.items()},
+        }
+
+
+def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator[Proved]:
+    """Launch once for each fault, and yield what followed."""
     for fault in faults:
         expected, seen = expect(fault, resolved), _launch(trial, fault)
         if fault.hook is not None and resolved.specs[fault.hook].locus != "worker":
             seen = seen._replace(fired=True)  # the client leaves no trace of it; what follows must tell
-        well = seen.matches(expected)
-        mark = "ok" if well else "WRONG"
-        rows = [(mark, fault.text.ljust(width), "expected", str(expected)), ("", "", "seen", str(seen))]
-        yield well, columns([(mark.ljust(5), *rest) for mark, *rest in rows])
+        yield Proved(fault, expected, seen)
 
 
 def _launch(trial: Trial, fault: Fault) -> Seen:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,6 +18,7 @@ from trainrun.cli.checks import CHECKS, run_checks
 from trainrun.cli.echo import answers_only, echo
 from trainrun.cli.measuring import Subject
 from trainrun.errors import ExitCode
+from trainrun.rundir.secrets import scrub_all
 
 if TYPE_CHECKING:
     from trainrun.builtin.fault import Fault
@@ -50,8 +52,8 @@ _FIXED = (
     "--inject",
     multiple=True,
     metavar="FAULT[,FAULT…]",
-    help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5 or raise:PLUGIN.HOOK, and compare what "
-    "follows with what has to.",
+    help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5, nan@2 or raise:PLUGIN.HOOK, and compare "
+    "what follows with what has to.",
 )
 @click.option(
     "--skip",
@@ -60,6 +62,7 @@ _FIXED = (
     help="Leave out a check that the recipe cannot pass, such as micro-batches if a loss compares the samples of a "
     "batch with one another.",
 )
+@options.as_json
 @options.refresh
 @options.traceback
 @answers_only
@@ -71,6 +74,7 @@ def command(
     steps: int,
     inject: tuple[str, ...],
     skip: tuple[str, ...],
+    as_json: bool,
     refresh: bool,
 ) -> None:
     """Run a few steps of RECIPE with every feature enabled.
@@ -82,7 +86,8 @@ def command(
     training with and without an evaluation; the samples of two ranks. Each check ends in a line, "ok", "failed" or
     "not compared" with the reason; docs/correctness.md explains them. The run's folder is temporary, and
     kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with --inject 0
-    where all was as it has to be, else 1.
+    where all was as it has to be, else 1. --json prints one document: how each launch ended, the checks, and the hooks
+    that were called, or with --inject the faults with what was expected and seen.
     """
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415
@@ -99,15 +104,37 @@ def command(
     pause = [] if faults else [f"plugins.{_CHECK}.pause={steps}"]
     settings += [_limit(resolved, steps if faults else steps + _MORE), *pause, *overrides]
     folder = Path(tempfile.mkdtemp(prefix="trainrun-smoke-"))
+    answer = Answer(recipe, as_json=as_json)
     try:
         trial = (recipe, settings, plugins, folder)
-        code = _prove(trial, resolved, faults) if faults else _try(trial, resolved, (overrides, skip))
+        code = _prove(trial, resolved, faults, answer) if faults else _try(trial, resolved, (overrides, skip), answer)
     except BaseException:
         _remove_unused(folder)
         raise
     if code == 0:
         shutil.rmtree(folder)
+    answer.end(code, folder)
     raise click.exceptions.Exit(code)
+
+
+class Answer:
+    """What the command prints: lines as they come, or one JSON document at the end."""
+
+    def __init__(self, recipe: str, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.document: dict[str, Any] = {"version": options.JSON_VERSION, "recipe": recipe}
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Print lines, unless a document is asked for."""
+        if not self._as_json:
+            echo("\n".join(lines))
+
+    def end(self, code: int, folder: Path) -> None:
+        """Print the document, if one is asked for. folder: kept unless all was well."""
+        if self._as_json:
+            kept = None if code == 0 else str(folder)
+            ended = {"ok": code == 0, "exit_code": code, "folder": kept}
+            echo(json.dumps(scrub_all({**self.document, **ended}), indent=2))
 
 
 def _shareable(train: Mapping[str, Any]) -> bool:
@@ -118,7 +145,7 @@ def _shareable(train: Mapping[str, Any]) -> bool:
     return batch % (_WORKERS * micro) == 0
 
 
-def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[str, ...]]) -> int:
+def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[str, ...]], answer: Answer) -> int:
     """Launch, resume and check. asked: the overrides, and the checks that are left out."""
     from trainrun.launch.launch import launch  # noqa: PLC0415
     from trainrun.launch.resume import resume  # noqa: PLC0415
@@ -133,11 +160,15 @@ def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[s
     if outcomes[-1].ok:
         subject = Subject(recipe, asked[0], tuple(plugins), folder)
         for line in run_checks(subject, resolved.data, asked[1]):
-            echo(str(line))
+            answer.show([str(line)])
+            answer.document.setdefault("checks", []).append(line._asdict())
             code = int(ExitCode.TRAINING_FAILED) if line.status == "failed" else code
-    echo("\n".join([*_report(outcomes, resolved), *exercised(resolved, [row for cost in costs for row in cost])]))
+    called = list(exercised(resolved, [row for cost in costs for row in cost]))
+    answer.document["outcomes"] = [one.to_json() for one in outcomes]
+    answer.document["hooks"] = [one._asdict() for one in called]
+    answer.show([*_report(outcomes, resolved), *(line for one in called for line in one.lines())])
     if outcomes[-1].ok and code:
-        echo(f"the folder is kept: {folder}")
+        answer.show([f"the folder is kept: {folder}"])
     return code
 
 
@@ -157,19 +188,20 @@ def _faults(inject: Sequence[str]) -> Sequence[Fault]:
     return parse_all(inject)
 
 
-def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> int:
+def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault], answer: Answer) -> int:
     from trainrun.cli import expecting, proving  # noqa: PLC0415
 
     resolved.require()
     expecting.check(faults, resolved)
-    wrong = 0
-    for well, lines in proving.prove(proving.Trial(*trial), resolved, faults):
-        wrong += not well
-        echo("\n".join(lines))
+    wrong, width = 0, max(len(fault.text) for fault in faults)
+    for proved in proving.prove(proving.Trial(*trial), resolved, faults):
+        wrong += not proved.well
+        answer.show(proved.lines(width))
+        answer.document.setdefault("faults", []).append(proved.to_json())
     if wrong:
-        echo(f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}")
+        answer.show([f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}"])
         return 1
-    echo(f"ok: {len(faults)} faults, and each ended as it has to")
+    answer.show([f"ok: {len(faults)} faults, and each ended as it has to"])
     return 0
 
 
@@ -211,8 +243,23 @@ def _steps(number: int) -> str:
     return f"{number} step" + "s" * (number != 1)
 
 
-def exercised(resolved: Resolved, cost: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """For the task and each plugin, which of its hooks rank 0 called, how often, and which never."""
+class Exercised(NamedTuple):
+    """Which hooks of the task or of a plugin rank 0 called, how often, and which never."""
+
+    instance: str
+    called: Mapping[str, int]
+    not_called: Sequence[str]
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is shown of it."""
+        counts = [f"{hook} {calls}" for hook, calls in self.called.items()]
+        yield f"{self.instance}: {', '.join(counts) or 'no hook was called'}"
+        if self.not_called:
+            yield f"  not called: {', '.join(self.not_called)}"
+
+
+def exercised(resolved: Resolved, cost: Sequence[Mapping[str, Any]]) -> Iterator[Exercised]:
+    """For the task and each plugin, yield which of its hooks were called."""
     called: Counter[tuple[str, str]] = Counter()
     for row in cost:
         called[row["instance"], row["hook"]] += row["calls"]
@@ -221,8 +268,5 @@ def exercised(resolved: Resolved, cost: Sequence[dict[str, Any]]) -> Iterator[st
             continue
         impls = resolved.descriptions[instance.target].impls
         hooks = [impl.hook for impl in impls if resolved.specs[impl.hook].locus != "client"]
-        counts = [f"{hook} {called[instance.name, hook]}" for hook in hooks if called[instance.name, hook]]
-        never = [hook for hook in hooks if not called[instance.name, hook]]
-        yield f"{instance.name}: {', '.join(counts) or 'no hook was called'}"
-        if never:
-            yield f"  not called: {', '.join(never)}"
+        counts = {hook: called[instance.name, hook] for hook in hooks if called[instance.name, hook]}
+        yield Exercised(instance.name, counts, [hook for hook in hooks if hook not in counts])

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from trainrun.checkpoint import folder_name, plugin_file, read_manifest
-from trainrun.cli import options
+from trainrun.cli import options, reporting
 from trainrun.cli.columns import columns
 from trainrun.cli.echo import answers_only, echo
 from trainrun.cli.trails import First, Verdict, blame, compare, joined, not_compared, optimizers, unlike
-from trainrun.errors import EnvironmentProblem, UsageError
+from trainrun.errors import EnvironmentProblem, Problem, UsageError
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
 
@@ -124,6 +124,9 @@ def command(  # noqa: PLR0913 - one for each option
         verdicts = [*joined(compare(*runs), list(_checkpoints(runs, steps))), *optimizers(*runs)]
     except Ended as error:
         echo("\n".join(_failure(error)), err=True)
+        if as_json:
+            code = error.outcome.exit_code or 1
+            reporting.print_document(code, [Problem(error.outcome.run, f"{error}: {error.outcome.reason}")])
         raise click.exceptions.Exit(error.outcome.exit_code or 1) from None
     except BaseException:
         shutil.rmtree(folder)
