@@ -132,7 +132,7 @@ def test_one_name_in_two_distributions_names_both(
         ("[plugins.c]\nlimit = 0\n", ["plugins.c.limit: expected", "got 0", "    limit = 0"]),
         ('[plugins.c]\nlimit = "3"\n', ["plugins.c.limit: expected", 'got "3"']),
         ("[plugins.c]\nlimt = 3\n", ["plugins.c.limt: unknown key", "did you mean 'limit'?"]),
-        ("[plugins.cc]\n", ["no installed plugin is called 'cc'"]),
+        ("[plugins.cc]\n", ["plugin 'cc' is not installed"]),
     ],
 )
 def test_what_the_recipe_gets_wrong_about_plugins(

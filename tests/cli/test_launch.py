@@ -106,8 +106,20 @@ def test_problem_before_the_launch(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert capsys.readouterr().err == "error: train.device: no GPU\n"
 
 
-def test_missing_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["launch"]) == 2
-    assert "Missing argument 'RECIPE'" in capsys.readouterr().err
+def test_recipe_of_this_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.toml").write_text("[train]\nstepz = 1\n")
+    for command in (["launch"], ["check"], ["smoke"], ["verify-resume", "--at", "1", "--steps", "2"]):
+        assert run(command) == 2
+        assert "train.toml:2:1: train.stepz: unknown key" in capsys.readouterr().err
+
+
+def test_missing_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["launch"], ["check"], ["smoke"], ["verify-resume", "--at", "1", "--steps", "2"]):
+        assert run(command) == 2
+        assert "no recipe is given, and there is no train.toml in this folder" in capsys.readouterr().err
     assert run(["launch", "nowhere.toml"]) == 2
     assert capsys.readouterr().err.startswith("error: nowhere.toml: no such file")

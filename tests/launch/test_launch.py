@@ -112,7 +112,7 @@ def test_nothing_is_created_for_a_wrong_recipe(run: Run, tmp_path: Path) -> None
 
 
 def test_missing_backend(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no installed plugin is called 'fake'"):
+    with pytest.raises(RecipeError, match="plugin 'fake' is not installed"):
         run({}, "plugins.fake.enabled=false")
     assert not (tmp_path / "runs").exists()
 

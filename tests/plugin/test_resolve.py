@@ -181,14 +181,17 @@ def test_two_providers_need_a_line(recipe: Path) -> None:
     [
         ('[providers]\nbuild_modell = "task"\n', "did you mean 'build_model'?"),
         ('[providers]\nbuild_model = "taks"\n', "did you mean 'task'?"),
-        ("[plugins.watchr]\n", "no installed plugin is called 'watchr'; did you mean 'watcher'?"),
-        ("[plugins.unheard-of]\n", "install the distribution that brings it"),
+        ("[plugins.watchr]\n", "plugin 'watchr' is not installed; did you mean 'watcher'?"),
+        (
+            "[plugins.unheard-of]\n",
+            "plugin 'unheard-of' is not installed; pip install the package that provides it; trainrun plugins lists",
+        ),
         ("[plugins.task]\n", "the name is taken by the recipe's task"),
         ("[plugins.watcher]\nevery = 0\n", "plugins.watcher.every: expected"),
         ("[plugins.watcher]\neverry = 1\n", "did you mean 'every'?"),
         ('[plugins.watcher]\nafter = ["couter"]\n', "did you mean 'counter'?"),
         ('[plugins.mine]\nuse = "tasks/missing.py"\n', "there is no file 'tasks/missing.py'"),
-        ('[launch]\nbackend = "slrum"\n', "no installed plugin is called 'slrum'"),
+        ('[launch]\nbackend = "slrum"\n', "plugin 'slrum' is not installed"),
     ],
 )
 def test_what_is_wrong_in_the_recipe_is_shown_where_it_is(recipe: Path, tables: str, message: str) -> None:
@@ -219,7 +222,7 @@ def test_a_cycle_names_its_members(recipe: Path) -> None:
 
 def test_an_unknown_task_is_the_recipe_s_fault(recipe: Path) -> None:
     recipe.write_text(recipe.read_text().replace("tasks/nothing.py", "digts"))
-    assert "no installed task is called 'digts'; did you mean 'digits'?" in problem(resolved(recipe))
+    assert "task 'digts' is not installed; did you mean 'digits'?" in problem(resolved(recipe))
 
 
 def test_a_broken_plugin_is_looked_at_again_each_time(recipe: Path, watchers: Path) -> None:

@@ -31,7 +31,7 @@ class Checked(NamedTuple):
 
 
 @click.command("check")
-@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
+@options.recipes
 @options.override
 @options.plugin
 @click.option("--why", "why", metavar="KEY", help="Show where the value of KEY comes from.")
@@ -57,7 +57,7 @@ def command(
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Check each RECIPE and everything it names, and start nothing.
+    """Check each RECIPE (train.toml if none is given) and everything it names, and start nothing.
 
     All problems are reported at once, with file, line and column. Exit code 2 means that the recipe
     is wrong, 4 that a plugin is. All recipes are checked, and the exit code is that of the first one that is wrong.

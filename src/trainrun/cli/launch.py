@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("launch")
-@click.argument("recipe", metavar="RECIPE")
+@options.recipe
 @options.override
 @options.plugin
 @click.option(
@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913 - one for each option
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Train by RECIPE on this machine, or together with others.
+    """Train by RECIPE (train.toml if none is given) on this machine, or together with others.
 
     For several machines run the same command on each, with a --node-rank of its own.
 

@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
 
 JSON_VERSION = 1
+RECIPE = "train.toml"  # what `trainrun init` writes, and commands take if no recipe is given
 TRACEBACK = "trainrun.traceback"  # in the context's meta: whether the command line asks for tracebacks
 
 
@@ -28,6 +29,22 @@ def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
     return tuple(map(int, value.split(",")))
 
 
+def _default_recipe(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Return what was given, or the recipe that `trainrun init` writes if it is in this folder."""
+    if value:
+        return value
+    if not Path(RECIPE).is_file():
+        what = f"no recipe is given, and there is no {RECIPE} in this folder"
+        raise click.UsageError(f"{what}; name one, or write one with `trainrun init`", context)
+    return (RECIPE,) if parameter.nargs == -1 else RECIPE
+
+
+recipe = click.argument(
+    "recipe", metavar="[RECIPE]", required=False, callback=_default_recipe
+)
+recipes = click.argument(
+    "recipes", metavar="[RECIPE]...", nargs=-1, callback=_default_recipe
+)
 override = click.option(
     "-o",
     "--override",
@@ -37,7 +54,13 @@ override = click.option(
     help="Set a key of the recipe, as in -o optimizer.lr=1e-3, or remove one, as in -o ~train.steps.",
 )
 plugin = click.option(
-    "-p", "--plugin", "plugins", multiple=True, metavar="NAME", help="Enable a plugin; no:NAME turns it off."
+    "-p",
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="NAME",
+   
+    help="Enable a plugin; no:NAME turns it off.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 refresh = click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")

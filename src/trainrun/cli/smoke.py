@@ -44,7 +44,7 @@ _FIXED = (
 
 
 @click.command("smoke")
-@click.argument("recipe", metavar="RECIPE")
+@options.recipe
 @options.override
 @options.plugin
 @click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="How many steps to make.")
@@ -81,13 +81,13 @@ def command(
 
     That is on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
 
-    Then new workers go on from the checkpoint for 2 more steps. Each time the parameters of both workers must be
-    equal at the end. Then short trainings are compared: an update made whole, in micro-batches and on two ranks;
-    training with and without an evaluation; the samples of two ranks. Each check ends in a line, "ok", "failed" or
-    "not compared" with the reason; docs/correctness.md explains them. The run's folder is temporary, and
-    kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with --inject 0
-    where all was as it has to be, else 1. --json prints one document: how each launch ended, the checks, and the hooks
-    that were called, or with --inject the faults with what was expected and seen.
+    Without RECIPE it is train.toml. Then new workers resume from the checkpoint for 2 more steps. Each time the
+    parameters of both workers must be equal at the end. Then short trainings are compared: an update made whole, in
+    micro-batches and on two ranks; training with and without an evaluation; the samples of two ranks. Each check ends
+    in a line, "ok", "failed" or "not compared" with the reason; docs/correctness.md explains them. The run's folder is
+    temporary, and kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with
+    --inject 0 if all was as it has to be, else 1. --json prints one document: how each launch ended, the checks, and
+    the hooks that were called, or with --inject the faults with what was expected and seen.
     """
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415

@@ -69,7 +69,7 @@ def _signal(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 
 
 @click.command(NAME)
-@click.argument("recipe", metavar="RECIPE")
+@options.recipe
 @click.option(
     "--at", type=click.IntRange(min=1), required=True, help="The step after which one training is interrupted."
 )
@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 - one for each option
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Prove that RECIPE goes on from a checkpoint as if it had never been interrupted.
+    """Prove that RECIPE (train.toml if none is given) resumes as if it had never been interrupted.
 
     It is trained twice, in a temporary folder: straight, and stopped after step --at and resumed. Batches, random
     numbers, losses, parameters, optimizer, scheduler and the state of each plugin are compared bit for bit, and so is

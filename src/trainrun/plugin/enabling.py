@@ -16,6 +16,7 @@ from trainrun.plugin.catalogue import clash, target_of_builtin
 from trainrun.plugin.conditions import conditions, known, unknown, unmet
 from trainrun.plugin.describe import Target
 from trainrun.plugin.discovery import PLUGINS, EntryPoint, Installed
+from trainrun.plugin.distributions import OWNERS, advice
 from trainrun.plugin.instance import TASK, Instance, Role
 from trainrun.plugin.targets import absolute, is_path, split
 from trainrun.recipe.complete import complete
@@ -193,11 +194,10 @@ class _Enabling:
 
     def _unknown(self, wish: Wish) -> None:
         names = [*self._installed.plugins, *(() if wish.role == "task" else _BUILTINS)]
-        install = "install the distribution that brings it (trainrun plugins lists what is installed)"
-        if wish.role == "task":
-            install += ", or name a module or a file such as tasks/mine.py"
-        what = f"no installed {wish.role} is called {wish.use!r}"
-        self._wrong(wish.place, what, did_you_mean(wish.use, names) or install)
+        hint = advice(wish.use) if wish.use in OWNERS else did_you_mean(wish.use, names) or advice(wish.use)
+        if wish.role == "task" and wish.use not in OWNERS:
+            hint += ", or name a module or a file such as tasks/mine.py"
+        self._wrong(wish.place, f"{wish.role} {wish.use!r} is not installed", hint)
 
     def _request(self, wish: Wish, target: Target, entry: EntryPoint | None = None) -> None:
         instance = Instance(wish.name, wish.role, target.target)
