@@ -39,12 +39,8 @@ def _default_recipe(context: click.Context, parameter: click.Parameter, value: A
     return (RECIPE,) if parameter.nargs == -1 else RECIPE
 
 
-recipe = click.argument(
-    "recipe", metavar="[RECIPE]", required=False, callback=_default_recipe
-)
-recipes = click.argument(
-    "recipes", metavar="[RECIPE]...", nargs=-1, callback=_default_recipe
-)
+recipe = click.argument("recipe", metavar="[RECIPE]", required=False, callback=_default_recipe)
+recipes = click.argument("recipes", metavar="[RECIPE]...", nargs=-1, callback=_default_recipe)
 override = click.option(
     "-o",
     "--override",
@@ -59,7 +55,6 @@ plugin = click.option(
     "plugins",
     multiple=True,
     metavar="NAME",
-   
     help="Enable a plugin; no:NAME turns it off.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
