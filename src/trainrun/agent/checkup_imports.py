@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from trainrun.doctor.finding import Context, Finding, Verdict, reason, skipped
 from trainrun.doctor.packages import release
 from trainrun.launch.preflight import count_gpus
+from trainrun.plugin.targets import see_working_folder
 
 # What `trainrun.agent.forked` has the fork server import, in the same order, and itself for what is missing here.
 PRELOADED = (
@@ -99,6 +100,8 @@ def _fork_safety(context: Context, before: Footprint) -> Finding:
         context.doing(f"importing {name}")
         _import(verdict, name, _OWN)
     sys.path[:0] = context.settings.preload_path  # as the fork server does it
+    if context.settings.preload:
+        see_working_folder()
     for name in context.settings.preload:
         context.doing(f"importing {name} of launch.preload")
         _import(verdict, name, _ASKED)

@@ -16,6 +16,7 @@ from trainrun.agent.checkup_worker import forked
 from trainrun.doctor.examine import GLOO_HINT, NCCL_HINT
 from trainrun.doctor.finding import Context, Finding, Verdict, reason, skipped
 from trainrun.rundir.files import read_json
+from trainrun.worker.sockets import make_room
 
 # The first one ties the fork server to this process before anything slow is imported.
 _PRELOADED = ("trainrun.agent.preload", "trainrun.agent.checkup_worker", "torch", "torch.distributed")
@@ -42,6 +43,7 @@ def nccl(context: Context) -> Iterator[Finding]:
 def _reduce(context: Context, backend: str, workers: int) -> Finding:
     verdict = Verdict(backend)
     context.doing("making a temporary folder")
+    make_room()
     folder = Path(util.get_temp_dir())  # multiprocessing's own, which it removes at its end
     context.made(str(folder))
     context.doing(f"all-reduce between {workers} workers")
@@ -98,5 +100,5 @@ def _start(context: Context, backend: str, workers: int, folder: Path) -> None:
     if warm:
         api.elastic_launch(config, forked)(backend, str(folder), seconds)
     else:
-        command = ("-m", "trainrun.agent.checkup_worker", backend, str(folder), str(seconds), str(os.getpid()))
+        command = ("-P", "-m", "trainrun.agent.checkup_worker", backend, str(folder), str(seconds), str(os.getpid()))
         api.elastic_launch(config, sys.executable)(*command)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from trainrun.agent.meeting import Meeting, meeting
+from trainrun.rundir.process import PYTHON
 from trainrun.worker.parent import die_with_parent
 
 
@@ -41,8 +42,9 @@ def _run(place: Meeting, run_dir: str, attempt: str, workers: str) -> None:
             *([f"--rdzv-conf=timeout={place.configs['timeout']}"] if place.configs else []),
             f"--rdzv-id={Path(run_dir).name}-{attempt}",
             "--max-restarts=0",  # restarts are the client's
-            "--module",
-            "trainrun.worker.main",
+            # Not as its --module, which would have Python look for modules in the working folder first.
+            "--no-python",
+            *(*PYTHON, "-u", "-m", "trainrun.worker.main"),
             run_dir,
             attempt,
             str(os.getpid()),

@@ -19,6 +19,7 @@ import torch.distributed.launcher.api
 
 import trainrun.worker.main  # noqa: F401
 from trainrun.builtin import BUILTINS
+from trainrun.plugin.targets import see_working_folder
 from trainrun.rundir.process import PRELOAD_VARIABLE
 
 _WAY_OUT = 'take it out of launch.preload, or set launch.start = "cold"'
@@ -54,6 +55,8 @@ def load(modules: Iterable[str]) -> str | None:
 def _from_environment() -> str | None:
     asked = json.loads(os.environ.get(PRELOAD_VARIABLE, "{}"))
     sys.path[:0] = [folder for folder in asked.get("path", []) if folder not in sys.path]
+    if asked.get("modules"):
+        see_working_folder()
     built_in = [target.partition(":")[0] for _, target in BUILTINS]
     return load([*built_in, *asked.get("modules", [])])
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from trainrun.checkpoint.manifest import read_manifest
 from trainrun.checkpoint.verify import verify
+from trainrun.rundir.process import PYTHON
 
 
 def problems(folder: Path) -> list[str]:
@@ -22,7 +22,7 @@ def _look(folder: Path) -> list[str]:
     Where that process cannot tell, the workers look before they begin.
     """
     # -P: a file called torch.py in the folder that the command is called from must not be imported.
-    command = [sys.executable, "-P", "-m", "trainrun.worker.checkpoint.examine", str(folder)]
+    command = [*PYTHON, "-m", "trainrun.worker.checkpoint.examine", str(folder)]
     done = subprocess.run(command, capture_output=True, check=False)
     found = done.stdout.decode(errors="replace").strip()
     return [found] if done.returncode == 0 and found else []

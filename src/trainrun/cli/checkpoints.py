@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from trainrun.errors import EnvironmentProblem, ExitCode, UsageError
 from trainrun.printing import clean
 from trainrun.rundir.create import find
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.process import PYTHON
 
 _HEADER = ("step", "size", "age", "state", "metrics")
 _METRICS = 3
@@ -199,7 +199,7 @@ def _tell_of_newer(paths: RunPaths, checkpoint: Path) -> None:
 
 def _run_export(checkpoint: Path, out: Path, *, force: bool) -> None:
     # -P: a file called torch.py in the folder that the command is called from must not be imported.
-    command = [sys.executable, "-P", "-m", "trainrun.worker.checkpoint.export", str(checkpoint), str(out.resolve())]
+    command = [*PYTHON, "-m", "trainrun.worker.checkpoint.export", str(checkpoint), str(out.resolve())]
     done = subprocess.run(
         [*command, *(["--force"] if force else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
     )

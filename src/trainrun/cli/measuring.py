@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,7 +129,7 @@ def start_process(plan: Plan, first: Launch, output: Path) -> None:
     """Train by a plan in a process of its own. first: one of its runs. output: a file for what it prints itself."""
     from trainrun.launch.agents import environment  # noqa: PLC0415
 
-    command = [sys.executable, "-m", _FORKING, str(os.getpid())]
+    command = [*process.PYTHON, "-m", _FORKING, str(os.getpid())]
     try:
         with output.open("ab") as file:
             subprocess.run(

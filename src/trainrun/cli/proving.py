@@ -118,7 +118,7 @@ def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator
 
 def _launch(trial: Trial, fault: Fault) -> Seen:
     base = trial.folder / re.sub(r"[^\w.-]", "-", fault.text)
-    command = [sys.executable, "-c", _CHILD, str(os.getpid()), "launch", trial.recipe, "--dir", str(base), "--quiet"]
+    command = [*process.PYTHON, "-c", _CHILD, str(os.getpid()), "launch", trial.recipe, "--dir", str(base), "--quiet"]
     command += [part for name in trial.plugins for part in ("-p", name)]
     command += [part for setting in (*_settings(fault), *trial.settings) for part in ("-o", setting)]
     base.mkdir()

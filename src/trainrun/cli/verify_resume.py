@@ -7,7 +7,6 @@ import math
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from trainrun.cli.trails import First, Verdict, blame, compare, joined, not_comp
 from trainrun.errors import EnvironmentProblem, Problem, UsageError
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.process import PYTHON
 
 if TYPE_CHECKING:
     from trainrun.plugin.resolve import Resolved
@@ -211,7 +211,7 @@ def _failure(error: Ended) -> Iterator[str]:
 
 def _checkpoints(runs: Sequence[Path], steps: int) -> Iterator[Verdict]:
     paths = [str(RunPaths(run).checkpoints / folder_name(steps)) for run in runs]
-    done = subprocess.run([sys.executable, "-m", _COMPARE, *paths], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PYTHON, "-m", _COMPARE, *paths], capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise EnvironmentProblem(f"the checkpoints cannot be compared: {last[0]}")

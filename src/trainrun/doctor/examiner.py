@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from trainrun.doctor.finding import Finding, Settings, skipped
+from trainrun.rundir.process import PYTHON
 
 _CHILD = "from trainrun.doctor.process import main; main()"
 _AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
@@ -125,7 +126,7 @@ class _Child:
         self._buffer = b""
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", _CHILD, str(writer), str(os.getpid())],
+                [*PYTHON, "-X", "faulthandler", "-c", _CHILD, str(writer), str(os.getpid())],
                 env=_environment(settings),
                 stdin=subprocess.PIPE,
                 stdout=self._output,

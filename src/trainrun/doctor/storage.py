@@ -12,6 +12,7 @@ from trainrun.doctor.filesystem import Mount, Space, mount_of, size, space_of
 from trainrun.doctor.finding import Context, Finding, Settings, Verdict, reason
 from trainrun.doctor.probes import PROBES, probe_socket
 from trainrun.plugin.cache import cache_folder
+from trainrun.worker.sockets import elsewhere
 
 MIB = 1024 * 1024
 SCARCE = 1024 * MIB  # bytes free in the run directory below which there is a warning
@@ -64,7 +65,10 @@ def temporary(context: Context) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryDirectory(prefix="trainrun-doctor-") as made:
             context.made(made)
-            probe_socket(Path(made))
+            if (other := elsewhere()) is None:
+                probe_socket(Path(made))
+            else:
+                verdict.warn(f"its path is too long for sockets, which are made in {other} instead", hint)
             Path(made, "file").write_bytes(bytes(MIB))
     except OSError as error:
         verdict.fail(f"it cannot be used: {reason(error)}", hint)
@@ -104,6 +108,11 @@ def cache(context: Context) -> Iterator[Finding]:
     """The folder in which descriptions of plugins are remembered. Runs work without it."""
     folder = cache_folder()
     verdict = Verdict("cache")
+    if folder is None:
+        what = "this user has no home folder, so plugins are imported anew for every command"
+        verdict.warn(what, "set HOME, or TRAINRUN_CACHE_DIR to a folder that can be written")
+        yield verdict.finding(path=None)
+        return
     context.doing(f"looking at {folder}")
     verdict.say(str(folder) if folder.is_dir() else f"{folder}, not there yet")
     if not os.access(existing(folder), os.W_OK | os.X_OK):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -100,7 +99,7 @@ class WarmAgent:
             self._process = spawn(
                 launch,
                 [
-                    *(sys.executable, "-c", "from trainrun.agent.warm import main; main()", str(os.getpid())),
+                    *(*process.PYTHON, "-c", "from trainrun.agent.warm import main; main()", str(os.getpid())),
                     *(str(launch.paths.root), str(launch.workers), str(theirs.fileno())),
                 ],
                 pass_fds=[theirs.fileno()],

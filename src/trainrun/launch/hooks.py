@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -74,6 +72,4 @@ def _client_impls(instance: Instance, resolved: Resolved, specs: Mapping[str, Sp
 
 
 def _member(instance: Instance, impls: tuple[ImplInfo, ...]) -> Member:
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - workers and describe run with -m and see this folder too
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     return Member(instance, load_plugin(instance).plugin, impls)

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import signal
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,7 +48,7 @@ class Local:
     def begin(self, launch: Launch) -> LocalWorkers:
         """Start the workers of this node."""
         if launch.recipe.launch.start == "cold":
-            return start([sys.executable, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
+            return start([*process.PYTHON, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
         warm = self.warm(launch)
         logged, output = _ready(launch), Output.of(launch)
         warm.begin(launch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -158,13 +159,13 @@ def _fallback(launch: Launch) -> Path | None:
     mode = launch.recipe.checkpoint.resume
     if (start := foreign_start(launch.paths)) is not None or mode in _WORDS:
         return start
-    return Path(str(read_run(launch.paths).get("directory") or "."), Path(mode).expanduser())
+    return Path(str(read_run(launch.paths).get("directory") or "."), os.path.expanduser(mode))  # noqa: PTH111
 
 
 def _asked_for(paths: RunPaths, start: str) -> Path:
     """The checkpoint that `--from` means. Raises BadCheckpoint where it is not good, UsageError where there is none."""
     if not start.isdecimal():
-        return named(Path(start).expanduser())
+        return named(Path(os.path.expanduser(start)))  # noqa: PTH111 - Path raises for a home that is not known
     path = paths.checkpoints / folder_name(int(start))
     if not path.exists():
         there = ", ".join(str(found.step) for found in scan(paths.checkpoints)) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def require_same(resolved: Resolved, world: int, checkpoint: Path, *, allow: boo
 
 def named_start(resume: str) -> Path | None:
     """The checkpoint that the recipe's `checkpoint.resume` names, if it names one. Raises BadCheckpoint."""
-    return None if resume in {"auto", "never"} else named(Path(resume).expanduser())
+    return None if resume in {"auto", "never"} else named(Path(os.path.expanduser(resume)))  # noqa: PTH111
 
 
 def _is_of(launch: Launch, checkpoint: Path) -> bool:

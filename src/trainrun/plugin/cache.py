@@ -23,19 +23,21 @@ _DAY = 86400.0
 _NAME = re.compile(r"(?:describe|installed|recipe-schema|validate)-(?:(?P<format>[0-9]+)-)?[0-9a-f]{8}\.json")
 
 
-def cache_folder() -> Path:
-    """``$TRAINRUN_CACHE_DIR``, else the user's cache folder."""
+def cache_folder() -> Path | None:
+    """``$TRAINRUN_CACHE_DIR``, else the user's cache folder; None for a user without a home."""
     named = os.environ.get("TRAINRUN_CACHE_DIR")
     if named:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or "~/.cache").expanduser() / "trainrun"
+    # os.path returns it as it is if neither HOME nor the user database has a home, as in a container of another user.
+    folder = os.path.expanduser(base or "~/.cache")  # noqa: PTH111
+    return None if folder.startswith("~") else Path(folder, "trainrun")
 
 
 class Store:
-    """Reads and writes entries. A folder that cannot be written, or a damaged file, is the same as no entry."""
+    """Read and write entries. Without a folder that can be written, or of a damaged file, there is no entry."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._stats: dict[str, tuple[int, int] | None] = {}  # descriptions share most of their files
         self._pruned = False
@@ -43,6 +45,8 @@ class Store:
     def get(self, *key: str) -> Any:
         """The value under `key`, or None where there is none or a file that it was made from has changed."""
         file = self._file(key)
+        if file is None:
+            return None
         try:
             entry = json.loads(file.read_bytes())
             _use(file)
@@ -53,20 +57,23 @@ class Store:
 
     def put(self, value: Any, files: Iterable[str], *key: str) -> None:
         """Keep `value` under `key` for as long as `files` stay as they are."""
+        file = self._file(key)
+        if self._folder is None or file is None:
+            return
         entry = {"key": list(key), "files": {file: mark for file in files if (mark := _mark(file))}, "value": value}
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(self._file(key), json.dumps(entry))
+            _replace(file, json.dumps(entry))
             if not self._pruned:
                 self._pruned = True
-                self._prune()
+                self._prune(self._folder)
         except OSError:
             return
 
-    def _prune(self) -> None:
+    def _prune(self, folder: Path) -> None:
         """Remove entries of other formats, those that were not used for long, and the oldest of too many."""
         now, ages = time.time(), {}
-        with os.scandir(self._folder) as entries:
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if found := _NAME.fullmatch(entry.name):
                     outdated = found["format"] != str(FORMAT)
@@ -89,7 +96,9 @@ class Store:
             return False
         return stat[1] == mark[1] or _mark(file) == [*stat, mark[2]]
 
-    def _file(self, key: tuple[str, ...]) -> Path:
+    def _file(self, key: tuple[str, ...]) -> Path | None:
+        if self._folder is None:
+            return None
         parts = "\0".join((str(FORMAT), __version__, *key))
         # The entry holds its key, so that a clash of names is a miss and no mistake.
         return self._folder / f"{key[0]}-{FORMAT}-{crc32(parts.encode(errors='surrogateescape')):08x}.json"

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from trainrun.plugin import import_errors
 from trainrun.plugin.description import Description
 from trainrun.plugin.inspecting import describe_object, options_of, own_files
-from trainrun.plugin.targets import load
+from trainrun.plugin.targets import load, see_working_folder
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,6 +30,7 @@ def main() -> None:
     os.set_inheritable(channel, False)  # what a plugin starts must not keep the parent waiting
     request = json.load(sys.stdin)
     sys.path[:] = request["path"]
+    see_working_folder()
     with os.fdopen(channel, "w", encoding="utf-8") as out:
         for index, job in enumerate(request["jobs"]):
             _send(out, {"begin": index})

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from trainrun.rundir.process import PYTHON
+
 TIMEOUT_VARIABLE = "TRAINRUN_DESCRIBE_TIMEOUT"
 _DEFAULT_TIMEOUT = 60.0
 _AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
@@ -111,7 +113,7 @@ def _ending(code: int) -> str:
 @contextmanager
 def _process(jobs: Sequence[Mapping[str, Any]]) -> Iterator[_Process]:
     reader, writer = os.pipe()
-    command = [sys.executable, "-X", "faulthandler", "-m", "trainrun.plugin.describe_process", str(writer)]
+    command = [*PYTHON, "-X", "faulthandler", "-m", "trainrun.plugin.describe_process", str(writer)]
     with tempfile.TemporaryFile() as output, os.fdopen(reader, "rb"):
         popen = subprocess.Popen(
             command,

@@ -12,7 +12,7 @@ from trainrun.plugin.guard import CAUGHT, Interrupt
 from trainrun.plugin.inspecting import brought_specs, describe_object, options_of, stray_impl
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.options import PluginOptions
-from trainrun.plugin.targets import load
+from trainrun.plugin.targets import load, see_working_folder
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Loaded:
 
 def load_plugin(instance: Instance) -> Loaded:
     """Import the target and make the plugin. Raises PluginProblem if it cannot be used, with the cause."""
+    see_working_folder()
     try:
         found = load(instance.target)
         description = describe_object(instance.target, found)

@@ -7,6 +7,7 @@ A target is ``package.module``, ``package.module:Attribute``, ``/path/to/file.py
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ def absolute(target: str, folder: Path) -> str:
     if not is_path(target):
         return target
     module, attribute = split(target)
-    path = (folder / Path(module).expanduser()).resolve()
+    path = (folder / os.path.expanduser(module)).resolve()  # noqa: PTH111 - Path raises for a home that is not known
     return f"{path}:{attribute}" if attribute else str(path)
 
 
@@ -52,6 +53,16 @@ def target_of(task: object) -> str:
             " file (in a notebook: %%writefile task.py) and import it from there"
         )
     return f"{Path(file).resolve()}:{attribute}" if attribute else str(Path(file).resolve())
+
+
+def see_working_folder() -> None:
+    """Let modules of the working folder be imported, if no other folder has a module of that name."""
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - as sys.path has it
+    except FileNotFoundError:  # it was removed
+        return
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def load(target: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,10 @@ _PACE = 0.01
 _STARTING = 5  # looks at a process that shows no environment yet, or has none
 _BRIEFLY = 0.001
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD of the kernel's sched.h, among the flags in /proc/PID/stat
+
+# How trainrun's own processes start Python. -P: a file of the working folder that is called as a module of the standard
+# library, such as types.py, must not be imported in its place. What they start inherits it by multiprocessing.
+PYTHON = (sys.executable, "-P")
 
 
 class Recorded(Protocol):

@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from typing import NamedTuple
 
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.process import PYTHON
 from trainrun.rundir.records import Outcome
 from trainrun.tracking.cursor import Cursor
 from trainrun.tracking.process import Order
@@ -57,7 +57,7 @@ class TrackerProcess:
         paths.trackers.mkdir(mode=0o700, exist_ok=True)
         with paths.tracker_log(self._name).open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainrun.tracking"],
+                [*PYTHON, "-m", "trainrun.tracking"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

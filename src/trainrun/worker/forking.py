@@ -30,6 +30,7 @@ import torch._dynamo  # noqa: F401 - each worker would import it, with its first
 import torch.distributed as dist
 
 from trainrun.builtin import BUILTINS
+from trainrun.plugin.targets import see_working_folder
 from trainrun.worker.main import run_worker
 from trainrun.worker.parent import die_with_parent
 
@@ -45,6 +46,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # so that workers do not copy pages only to look for garbage in them
     sys.path[:0] = [folder for folder in plan["path"] if folder not in sys.path]
+    if plan["preload"]:
+        see_working_folder()
     for name in [*(target.partition(":")[0] for _, target in BUILTINS), *plan["preload"]]:
         importlib.import_module(name)
     run(plan)

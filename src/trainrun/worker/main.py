@@ -7,6 +7,7 @@ completion record is taken for a failure by the client: torchrun alone would cal
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -42,6 +43,7 @@ from trainrun.worker.origin import origin
 from trainrun.worker.parent import die_with_parent
 from trainrun.worker.setup import Logger, Worker
 from trainrun.worker.signals import Terminated
+from trainrun.worker.sockets import make_room
 from trainrun.worker.ties import Ties, tie
 from trainrun.worker.world import World
 
@@ -61,7 +63,9 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
     problem: why it must not train, where that was found before it began.
     """
     code = ExitCode.ENVIRONMENT  # if not even the record can be written: the client finds out what is wrong
+    sockets = None
     try:
+        sockets = make_room()
         code = _recorded(run_dir, attempt, problem)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -72,6 +76,8 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
         # Not through Python's own end, and without destroying the process group: gloo's destructor can hang when a DDP
         # module outlives its group, threads of plugins may still run, and Python waits for processes that load data.
         # All ranks have met in a barrier before.
+        if sockets is not None:
+            shutil.rmtree(sockets, ignore_errors=True)
         os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ class TensorBoardOptions(TrackerOptions):
     @pydantic.field_validator("folder")
     @classmethod
     def _within_the_run(cls, folder: Path) -> Path:
-        if ".." in folder.parts and not folder.expanduser().is_absolute():
+        if str(expanded := _expanded(folder)).startswith("~"):
+            raise ValueError(f"got '{folder}', and there is no such home; give the whole path")
+        if ".." in folder.parts and not expanded.is_absolute():
             raise ValueError(f"got '{folder}', which leaves the run's folder; give one within it, or an absolute one")
         return folder
 
@@ -43,10 +46,15 @@ class TensorBoard(TrackerPlugin):
 
     def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
         del name
-        folder: Path = self.options.folder.expanduser()
+        folder = _expanded(self.options.folder)
         return EventFiles(folder / paths.run_id if folder.is_absolute() else paths.root / folder)
 
     @classmethod
     def place(cls, options: TensorBoardOptions, recipe: Recipe) -> str:
         del recipe
-        return f"the folder {options.folder.expanduser()}"
+        return f"the folder {_expanded(options.folder)}"
+
+
+def _expanded(folder: Path) -> Path:
+    # Path.expanduser raises what no validator may if the home is not known.
+    return Path(os.path.expanduser(folder))  # noqa: PTH111

@@ -1,0 +1,47 @@
+"""Where multiprocessing makes its sockets: the path of a socket has at most 107 bytes, that of a file 4095."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from multiprocessing import process, util
+from pathlib import Path
+
+_LONGEST = 107
+_ADDED = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # by multiprocessing, to the folder for temporary files
+_SHORT = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - multiprocessing makes a folder of its own in it
+
+
+def make_room() -> Path | None:
+    """Give multiprocessing another folder if that of temporary files has too long a path for sockets.
+
+    The fork server, processes that load data, and those that a task starts have it from their parent: to be called
+    before the first of them is started. Returns the folder if one was made: a process that leaves without Python's own
+    end has to remove it. Raises OSError if there is no other folder. Python 3.14 does the same.
+    """
+    if _config().get("tempdir") is not None or (short := elsewhere()) is None:
+        return None
+    before, tempfile.tempdir = tempfile.tempdir, short
+    try:
+        return Path(util.get_temp_dir())  # from here on that of this process and its children
+    finally:
+        tempfile.tempdir = before
+
+
+def elsewhere() -> str | None:
+    """Return the folder in which sockets are made instead of TMPDIR; None if TMPDIR is short enough for them."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) + _ADDED <= _LONGEST:
+        return None
+    usable = (short for short in _SHORT if os.access(short, os.W_OK | os.X_OK))
+    if (found := next(usable, None)) is None:
+        raise OSError(
+            f"TMPDIR={folder} is too long for sockets, and none of {', '.join(_SHORT)} can be written; "
+            f"set TMPDIR to a path of at most {_LONGEST - _ADDED} bytes"
+        )
+    return found
+
+
+def _config() -> dict[str, str | None]:
+    found: dict[str, str | None] = process.current_process()._config  # type: ignore[attr-defined]
+    return found
