@@ -103,7 +103,7 @@ def test_within_a_process_streams_and_descriptors_are_given_back(
     assert run(["check", str(noisy)]) == 0
     assert (sys.stdout, os.fstat(1)) == (before, descriptor)
     said = capsys.readouterr()
-    assert said.out == f"{noisy}: ok · task {noisy.parent}/tasks/nothing.py · plugins noisy\n"
+    assert said.out == f"{noisy}: ok · task tasks/nothing.py · plugins noisy\n"
     assert "print in hook\n" in said.err
 
 

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trainrun.plugin.discovery import discover
 from trainrun.testing.distribution import DistributionInstaller
@@ -63,3 +68,57 @@ def test_survives_metadata_that_is_damaged(tmp_path: Path) -> None:
     (metadata / "METADATA").mkdir()
     found = discover([str(tmp_path), str(tmp_path / "missing"), str(metadata / "entry_points.txt")])
     assert ("odd", "1.0", "ok", "odd:Ok") in {(e.distribution, e.version, e.name, e.value) for e in found.entry_points}
+
+
+# How one distribution is spelt by those who install it: pip, setuptools in an editable install, distutils, Debian.
+SPELLINGS = ["my_plug-{}.dist-info", "My.Plug-{}.dist-info", "my_plug.egg-info", "my__plug-{}-py3.11.egg-info"]
+OTHERS = ["my-{}.dist-info", "myplug-{}.dist-info", "other_plug-{}.dist-info", "my_plug_more.egg-info"]
+folders = st.lists(
+    st.tuples(st.sampled_from(SPELLINGS), st.lists(st.sampled_from(OTHERS), unique=True)), min_size=1, max_size=4
+)
+numbers = itertools.count()
+
+
+def put(folder: Path, name: str, version: str, entry: str) -> None:
+    metadata = folder / name.format(version)
+    metadata.mkdir(parents=True)
+    distribution = name.partition("-")[0].removesuffix(".egg-info")
+    file = "PKG-INFO" if name.endswith(".egg-info") else "METADATA"
+    (metadata / file).write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    (metadata / "entry_points.txt").write_text(f"[trainrun]\n{entry} = plug:Plug\n")
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=folders)
+def test_spellings_of_one_distribution_are_one_as_in_the_standard_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[tuple[str, list[str]]]
+) -> None:
+    """One of each distribution in a folder: of several Python takes whichever the file system lists first."""
+    root, path = tmp_path / str(next(numbers)), []
+    for place, (mine, others) in enumerate(made):
+        path.append(str(root / str(place)))
+        for number, name in enumerate([mine, *others]):
+            put(root / str(place), name, f"{place}.{number}", f"entry-{place}-{number}")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.path", path)
+        theirs = {
+            (e.name, e.value, e.dist and e.dist.version) for e in importlib.metadata.entry_points(group="trainrun")
+        }
+    assert {(e.name, e.value, e.version) for e in discover(path).entry_points} == theirs
+
+
+def test_editable_install_beside_a_normal_one_is_one_distribution(tmp_path: Path) -> None:
+    put(tmp_path / "source", "edit_plug.egg-info", "0.1.0", "edited")
+    put(tmp_path / "site", "edit_plug-{}.dist-info", "0.1.0", "edited")
+    (entry,) = discover([str(tmp_path / "source"), str(tmp_path / "site")]).plugins["edited"]
+    assert entry.location == str(tmp_path / "source" / "edit_plug.egg-info")
+
+
+@pytest.mark.parametrize("left", ["good_plug-1.0.dist-info", "good_plug.egg-info", "good_plug-1.2.dist-info"])
+def test_empty_folder_of_a_removed_version_hides_nothing(tmp_path: Path, left: str) -> None:
+    (tmp_path / "earlier" / left).mkdir(parents=True)
+    (tmp_path / "site" / left).mkdir(parents=True)
+    (tmp_path / "site" / left / "RECORD").touch()
+    put(tmp_path / "site", "good_plug-{}.dist-info", "1.1", "good")
+    (entry,) = discover([str(tmp_path / "earlier"), str(tmp_path / "site")]).plugins["good"]
+    assert entry.version == "1.1"

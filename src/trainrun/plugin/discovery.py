@@ -8,6 +8,7 @@ are defined in a quarter of the time, and definitions are most of what a command
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from zlib import crc32
 PLUGINS = "trainrun"
 COMMANDS = "trainrun.commands"
 
+_SEPARATORS = re.compile("[-_.]+")
 _SUFFIXES = (".dist-info", ".egg-info")
 
 
@@ -61,23 +63,35 @@ class Installed(NamedTuple):
 def discover(path: Sequence[str] | None = None) -> Installed:
     """Scan `sys.path`, or `path`, for distributions with entry points for trainrun."""
     fingerprint = 0  # of the light kind: nothing worse follows from a clash than one look too few
-    entries: list[EntryPoint] = []
-    seen: set[str] = set()
+    first: dict[str, str] = {}  # the first one on the path is the one that Python imports
     for folder in dict.fromkeys(sys.path if path is None else path):
         for metadata in _distributions(folder or "."):
             mark = f"{metadata.path}\0{metadata.stat().st_mtime_ns}\n"
             fingerprint = crc32(mark.encode(errors="surrogateescape"), fingerprint)
-            identity = metadata.name.partition("-")[0].lower().replace(".", "_")
-            if identity not in seen:  # the first one on the path is the one that Python imports
-                seen.add(identity)
-                entries += _entry_points(metadata.path)
+            identity = _normalized(metadata.name)
+            if identity not in first or _is_left_over(first[identity]):
+                first[identity] = metadata.path
+    entries = [entry for location in first.values() for entry in _entry_points(location)]
     return Installed(tuple(sorted(entries)), f"{fingerprint:08x}")
+
+
+def _normalized(file_name: str) -> str:
+    """The distribution's name from that of its metadata, `my_plug-1.0.dist-info` or `my.plug.egg-info`."""
+    return _SEPARATORS.sub("_", file_name.rpartition(".")[0].partition("-")[0].lower())
+
+
+def _is_left_over(location: str) -> bool:
+    """Whether this is the folder of an installation that was cut off or removed: nothing says what was in it."""
+    return os.path.isdir(location) and not any(  # noqa: PTH112 - not by Path, as below
+        os.path.exists(f"{location}/{file}")  # noqa: PTH110
+        for file in ("METADATA", "PKG-INFO", "entry_points.txt")
+    )
 
 
 def _distributions(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
-            return sorted((one for one in found if one.name.endswith(_SUFFIXES)), key=lambda one: one.name)
+            return sorted((one for one in found if one.name.lower().endswith(_SUFFIXES)), key=lambda one: one.name)
     except OSError:
         return []  # zip files, missing and unreadable folders
 
