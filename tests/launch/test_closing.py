@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 
 from trainrun.launch import closing
 from trainrun.rundir import Failure, Outcome, RunPaths
+from trainrun.rundir.create import create
 from trainrun.rundir.files import append_line
 
 
@@ -86,3 +90,24 @@ def test_run_that_can_go_on_says_from_where_and_how(
 def test_run_without_a_checkpoint_has_nothing_to_go_on_from(ended: Outcome) -> None:
     failed = replace(ended, state="failed", exit_code=1)
     assert not any(line.startswith(("checkpoint", "go on")) for line in closing.lines(failed))
+
+
+@pytest.mark.parametrize("folder", ["my runs", "it's; exit 3", "$HOME/`ls`"])
+def test_commands_that_are_offered_work_in_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_checkpoint: Callable[..., Path], folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = create(tmp_path / folder, "digits")
+    write_checkpoint(paths.checkpoints, 5)
+    lines = list(closing.lines(Outcome("terminated", 75, "asked for", step=10, run=str(paths.root))))
+    offered = {name: command for name, _, command in (line.partition(": ") for line in lines)}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def shell(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+
+    why = shell(offered["more"])
+    assert (why.returncode, paths.run_id in why.stdout) == (0, True), why.stderr
+    going_on = shell(offered["go on"])
+    assert "extra argument" not in going_on.stderr
+    assert f"{paths.root}" in going_on.stderr  # it has found the run, which has no recipe here

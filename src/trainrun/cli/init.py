@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -25,4 +26,5 @@ def command(*, path: str) -> None:
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
     echo(target)
-    echo(f"Next: trainrun check {target}, then trainrun launch {target}", err=True)
+    named = shlex.quote(str(target))
+    echo(f"Next: trainrun check {named}, then trainrun launch {named}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -67,7 +68,9 @@ class LazyGroup(click.Group):
             found = super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             if args[0].endswith(".toml"):
-                raise click.UsageError(f"no such command; did you mean `trainrun launch {args[0]}`?", ctx) from None
+                raise click.UsageError(
+                    f"no such command; did you mean `trainrun launch {shlex.quote(args[0])}`?", ctx
+                ) from None
             # click looks for a near name among the commands that it has been given, and this group is given none.
             raise click.exceptions.NoSuchCommand(
                 error.command_name, possibilities=self.list_commands(ctx), ctx=ctx

@@ -15,7 +15,7 @@ from trainrun.cli.echo import echo
 from trainrun.errors import UsageError
 from trainrun.printing import shorten
 from trainrun.recipe import duration
-from trainrun.rundir.create import find_own
+from trainrun.rundir.create import as_argument, find_own
 from trainrun.rundir.files import read_text
 from trainrun.rundir.lease import held
 from trainrun.rundir.paths import RunPaths
@@ -110,5 +110,6 @@ def _answer(paths: RunPaths, outcome: Outcome | None, *, ended: bool) -> dict[st
 
 
 def _still_running(paths: RunPaths, *, now: bool) -> str:
-    hint = "the client does not answer" if now else f"`trainrun stop {paths.run_id} --now` does not wait for the step"
-    return f"{paths.run_id} has not ended yet; {hint}; `trainrun watch` shows what it does"
+    named = as_argument(paths)
+    hint = "the client does not answer" if now else f"`trainrun stop {named} --now` does not wait for the step"
+    return f"{paths.run_id} has not ended yet; {hint}; `trainrun watch {named}` shows what it does"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -66,7 +67,7 @@ def _judge_problems(verdict: Verdict, path: str, problems: Any) -> None:
     listed: list[Problem] = list(problems)
     more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
     first = listed[0]
-    verdict.fail(f"{first.where}: {first.what}{more}", first.hint or f"`trainrun check {path}` shows it")
+    verdict.fail(f"{first.where}: {first.what}{more}", first.hint or f"`trainrun check {shlex.quote(path)}` shows it")
 
 
 def _judge_placement(verdict: Verdict, path: str, resolved: Resolved) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def judge_shared(verdict: Verdict, folder: Path, loaders: int) -> None:
     space = space_of(folder)
     verdict.say(f"{size(space.free)} of {size(space.total)} free in {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        tell("it is not writable", f"chmod 1777 {folder}, or set data.workers = 0")
+        tell("it is not writable", f"chmod 1777 {shlex.quote(str(folder))}, or set data.workers = 0")
     elif space.total <= LITTLE_SHARED:
         verdict.warn("that is little: loader processes die of SIGBUS when it is full", larger)
     elif space.free < LITTLE_SHARED:

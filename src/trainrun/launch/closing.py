@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import tomli
 from trainrun.launch.committed import foreign_start, newest, short
 from trainrun.printing import TRACE, shorten
 from trainrun.rundir import typed
+from trainrun.rundir.create import as_argument
 from trainrun.rundir.files import read_lines, read_text
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome, how_it_ended
@@ -64,7 +64,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
     if best:
         yield f"best: {', '.join(map(str, best[:_BESTS]))}"
     yield from _resume(outcome, paths)
-    yield f"details: trainrun why {named(paths)}"
+    yield f"details: trainrun why {as_argument(paths)}"
 
 
 def _did(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
@@ -98,14 +98,7 @@ def resume_line(paths: RunPaths, state: str) -> Iterator[str]:
     """The command that resumes a run that is over and has not finished, if there is something to resume."""
     over = state in {"stopped", "failed", "interrupted", "terminated"}
     if state == DIED or (over and (newest(paths) is not None or foreign_start(paths) is not None)):
-        yield f"resume: trainrun resume {named(paths)}"
-
-
-def named(paths: RunPaths) -> str:
-    """Return the run as a command that is given here finds it, quoted for the shell."""
-    base = paths.root.parent
-    where = "" if base == Path("runs").resolve() else f" --dir {shlex.quote(_short(base))}"
-    return f"{shlex.quote(paths.run_id)}{where}"
+        yield f"resume: trainrun resume {as_argument(paths)}"
 
 
 def spent(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def require_no_veto(hooks: Dispatcher, recipe: Recipe) -> None:
         try:
             problems += [Problem(f"plugin {name}", text) for text in votes.problems(returned)]
         except WrongReturn as error:
-            wrong.append(Problem(f"plugin {name}", str(error), f"to run without it: -p no:{name}"))
+            wrong.append(Problem(f"plugin {name}", str(error), f"to run without it: -p {shlex.quote(f'no:{name}')}"))
     if wrong:
         raise PluginProblem(wrong)
     if problems:

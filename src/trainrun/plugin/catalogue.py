@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,4 +110,6 @@ def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
     """Several distributions bring a plugin of one name, or one of them the name of a built-in."""
     owners = ["trainrun itself"] if name in _BUILTINS else []
     what = f"several distributions bring it: {'; '.join([*owners, *map(str, entries)])}"
-    return Problem(f"plugin {name}", what, f"uninstall one; to run without it: -p no:{name}, or enabled = false")
+    return Problem(
+        f"plugin {name}", what, f"uninstall one; to run without it: -p {shlex.quote(f'no:{name}')}, or enabled = false"
+    )

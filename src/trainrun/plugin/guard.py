@@ -6,6 +6,7 @@ wrapper, and not if it declares `mutates=True`. Everything else fails the run.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -62,7 +63,7 @@ def switch(instance: Instance) -> str:
     if instance.role != "plugin":
         return ""
     source = f" (from {instance.distribution} {instance.version})" if instance.distribution else ""
-    return f"to run without it: -p no:{instance.name}{source}"
+    return f"to run without it: -p {shlex.quote(f'no:{instance.name}')}{source}"
 
 
 class Guard:

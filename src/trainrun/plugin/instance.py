@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -55,7 +56,7 @@ class Instance:
         """What the user does to run without this instance; nothing for the task, which a run needs."""
         if self.role == "task":
             return ""
-        return f"to run without it: -p no:{self.name}, or enabled = false in [plugins.{self.name}]"
+        return f"to run without it: -p {shlex.quote(f'no:{self.name}')}, or enabled = false in [plugins.{self.name}]"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`."""

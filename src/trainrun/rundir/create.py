@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import random
+import shlex
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -66,6 +67,15 @@ def _find(run: str, base: Path) -> Path:
     for candidate in (base / run, Path(run)):
         _require_access(candidate)
     raise UsageError(_not_found(run, base, ids, matches))
+
+
+def as_argument(paths: RunPaths) -> str:
+    """Return the run as commands that are offered to the user find it: its id and `--dir`, quoted for a shell."""
+    base = paths.root.parent
+    if base == Path("runs").resolve():
+        return shlex.quote(paths.run_id)
+    relative = os.path.relpath(base)
+    return f"{shlex.quote(paths.run_id)} --dir {shlex.quote(str(base) if relative.startswith('..') else relative)}"
 
 
 def _require_access(folder: Path) -> None:

@@ -13,6 +13,7 @@ from trainrun.builtin import SMOKE_CHECK
 from trainrun.errors import EnvironmentProblem
 from trainrun.marker import hookimpl
 from trainrun.plugin.instance import Instance
+from trainrun.rundir.create import as_argument
 from trainrun.rundir.files import append_line
 from trainrun.rundir.paths import RunPaths
 from trainrun.tracking.tracker import Tracker, TrackerOptions
@@ -127,7 +128,7 @@ class TrackerPlugin:
         self._process.end(outcome)
         delivery = self._process.join()
         if not delivery.complete:
-            reason = f"{delivery.name}: {delivery}; trainrun sync {launch.run_id} sends the rest"
+            reason = f"{delivery.name}: {delivery}; trainrun sync {as_argument(launch.paths)} sends the rest"
             append_line(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})
 
     def _own(self, launch: Launch) -> Instance:
