@@ -16,6 +16,8 @@ from trainrun.rundir.lease import Lease
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 from trainrun.tracking.cursor import Cursor
+from trainrun.tracking.delivery import TrackerProcess
+from trainrun.tracking.process import Order
 
 FILE_TRACKER = Path(__file__).with_name("file_tracker.py")
 
@@ -84,3 +86,29 @@ def test_a_manifest_that_does_not_know_the_tracker_is_an_error(left: RunPaths, c
     write_json(left.manifest, {"instances": []})
     assert sync(left) == 4
     assert "does not say what the tracker to-file is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_tracker_that_never_opened_gets_everything(
+    left: RunPaths, server: Any, until: Callable[..., None], opens: bool
+) -> None:
+    left.tracker("to-file").unlink()
+    (listed,) = json.loads(left.manifest.read_text())["instances"]
+    server.set("hangs")
+    started = TrackerProcess(left, Order(str(left.root), Instance.from_json(listed), False, 0.1, 0.5))
+    if opens:
+        until(lambda: server.has("hanging"))
+    else:
+        started.kill()  # before it could import anything
+    started.end(Outcome("stopped", 75, "asked for", step=3))
+    delivery = started.join()
+    assert (delivery.sent, delivery.left, delivery.complete) == (0, 3, False)
+    server.set("hangs", on=False)
+    assert sync(left) == 0
+    assert (server.steps, server.lines("ended")[0]["state"]) == ([1, 2, 3], "stopped")
+
+
+def test_run_of_which_only_the_lock_of_a_tracker_is_left(left: RunPaths, server: Any) -> None:
+    left.tracker("to-file").rename(left.tracker_lock("to-file"))
+    assert sync(left) == 0
+    assert server.steps == [1, 2, 3]

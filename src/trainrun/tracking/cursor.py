@@ -57,8 +57,8 @@ class Cursor:
 
 
 def trackers(paths: RunPaths) -> list[str]:
-    """The instances of trackers that have begun to send this run, sorted."""
-    return sorted(path.stem for path in paths.trackers.glob("*.json"))
+    """Return the instances of trackers that this run was launched with, sorted."""
+    return sorted({path.stem for kind in ("*.json", "*.lock") for path in paths.trackers.glob(kind)})
 
 
 @contextmanager

@@ -55,6 +55,9 @@ class TrackerProcess:
         self._name = order.instance.name
         self._deadline = order.deadline
         paths.trackers.mkdir(mode=0o700, exist_ok=True)
+        if not paths.tracker(self._name).exists():
+            # Before the process can: it may not come to open its tracker, and `trainrun sync` has to know of it.
+            Cursor().write(paths.tracker(self._name))
         with paths.tracker_log(self._name).open("ab") as log:
             self._process = subprocess.Popen(
                 [*PYTHON, "-m", "trainrun.tracking"],
