@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from trainrun import Outcome
 from trainrun.launch.launch import launch
-from trainrun.rundir import RunPaths, process
+from trainrun.rundir import RunPaths, process, scratch
 
 RECIPE = """
 [run]
@@ -94,10 +95,18 @@ def go(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
         recipe.write_text(RECIPE.format(folder=tmp_path, module=module))
         outcome = launch(recipe, overrides, quiet=True)
         assert process.members(Path(outcome.run)) == []
-        assert list(temporary.glob("pymp-*")) == []
+        # torch makes a folder for its compiler's cache, one for all runs of a user
+        assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
+        assert left() == []
         return outcome
 
     return launched
+
+
+def left() -> list[Path]:
+    """What launches of this process have in the temporary folder and in shared memory."""
+    folders = Path(tempfile.gettempdir()), Path("/dev/shm")
+    return [path for folder in folders for path in folder.glob(f"*{scratch.name()}*")]
 
 
 def told(folder: Path, attempt: int = 1) -> list[dict[str, object]]:

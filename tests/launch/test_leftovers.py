@@ -59,3 +59,16 @@ def test_nothing_is_ended_on_the_word_of_another_machine(paths: RunPaths, orphan
 
 def test_no_runs_at_all(tmp_path: Path) -> None:
     assert leftovers.clear(tmp_path / "none") == []
+
+
+def test_temporary_files_and_semaphores_of_a_killed_launch_are_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from trainrun.rundir import scratch; open(f'/dev/shm/sem.{scratch.name()}-x', 'w').close();"
+        "print(scratch.make(), flush=True); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    folder = Path(killed.stdout.strip())
+    semaphore = Path(f"/dev/shm/sem.{folder.name}-x")
+    assert (folder.is_dir(), semaphore.exists()) == (True, True)
+    assert leftovers.clear(tmp_path / "none") == []
+    assert (folder.exists(), semaphore.exists()) == (False, False)

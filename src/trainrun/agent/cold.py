@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from trainrun.agent.meeting import Meeting, meeting
+from trainrun.rundir import scratch
 from trainrun.rundir.process import PYTHON
 from trainrun.worker.parent import die_with_parent
 
@@ -21,6 +22,7 @@ def main() -> None:
     """Run torchrun for one attempt on this machine; exits as torchrun does."""
     client, run_dir, attempt, workers, *others = sys.argv[1:]
     die_with_parent(int(client))
+    scratch.adopt()
     with meeting(json.loads(others[0]) if others else None) as place:
         if place.told:
             os.write(int(others[1]), str(place.port).encode())
@@ -41,6 +43,7 @@ def _run(place: Meeting, run_dir: str, attempt: str, workers: str) -> None:
             f"--rdzv-endpoint={place.endpoint}",
             *([f"--rdzv-conf=timeout={place.configs['timeout']}"] if place.configs else []),
             f"--rdzv-id={Path(run_dir).name}-{attempt}",
+            *([f"--log-dir={os.environ[scratch.VARIABLE]}"] if scratch.VARIABLE in os.environ else []),
             "--max-restarts=0",  # restarts are the client's
             # Not as its --module, which would have Python look for modules in the working folder first.
             "--no-python",

@@ -1,7 +1,7 @@
 """The process that runs elastic: a fork of the fork server, which has imported torch already, kept for all attempts.
 
-It speaks with the client over a socket. First it tells who it is, and where the server listens:
-`{"runner": PID, "started": start time, "listener": PATH}`. Then the client sends one JSON line for each attempt
+It speaks with the client over a socket. First it tells who it is:
+`{"runner": PID, "started": start time}`. Then the client sends one JSON line for each attempt
 (`{"attempt": 1, "environment": {…}}`), and when elastic has seen the attempt's workers end the answer is
 `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is that of the runner, and of the agent,
 which waits for it. With several nodes the line has a `seat` too, and node 0's runner answers
@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from trainrun.agent.meeting import Meeting, meeting
+from trainrun.rundir import scratch
 from trainrun.worker.parent import die_with_parent
 
 
@@ -41,10 +42,10 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
 
     gc.enable()
     die_with_parent(SERVER_PID)
-    listener = _share_server(key)
+    _share_server(key)
     signal.signal(signal.SIGTERM, _give_up)
     with channel, channel.makefile("rw", encoding="utf-8") as lines:
-        _tell(lines, runner=os.getpid(), started=start_time(os.getpid()), listener=listener)
+        _tell(lines, runner=os.getpid(), started=start_time(os.getpid()))
         while True:
             with suppress(SignalException):  # one that came just after the attempt that it was to end
                 if not (line := lines.readline()):
@@ -52,8 +53,8 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
                 _answer(lines, json.loads(line), Path(run_dir), workers)
 
 
-def _share_server(key: bytes | None) -> str:
-    """Have the workers forked by the server that this process comes from; answer with the socket at which it listens.
+def _share_server(key: bytes | None) -> None:
+    """Have the workers forked by the server that this process comes from.
 
     Python would start another one: a process that the server has forked knows where it listens, but has no pid of it
     to look whether it runs. It does as long as this process does, which dies with it.
@@ -64,7 +65,6 @@ def _share_server(key: bytes | None) -> str:
     server.ensure_running = _do_nothing
     if key is not None:
         server._forkserver_authkey = key
-    return str(server._forkserver_address)
 
 
 def _do_nothing() -> None:
@@ -103,6 +103,7 @@ def _keep(kept: list[ForkServerProcess], *arguments: Any, **keywords: Any) -> Fo
 
 def _attempt(run_dir: Path, workers: int, command: Mapping[str, Any], place: Meeting) -> int:
     """Run one worker group until elastic has seen its end, or the client sends SIGTERM because it has seen it."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.launcher import api  # noqa: PLC0415
@@ -120,6 +121,7 @@ def _attempt(run_dir: Path, workers: int, command: Mapping[str, Any], place: Mee
         max_restarts=0,  # restarts are the client's
         monitor_interval=0.05,
         start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=os.environ.get(scratch.VARIABLE)),
     )
     try:
         api.elastic_launch(config, run)(str(run_dir), command["attempt"], command["environment"])

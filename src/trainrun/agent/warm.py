@@ -15,8 +15,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
+from trainrun.rundir import scratch
 from trainrun.worker.parent import die_with_parent
-from trainrun.worker.sockets import make_room
 
 # `preload` first: it has the server end with this agent before anything slow is imported.
 PRELOADED = ("trainrun.agent.preload", "trainrun.agent.forked")
@@ -28,10 +28,7 @@ def main() -> None:
     die_with_parent(int(client))
     # A handler, which ends with the program: the server and the workers would inherit SIG_IGN.
     signal.signal(signal.SIGTERM, _take_no_note)
-    try:
-        make_room()  # the client removes it
-    except OSError as error:
-        sys.exit(f"trainrun: {error}")
+    scratch.adopt()
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     with socket.socket(fileno=int(descriptor)) as channel:

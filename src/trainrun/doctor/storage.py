@@ -64,7 +64,7 @@ def temporary(context: Context) -> Iterator[Finding]:
     if (first := _wanted_temporary()) != str(folder):
         verdict.warn(f"it is used because {first} cannot be written to", f"free some space in {first}, or {hint}")
     try:
-        with tempfile.TemporaryDirectory(prefix="trainrun-doctor-") as made:
+        with tempfile.TemporaryDirectory(prefix="trainrun-doctor-temp-") as made:
             context.made(made)
             if (other := elsewhere()) is None:
                 probe_socket(Path(made))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainrun.launch.handle import Launch
-from trainrun.rundir import process
+from trainrun.rundir import process, scratch
 
 _KILL = 10.0  # seconds to wait for a killed process to be gone
 _EVIDENCE = 0.5  # seconds for the last thread of an agent to follow its first
@@ -112,7 +110,6 @@ class WarmAgent:
         self._code: int | None = None
         self._port: int | None = None
         self._runner: tuple[int, int] | None = None  # pid and start time, once it has told them
-        self._listener: Path | None = None
 
     @property
     def port(self) -> int | None:
@@ -147,7 +144,6 @@ class WarmAgent:
     def _take(self, answer: Mapping[str, Any]) -> None:
         if "runner" in answer:
             self._runner = (int(answer["runner"]), int(answer["started"]))
-            self._listener = Path(answer["listener"])
         elif answer["attempt"] == self._attempt and "port" in answer:
             self._port = int(answer["port"])
         elif answer["attempt"] == self._attempt:
@@ -203,10 +199,6 @@ class WarmAgent:
         """End the agent, its fork server and the runner."""
         self._channel.close()
         _kill(self._process)
-        # multiprocessing removes its temporary folder only at an orderly end. It is the agent's and all its children's;
-        # whoever is still dying may be in it.
-        if self._listener is not None and self._listener.parent.name.startswith("pymp-"):
-            shutil.rmtree(self._listener.parent, ignore_errors=True)
 
 
 def environment(launch: Launch) -> dict[str, str]:
@@ -217,6 +209,7 @@ def environment(launch: Launch) -> dict[str, str]:
         process.RUN_ID_VARIABLE: launch.run_id,
         process.RUN_DIR_VARIABLE: str(launch.paths.root),
         process.NODE_VARIABLE: str(launch.seat.node),
+        scratch.VARIABLE: str(scratch.make()),
         process.PRELOAD_VARIABLE: json.dumps(_preload(launch)),
     }
 

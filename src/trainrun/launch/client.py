@@ -26,7 +26,7 @@ from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.guard import Fault
 from trainrun.plugin.resolve import Resolved
 from trainrun.printing import TRACE, shorten
-from trainrun.rundir import process
+from trainrun.rundir import process, scratch
 from trainrun.rundir.files import append_line, write_atomic, write_json
 from trainrun.rundir.lease import Lease
 from trainrun.rundir.records import Failure, Outcome
@@ -79,6 +79,7 @@ class Client:
             raise self._crash(prepared, error, started) from error
         finally:
             process.clear(prepared.paths.root, node=0)  # also an agent that a bug or a plugin has kept running
+            scratch.clear()
             lease.release()
 
     def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:

@@ -27,7 +27,7 @@ from trainrun.launch.watchdog import ask_for_stacks, where
 from trainrun.plugin.resolve import Resolved
 from trainrun.recipe.freeze import freeze
 from trainrun.recipe.model import LaunchTable, Recipe
-from trainrun.rundir import process
+from trainrun.rundir import process, scratch
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
@@ -118,6 +118,7 @@ class _Node:
             channel.close()
             self._local.on_launch_end()
             process.clear(launch.paths.root, node=launch.seat.node)
+            scratch.clear()
 
     def _compare(self, paths: RunPaths, first: Mapping[str, Any]) -> list[str]:
         if self.problem is not None:

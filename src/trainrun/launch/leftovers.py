@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainrun.launch.ends import read_records
-from trainrun.rundir import process
+from trainrun.rundir import process, scratch
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.files import read_json
 from trainrun.rundir.lease import recorded
@@ -16,8 +16,13 @@ _WORKERS = 4096
 
 
 def clear(base: Path) -> list[str]:
-    """End the processes of every run in `base` whose client died; answer with the ids of runs that had some."""
-    return [run_id for run_id in run_ids(base) if _clear_run(RunPaths((base / run_id).resolve()))]
+    """End the processes of every run in `base` whose client died; answer with the ids of runs that had some.
+
+    What any killed launch has left in the temporary folder and in shared memory goes with them.
+    """
+    found = [run_id for run_id in run_ids(base) if _clear_run(RunPaths((base / run_id).resolve()))]
+    scratch.sweep()
+    return found
 
 
 def _clear_run(paths: RunPaths) -> bool:

@@ -30,7 +30,7 @@ from trainrun.errors import (
     described,
     message_of,
 )
-from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord
+from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord, scratch
 from trainrun.rundir.files import write_json
 from trainrun.rundir.process import start_time
 from trainrun.rundir.pulse import Beat
@@ -54,6 +54,7 @@ def main() -> None:
     """A worker that torchrun has started as a new process."""
     run_dir, attempt, agent = sys.argv[1:4]
     die_with_parent(int(agent))
+    scratch.adopt()
     run_worker(run_dir, int(attempt))
 
 

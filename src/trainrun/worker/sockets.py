@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from multiprocessing import process, util
 from pathlib import Path
 
-_LONGEST = 107
-_ADDED = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # by multiprocessing, to the folder for temporary files
-_SHORT = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - multiprocessing makes a folder of its own in it
+from trainrun.rundir import scratch
 
 
 def make_room() -> Path | None:
@@ -17,7 +14,7 @@ def make_room() -> Path | None:
 
     The fork server, processes that load data, and those that a task starts have it from their parent: to be called
     before the first of them is started. Returns the folder if one was made: a process that leaves without Python's own
-    end has to remove it. Raises OSError if there is no other folder. Python 3.14 does the same.
+    end has to remove it. Raises EnvironmentProblem if there is no other folder. Python 3.14 does the same.
     """
     if _config().get("tempdir") is not None or (short := elsewhere()) is None:
         return None
@@ -30,16 +27,8 @@ def make_room() -> Path | None:
 
 def elsewhere() -> str | None:
     """Return the folder in which sockets are made instead of TMPDIR; None if TMPDIR is short enough for them."""
-    folder = tempfile.gettempdir()
-    if len(os.fsencode(folder)) + _ADDED <= _LONGEST:
-        return None
-    usable = (short for short in _SHORT if os.access(short, os.W_OK | os.X_OK))
-    if (found := next(usable, None)) is None:
-        raise OSError(
-            f"TMPDIR={folder} is too long for sockets, and none of {', '.join(_SHORT)} can be written; "
-            f"set TMPDIR to a path of at most {_LONGEST - _ADDED} bytes"
-        )
-    return found
+    folder = scratch.short(len("pymp-xxxxxxxx"))  # multiprocessing makes a folder of its own in it
+    return None if folder == tempfile.gettempdir() else folder
 
 
 def _config() -> dict[str, str | None]:
