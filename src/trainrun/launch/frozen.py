@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainrun import recipe as recipes
-from trainrun.errors import EnvironmentProblem, Problem, RecipeError
+from trainrun.errors import EnvironmentProblem, Problem, RecipeError, UsageError
 from trainrun.recipe import Document
 from trainrun.recipe.plain import Key, dotted, lookup
 from trainrun.recipe.secret import REDACTED
 from trainrun.rundir.files import read_json
 from trainrun.rundir.paths import RunPaths
+from trainrun.rundir.summary import last_attempt
 
 _OFF = "no:"
 
@@ -26,12 +28,32 @@ def read_run(paths: RunPaths) -> dict[str, Any]:
     return manifest
 
 
+def require_started(paths: RunPaths) -> None:
+    """Raise UsageError if the launch of the run was ended before it had written the recipe and the manifest."""
+    manifest = read_json(paths.manifest) or {}
+    if last_attempt(paths) or paths.outcome.exists() or (paths.recipe.exists() and "workers" in manifest):
+        return
+    what = "this run never started: its launch was ended before it had written the recipe"
+    raise UsageError(f"{paths.root}: {what}; to start it anew: {_command(manifest)}")
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command that launched a run, as far as its manifest says it."""
+    _, *arguments = map(str, manifest.get("argv") or [""])
+    if arguments[:1] != ["launch"]:  # from Python, or it is not known
+        arguments = ["launch", str(manifest.get("recipe") or "RECIPE")]
+    folder = str(manifest.get("directory") or "")
+    elsewhere = f"cd {shlex.quote(folder)} && " if folder and Path(folder) != Path.cwd() else ""
+    return f"{elsewhere}{shlex.join(['trainrun', *arguments])}"
+
+
 def read_frozen(paths: RunPaths, overrides: Sequence[str] = ()) -> Document:
     """The run's recipe, with overrides on top. Paths in it start at the folder of the recipe that it was made from.
 
     Secrets come from the overrides, or from the recipe that the run was launched by. Raises RecipeError with all that
     are still missing.
     """
+    require_started(paths)
     document = recipes.read(paths.recipe, overrides)
     original = Path(str(read_run(paths).get("recipe") or paths.recipe))
     return document._replace(path=original, data=_revealed(document, original))

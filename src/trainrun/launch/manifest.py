@@ -30,24 +30,35 @@ def write_manifest(launch: Launch) -> None:
     write_json(launch.paths.manifest, manifest(launch))
 
 
-def manifest(launch: Launch) -> dict[str, Any]:
-    """The content of `manifest.json`."""
-    recipe = Path(launch.resolved.document.path)
+def write_command(launch: Launch) -> None:
+    """Write how the run was launched, before anything that takes time: what is killed then can be started anew."""
+    write_json(launch.paths.manifest, command(launch))
+
+
+def command(launch: Launch) -> dict[str, Any]:
+    """The part of `manifest.json` that says how the run was launched."""
     return {
         "version": VERSION,
         "run_id": launch.run_id,
         "created": time.time(),
-        "recipe": str(recipe.resolve()),
+        "recipe": str(Path(launch.resolved.document.path).resolve()),
         "switches": list(launch.switches),
         "argv": [launch.resolved.mask(argument) for argument in launch.argv],
         "directory": os.getcwd(),  # noqa: PTH109 - as the user sees it
+    }
+
+
+def manifest(launch: Launch) -> dict[str, Any]:
+    """The content of `manifest.json`."""
+    return {
+        **command(launch),
         "workers": launch.workers,
         "environment": {name: value for name, value in launch.environment.items() if name == "OMP_NUM_THREADS"},
         "instances": launch.resolved.shown_instances,
         "plugins": plugins(launch.resolved),
         "plugin_set": plugin_set(launch.resolved.instances),
         "versions": versions(),
-        "git": git(recipe.resolve().parent),
+        "git": git(Path(launch.resolved.document.path).resolve().parent),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainrun.launch import snapshot
 from trainrun.launch.handle import Launch
-from trainrun.launch.manifest import write_manifest
+from trainrun.launch.manifest import write_command, write_manifest
 from trainrun.launch.preflight import Placement
 from trainrun.plugin.dispatch import Dispatcher
 from trainrun.plugin.resolve import Resolved
@@ -31,6 +31,7 @@ def prepare(
     own = environment(resolved, placement)
     paths = create(base, recipe.run.name)
     launch = Launch(recipe, paths, argv, resolved, placement.workers, own, quiet=quiet, switches=switches)
+    write_command(launch)
     write_manifest(launch)
     return launch
 
