@@ -17,7 +17,7 @@ import click
 
 from trainrun.checkpoint import Found, Manifest, linked, named, problems, put_aside, scan, step_of
 from trainrun.checkpoint.contents import tree
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.columns import columns
 from trainrun.cli.echo import echo
 from trainrun.cli.figures import duration, number
@@ -42,7 +42,13 @@ _METRICS = 3
     metavar="FILE",
     help="Write the model's weights of one checkpoint to FILE, as safetensors.",
 )
-@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Export this step, not the newest good one.")
+@click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    shell_complete=completing.steps,
+    help="Export this step, not the newest good one.",
+)
 @click.option("--force", is_flag=True, help="Let --export replace a file.")
 @options.base
 @options.as_json

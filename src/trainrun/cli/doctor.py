@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.echo import Styled, echo
 from trainrun.errors import ExitCode
 
@@ -21,7 +21,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 @click.command("doctor")
-@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=completing.files)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

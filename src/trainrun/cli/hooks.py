@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainrun.cli import options, reporting
+from trainrun.cli import completing, options, reporting
 from trainrun.cli.columns import columns
 from trainrun.cli.echo import echo
 from trainrun.cli.plugins import broken_lines
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 
 @click.command("hooks")
-@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=completing.files)
 @options.override
 @options.plugin
 @click.option(
-    "--hook", "wanted", metavar="NAME", multiple=True, help="Show this hook alone, with its manual; may be repeated."
+    "--hook",
+    "wanted",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=completing.hooks,
+    help="Show this hook alone, with its manual; may be repeated.",
 )
 @options.as_json
 @options.refresh

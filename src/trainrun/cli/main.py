@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from trainrun import __version__, interrupts
 from trainrun.cli import options, reporting
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("trainrun.cli.stop", "Ask a run to stop."),
     "checkpoints": ("trainrun.cli.checkpoints", "List a run's checkpoints, verify them, export weights."),
     "why": ("trainrun.cli.why", "Explain a run: decisions, errors, restarts, outcome."),
+    "completion": ("trainrun.cli.completion", "Print the script that completes commands in a shell."),
     "sync": ("trainrun.cli.sync", "Upload metrics that trackers have missed."),
     "doctor": ("trainrun.cli.doctor", "Check this machine and suggest fixes."),
 }
@@ -80,11 +82,13 @@ class LazyGroup(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        rows = [(name, COMMANDS[name][1]) for name in COMMANDS]
-        installed = installed_commands().items()
-        rows += [(inline(n), f"From {inline(found[0])}.") for n, found in installed if n not in COMMANDS]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(_rows())
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names of commands without importing them, which click's own way would do for their help."""
+        found = [CompletionItem(name, help=text) for name, text in _rows() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -96,6 +100,13 @@ class LazyGroup(click.Group):
             if ctx.meta.get(options.TRACEBACK):
                 reporting.show_tracebacks(error)
             raise
+
+
+def _rows() -> list[tuple[str, str]]:
+    """Name and help of each command, in the order of `--help`."""
+    installed = installed_commands().items()
+    others = [(inline(name), f"From {inline(found[0])}.") for name, found in installed if name not in COMMANDS]
+    return [*((name, COMMANDS[name][1]) for name in COMMANDS), *others]
 
 
 def installed_commands() -> dict[str, tuple[str, str]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from trainrun.cli import completing
+
 if TYPE_CHECKING:
     from trainrun.launch.terminal import Echo
 
@@ -39,14 +41,19 @@ def _default_recipe(context: click.Context, parameter: click.Parameter, value: A
     return (RECIPE,) if parameter.nargs == -1 else RECIPE
 
 
-recipe = click.argument("recipe", metavar="[RECIPE]", required=False, callback=_default_recipe)
-recipes = click.argument("recipes", metavar="[RECIPE]...", nargs=-1, callback=_default_recipe)
+recipe = click.argument(
+    "recipe", metavar="[RECIPE]", required=False, callback=_default_recipe, shell_complete=completing.files
+)
+recipes = click.argument(
+    "recipes", metavar="[RECIPE]...", nargs=-1, callback=_default_recipe, shell_complete=completing.files
+)
 override = click.option(
     "-o",
     "--override",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE|~KEY",
+    shell_complete=completing.keys,
     help="Set a key of the recipe, as in -o optimizer.lr=1e-3, or remove one, as in -o ~train.steps.",
 )
 plugin = click.option(
@@ -55,6 +62,7 @@ plugin = click.option(
     "plugins",
     multiple=True,
     metavar="NAME",
+    shell_complete=completing.plugins,
     help="Enable a plugin; no:NAME turns it off.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -100,4 +108,4 @@ rdzv_endpoint = click.option(
     help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the final summary.")
-run = click.argument("run", metavar="[RUN]", default="latest")
+run = click.argument("run", metavar="[RUN]", default="latest", shell_complete=completing.runs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.echo import answers_only
 from trainrun.cli.launch import leave
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     "--from",
     "start",
     metavar="STEP|CHECKPOINT",
+    shell_complete=completing.steps,
     help="Go on from this checkpoint: a step of the run, or a path. Newer ones are put aside, none is removed.",
 )
 @options.allow_changes

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.echo import echo
 from trainrun.errors import UsageError
 
@@ -16,7 +16,7 @@ _BESIDE = "-"  # what --write without a path stands for
 
 
 @click.command("schema")
-@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.argument("recipe", metavar="[RECIPE]", required=False, shell_complete=completing.files)
 @click.option(
     "--write",
     "target",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from trainrun.builtin import SMOKE_CHECK
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.checks import CHECKS, run_checks
 from trainrun.cli.echo import answers_only, echo
 from trainrun.cli.measuring import Subject
@@ -52,6 +52,7 @@ _FIXED = (
     "--inject",
     multiple=True,
     metavar="FAULT[,FAULT…]",
+    shell_complete=completing.faults,
     help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5, nan@2 or raise:PLUGIN.HOOK, and compare "
     "what follows with what has to.",
 )

@@ -47,16 +47,20 @@ def describe(
     timeout: float | None = None,
     refresh: bool = False,
     retry_broken: bool = False,
+    only_cached: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Description]:
     """Describe each target; broken ones are described as such.
 
     What worked is remembered until its sources change, what did not until anything is installed or
     removed (`fingerprint`), or with `retry_broken` not at all. `timeout` is for each target; `tell` is called with each
-    that must be imported.
+    that must be imported. `only_cached`: import nothing, and describe as broken what is not remembered.
     """
     store = Store(cache_folder())
     found = {} if refresh else _remembered(store, targets, fingerprint, retry_broken=retry_broken)
+    if only_cached:
+        unknown = {one.target: Description(one.target, ok=False, error="not in the cache") for one in targets}
+        return {**unknown, **found}
     missing = [target for target in dict.fromkeys(targets) if target.target not in found]
     jobs = [{"do": "describe", "target": target.target} for target in missing]
     for target, answer in zip(missing, _import(jobs, timeout, tell), strict=True):

@@ -148,6 +148,15 @@ def resolve_document(
     return found
 
 
+def known_schema(path: Path | str) -> Schema:
+    """Return the schema of a recipe with the tables of task and plugins that the cache knows. Nothing is imported."""
+    document, installed, base = recipes.read(path, ()), discover(), recipe_schema()
+    enabled = enable(document, installed, base, ())
+    targets = [request.target for request in enabled.requests]
+    descriptions = describe(targets, installed.fingerprint, only_cached=True)
+    return _Resolving(document, installed, enabled, descriptions, base).schema
+
+
 def recipe_schema() -> Schema:
     """The JSON Schema of a recipe without plugins, remembered because pydantic's models are slow to import."""
     store, folder = Store(cache_folder()), Path(recipes.__file__).parent
@@ -173,7 +182,7 @@ class _Resolving:
         self._enabled = enabled
         self._descriptions = descriptions
         self._requests = enabled.requests
-        self._schema = self._merged(base)
+        self.schema = self._schema = self._merged(base)
         self._data = recipes.complete(document.data, self._schema)
         self._known = [(one.instance, descriptions[one.instance.target]) for one in self._requests]
         self._optimizer_of = builder(self._known, "build_optimizer")
