@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +29,8 @@ def test_writes_a_distribution(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"pip install -e '{tmp_path / NAME}[test]'" in result.stdout
     assert files(tmp_path / NAME) == [
+        ".github/workflows/ci.yml",
+        "LICENSE",
         "README.md",
         "pyproject.toml",
         "src/weight_watcher/__init__.py",
@@ -99,6 +102,8 @@ def test_it_installs_passes_its_tests_and_shows_up(tmp_path: Path, python: str) 
 
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install"]
     call(*pip, "--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--editable", str(folder))
+    workflow = (folder / ".github/workflows/ci.yml").read_text()
+    assert re.findall(r"- run: (.*)", workflow) == ["pip install -e '.[test]'", "pytest"]  # which is done here
     assert "3 passed" in call(python, "-m", "pytest", "-p", "no:cacheprovider")
     listed = call(python, "-m", "trainrun", "plugins")
     assert f"{NAME} 0.1.0" in listed

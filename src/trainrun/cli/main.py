@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("trainrun.cli.init", "Write a recipe that explains itself."),
     "schema": ("trainrun.cli.schema", "Print the JSON Schema of recipes, for editors."),
     "new-plugin": ("trainrun.cli.new_plugin", "Write a plugin's distribution to start from."),
+    "new-task": ("trainrun.cli.new_task", "Write a task with its recipe and test to start from."),
     "smoke": ("trainrun.cli.smoke", "Run a few steps with every feature enabled, for CI."),
     "verify-resume": ("trainrun.cli.verify_resume", "Prove that a recipe resumes bit for bit."),
     "ps": ("trainrun.cli.ps", "List runs."),

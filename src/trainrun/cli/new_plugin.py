@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 
 import click
 
 from trainrun import __version__
-from trainrun.builtin import BUILTINS
+from trainrun.cli import scaffold
 from trainrun.cli.echo import echo
-from trainrun.errors import EnvironmentProblem, UsageError
-
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_LONGEST = 60
-_TAKEN = {name for name, _ in BUILTINS} | {"task", "trainrun"}
 
 _PYPROJECT = """\
 [build-system]
@@ -30,6 +21,8 @@ name = "$name"
 version = "0.1.0"
 description = "A plugin for trainrun"
 readme = "README.md"
+license = "MIT"
+license-files = ["LICENSE"]
 requires-python = ">=3.11"
 dependencies = ["trainrun>=$version"]
 
@@ -155,10 +148,51 @@ Name it in a recipe:
 every = 10
 ```
 
-`trainrun hooks train.toml` shows where it will run, and after whom.
+`trainrun hooks train.toml` shows where it will run, and after whom. `.github/workflows/ci.yml` runs the tests on
+GitHub; `LICENSE` is MIT's: name yourself, or choose another one.
+"""
+
+_LICENSE = """\
+MIT License
+
+Copyright (c) the authors of $name
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial
+portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+_WORKFLOW = """\
+name: ci
+on: [push, pull_request]
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with:
+          python-version: "3.11"
+          cache: pip
+          cache-dependency-path: pyproject.toml
+      - run: pip install -e '.[test]'
+      - run: pytest
 """
 
 _FILES: Mapping[str, str] = {
+    ".github/workflows/ci.yml": _WORKFLOW,
+    "LICENSE": _LICENSE,
     "pyproject.toml": _PYPROJECT,
     "README.md": _README,
     "src/$package/__init__.py": _SOURCE,
@@ -179,36 +213,11 @@ _FILES: Mapping[str, str] = {
 def command(name: str, parent: Path) -> None:
     """Write a new plugin's distribution into the folder NAME.
 
-    It holds a plugin with options, its entry point, a test and a README, and works as it is.
+    It holds a plugin with options, its entry point, a test, a README, a licence and a CI workflow, and works as it is.
     """
-    _require_usable(name)
+    package = scaffold.module_of(name, "new-plugin")
     folder = parent / name
-    _write(folder, name)
-    echo(f"Wrote {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  trainrun plugins")
-
-
-def _require_usable(name: str) -> None:
-    package = name.replace("-", "_")
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        raise UsageError(
-            f"new-plugin: NAME must be lower-case letters and digits with single hyphens between them, "
-            f"{_LONGEST} at most, such as grad-noise; got {name!r}"
-        )
-    if keyword.iskeyword(package) or package in sys.stdlib_module_names or name in _TAKEN:
-        raise UsageError(f"new-plugin: {name!r} is taken, by Python or by trainrun itself; choose another name")
-
-
-def _write(folder: Path, name: str) -> None:
-    package = name.replace("-", "_")
     plugin = "".join(part.capitalize() for part in name.split("-"))
     words = {"name": name, "package": package, "plugin": plugin, "version": __version__}
-    try:
-        folder.mkdir()
-        for path, text in _FILES.items():
-            file = folder / Template(path).substitute(words)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(Template(text).safe_substitute(words), encoding="utf-8")
-    except FileExistsError:
-        raise UsageError(f"new-plugin: {folder} exists already; nothing was written") from None
-    except OSError as error:
-        raise EnvironmentProblem(f"new-plugin: {folder} cannot be written: {error.strerror}") from error
+    scaffold.write(folder, _FILES, words, "new-plugin")
+    echo(f"Wrote {folder}. Next:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  trainrun plugins")
