@@ -37,7 +37,7 @@ def test_it_never_overwrites(capsys: pytest.CaptureFixture[str]) -> None:
     Path("train.toml").write_text("mine")
 
     assert run(["init"]) == 2
-    assert "train.toml: exists already; name another file" in capsys.readouterr().err
+    assert "train.toml already exists; give another path" in capsys.readouterr().err
     assert Path("train.toml").read_text() == "mine"
 
 

@@ -86,7 +86,7 @@ def test_answer_is_on_stdout_and_the_trace_is_not(
     assert run(["launch", "train.toml"]) == 1
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == "failed: rank 1 raised"
-    assert shown.out.splitlines()[-1].startswith("more: trainrun why ")
+    assert shown.out.splitlines()[-1].startswith("details: trainrun why ")
     assert shown.err == "Traceback of rank 1\n"
 
 

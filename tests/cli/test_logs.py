@@ -54,7 +54,7 @@ def test_rank_zero_and_what_is_serious(logs: Callable[..., list[str]]) -> None:
     shown = logs()
     assert 'rank 0 info  all well  step=1  note="two words"  where="{\\"a\\": 1}"' not in shown
     assert 'rank 0 info  all well  step=1  note="two words"  where={"a": 1}' in shown
-    assert "client info  launch_start" in shown
+    assert "client info  the launch begins" in shown
     assert "rank 0 | 100%" in shown
     assert "rank 0 | red text" in shown
     at = shown.index("rank 1 warning  odd")
@@ -173,7 +173,7 @@ def test_follow_goes_on_over_a_renaming_until_the_run_ends(running: tuple[RunPat
         lease.release()
         rest, told = process.communicate(timeout=PATIENCE)
         assert rest == "the end\n"
-        assert told == f"{paths.run_id}: finished, all steps are done\n"
+        assert told == f"{paths.run_id}: finished: all steps are done\n"
         assert process.returncode == 0
 
 

@@ -32,7 +32,7 @@ def test_status_of_the_latest_run(paths: RunPaths, capsys: pytest.CaptureFixture
     assert run(["status", "--dir", str(paths.root.parent)]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{paths.run_id}: died")
-    assert "step 5 of 9, epoch 2, 64.0 samples/s" in shown
+    assert "step 5 of 9, epoch 2, 64 samples/s" in shown
     assert "train/loss  0.12346" in shown
     assert "0     training  2     in on_log of slow" in shown
     assert "plugin-11" in shown

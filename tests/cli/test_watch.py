@@ -138,7 +138,7 @@ def test_live_until_the_end(paths: RunPaths, lease: Lease, terminal: Terminal) -
     assert terminal.wait() == 0
     after = ESCAPES.sub("", terminal.shown.rpartition("\x1b[?1049l")[2])
     assert "finished: 9/9 steps" in after
-    assert "more: trainrun why" in after
+    assert "details: trainrun why" in after
     assert "\x1b[?25h" in terminal.shown, "the cursor is back"
 
 
@@ -158,7 +158,7 @@ def test_client_dies_while_watched(paths: RunPaths, lease: Lease, terminal: Term
     # As a dead owner leaves it.
     write_json(paths.lease / "2", {"version": 1, **lease.info.to_json(), "start_time": 1})
     assert terminal.wait() == 0
-    assert f"{paths.run_id}: died, its client is gone" in terminal.plain
+    assert f"{paths.run_id}: died: its launcher" in terminal.plain
 
 
 def test_dead_run_is_shown_once(paths: RunPaths) -> None:
@@ -186,7 +186,7 @@ def test_ended_run(paths: RunPaths, lease: Lease, capsys: pytest.CaptureFixture[
     assert run(["watch", str(paths.root)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("9/9 steps") == 1
-    assert "more: trainrun why" in shown
+    assert "details: trainrun why" in shown
 
 
 @pytest.mark.usefixtures("lease")

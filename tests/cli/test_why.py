@@ -42,7 +42,7 @@ def test_an_attempt_whose_client_was_killed_is_lost(paths: RunPaths, capsys: pyt
 def test_why_tells_the_end_decisions_and_errors(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["why", "--dir", str(paths.root.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{paths.run_id}: failed, no"
+    assert lines[0] == f"{paths.run_id}: failed: no"
     assert lines[1].startswith("step 7, exit code 1, ended ")
     assert lines[1].endswith("after 1.5 s")
     assert lines[2] == "log: logs/rank-1.out"

@@ -20,7 +20,7 @@ def test_two_workers_learn_digits(start: Start) -> None:
     assert process.members(paths.root) == []
     assert "finished: 60/60 steps" in client.text
     assert "best: eval/accuracy" in client.text
-    assert f"more: trainrun why {paths.run_id}" in client.text
+    assert f"details: trainrun why {paths.run_id}" in client.text
     status = read_json(paths.status) or {}
     assert (status["state"], status["step"], status["steps"]) == ("finished", 60, 60)
     assert any(row["instance"] == "task" and row["calls"] for row in status["cost"])

@@ -38,7 +38,7 @@ def stopped(start_long: Start, nothing_left: Check) -> tuple[RunPaths, int]:
     step = (read_json(client.paths.outcome) or {})["step"]
     assert [found.step for found in scan(client.paths.checkpoints)] == [step]
     assert f"checkpoint: checkpoints/step-{step:06}" in client.text
-    assert f"go on: trainrun resume {client.paths.run_id}" in client.text
+    assert f"resume: trainrun resume {client.paths.run_id}" in client.text
     return client.paths, step
 
 

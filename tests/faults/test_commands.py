@@ -112,10 +112,10 @@ def test_launching_process_is_killed(project: Any, launched: subprocess.Popen[st
         following.communicate()
     dead = state(project)
     assert (dead["state"], dead["owner"]) == ("died", None)
-    assert f"its client is gone (process {launched.pid} on " in dead["reason"]
+    assert f"its launcher (pid {launched.pid} on " in dead["reason"]
     code, stdout, _ = call(project, "watch")
     assert code == 0
-    assert ": died, its client is gone" in stdout
+    assert ": died: its launcher" in stdout
     code, _, stderr = call(project, "stop")
     assert code == 2
     assert "is not running: died" in stderr

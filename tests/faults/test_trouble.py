@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainrun import EnvironmentProblem, ExitCode, TrainingError, TrainrunError
+from trainrun import EnvironmentProblem, ExitCode, RecipeError, TrainingError, TrainrunError
 from trainrun.testing import RunRecipe
 
 
@@ -61,12 +61,12 @@ def test_killed_worker(project: Any, wait_for: Callable[[Callable[[], object]], 
 def test_task_that_returns_no_loss(run_recipe: RunRecipe, project: Any, fault: str, message: str) -> None:
     error = fails(run_recipe, project, f"task.fault={fault}")
     assert message in str(error)
-    assert error.exit_code == ExitCode.TRAINING_FAILED
+    assert error.exit_code == ExitCode.USAGE
 
 
 def test_missing_loss_is_told_in_one_line(project: Any) -> None:
     ended = project.launch(task__fault="no_loss")
-    assert ended.code == 1
+    assert ended.code == 2
     assert "failed at step 1: training_step returned a mapping with ['accuracy']" in ended.verdict
     assert ended.tracebacks == 0
 
@@ -88,14 +88,14 @@ def test_loss_that_is_no_number_and_may_be(run_recipe: RunRecipe, project: Any) 
 
 
 def test_evaluation_without_a_step(run_recipe: RunRecipe, project: Any) -> None:
-    error = fails(run_recipe, project, 'evaluate.splits=["eval"]')
-    assert "no plugin implements evaluation_step; the task must implement it or set evaluate.splits = []" in str(error)
+    with pytest.raises(RecipeError, match="has no evaluation_step, but evaluate"):
+        fails(run_recipe, project, 'evaluate.splits=["eval"]')
 
 
 @pytest.mark.long
 def test_less_data_than_workers(project: Any) -> None:
     ended = project.launch(task__samples=1)
-    assert ended.code == 1
+    assert ended.code == 2
     assert "the train dataset has 1 samples for 2 workers; use fewer workers or more data" in ended.verdict
     assert ended.tracebacks == 0
 

@@ -30,7 +30,7 @@ def test_good_run(ended: Outcome, paths: RunPaths, monkeypatch: pytest.MonkeyPat
         "finished: 10/10 steps",
         f"run: runs/{paths.run_id}",
         "best: eval/accuracy 0.9 at step 5, eval/loss 0.2 at step 9",
-        f"more: trainrun why {paths.run_id}",
+        f"details: trainrun why {paths.run_id}",
     ]
     assert closing.trace(ended) is None
 
@@ -55,7 +55,7 @@ def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> 
     append_line(paths.events, {"event": "decision", "decision": "stop", "plugin": "c", "hook": "x", "reason": "G"})
     append_line(paths.events, {"event": "fault", "action": "disable", "plugin": "d", "hook": "y", "reason": "H"})
     assert [line for line in closing.lines(ended) if line.startswith("warning")] == [
-        "warning: plugin a failed in on_log, 3 times (the run went on): E",
+        "warning: plugin a failed in on_log (3 times) (the run continued): E",
         "warning: plugin b failed in x (disabled): F",
         "warning: plugin d failed in y (disabled): H",
     ]
@@ -64,7 +64,7 @@ def test_survived_errors_are_told_once_each(ended: Outcome, paths: RunPaths) -> 
 def test_repeated_warnings_of_training_are_one_line(ended: Outcome, paths: RunPaths) -> None:
     for step in (5, 10, 15):
         append_line(paths.events, {"event": "warning", "step": step, "reason": f"train/loss is nan at step {step}"})
-    assert "warning: train/loss is nan at step 5 (and 2 more times)" in list(closing.lines(ended))
+    assert "warning: train/loss is nan at step 5 (3 times)" in list(closing.lines(ended))
 
 
 def test_values_that_are_no_numbers_are_never_best(ended: Outcome, paths: RunPaths) -> None:
@@ -80,16 +80,16 @@ def test_run_that_can_go_on_says_from_where_and_how(
     monkeypatch.chdir(paths.root.parent.parent)
     write_checkpoint(paths.checkpoints, 5)
     assert "checkpoint: checkpoints/step-000005" in list(closing.lines(ended))
-    assert not any(line.startswith("go on") for line in closing.lines(ended))
+    assert not any(line.startswith("resume") for line in closing.lines(ended))
     stopped = replace(ended, state="terminated", exit_code=75)
-    assert f"go on: trainrun resume {paths.run_id}" in list(closing.lines(stopped))
+    assert f"resume: trainrun resume {paths.run_id}" in list(closing.lines(stopped))
     monkeypatch.chdir(paths.root)
-    assert f"go on: trainrun resume {paths.run_id} --dir {paths.root.parent}" in list(closing.lines(stopped))
+    assert f"resume: trainrun resume {paths.run_id} --dir {paths.root.parent}" in list(closing.lines(stopped))
 
 
 def test_run_without_a_checkpoint_has_nothing_to_go_on_from(ended: Outcome) -> None:
     failed = replace(ended, state="failed", exit_code=1)
-    assert not any(line.startswith(("checkpoint", "go on")) for line in closing.lines(failed))
+    assert not any(line.startswith(("checkpoint", "resume")) for line in closing.lines(failed))
 
 
 @pytest.mark.parametrize("folder", ["my runs", "it's; exit 3", "$HOME/`ls`"])
@@ -106,8 +106,8 @@ def test_commands_that_are_offered_work_in_a_shell(
     def shell(command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
 
-    why = shell(offered["more"])
+    why = shell(offered["details"])
     assert (why.returncode, paths.run_id in why.stdout) == (0, True), why.stderr
-    going_on = shell(offered["go on"])
+    going_on = shell(offered["resume"])
     assert "extra argument" not in going_on.stderr
     assert f"{paths.root}" in going_on.stderr  # it has found the run, which has no recipe here

@@ -39,7 +39,7 @@ def test_client_that_died_is_named(tmp_path: Path) -> None:
     write_json(paths.lease / "2", {"version": 1, **lease.info.to_json(), "start_time": 1})
     died = summarize(paths)
     assert (died.state, died.owner) == ("died", None)
-    assert died.reason == f"its client is gone ({lease.info}: it died)"
+    assert died.reason == f"its launcher (pid {lease.info.pid} on {lease.info.host}) is gone and left no outcome"
     lease.release()
 
 

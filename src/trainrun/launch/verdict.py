@@ -223,8 +223,7 @@ def _from_hang(paths: RunPaths, hang: Hang) -> Failure:
 
 def _from_error(paths: RunPaths, attempt: int, record: WorkerRecord) -> Failure:
     assert record.error is not None
-    whole = paths.worker_record(attempt, record.rank)
-    error = _readable(record.error, whole)
+    error = _readable(record.error, Path(record.error.get("whole") or paths.worker_record(attempt, record.rank)))
     return Failure(
         rank=record.rank,
         kind="error",

@@ -59,6 +59,7 @@ class WorkerError(TypedDict):
     errors apart, because a user's exception may have any name: a message that is complete as it is ("explained"), and
     a worker that was told to stop and could not in time. `out_of_memory`: the device had no memory left. `origin`
     says whether memory, a GPU, the network or another process failed, or the code itself, which is so if it is absent.
+    `whole` is the file with all of an error whose text is too long for a record.
     """
 
     type: str
@@ -72,6 +73,7 @@ class WorkerError(TypedDict):
     hook: str | None
     exit_code: int
     origin: NotRequired[ErrorOrigin]
+    whole: NotRequired[str]
 
 
 @dataclass(frozen=True)

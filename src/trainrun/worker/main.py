@@ -25,17 +25,18 @@ from trainrun.errors import (
     ExitCode,
     HookFailed,
     PluginProblem,
+    TaskError,
     TrainingError,
     TrainrunError,
     described,
     message_of,
 )
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord, scratch
-from trainrun.rundir.files import write_json
+from trainrun.rundir.files import write_atomic, write_json
 from trainrun.rundir.process import start_time
 from trainrun.rundir.pulse import Beat
 from trainrun.rundir.records import ErrorKind
-from trainrun.rundir.secrets import scrub_all
+from trainrun.rundir.secrets import scrub, scrub_all
 from trainrun.worker import applying, output
 from trainrun.worker.logs import make_logger
 from trainrun.worker.loop import train as train_loop
@@ -47,6 +48,7 @@ from trainrun.worker.sockets import make_room
 from trainrun.worker.ties import Ties, tie
 from trainrun.worker.world import World
 
+_LONG = 1_000_000  # characters of a message or traceback in a record
 _DRAIN = 10.0  # seconds that all background plugins together get at the end
 
 
@@ -228,19 +230,23 @@ class Record:
         code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
         blamed = error if isinstance(error, HookFailed | Terminated) else None
         raised = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
+        message, trace = message_of(error), _traceback(error)
         told: WorkerError = {
             "type": type(error).__name__,
             "raised": type(raised).__name__,
             "kind": _kind(error),
             "out_of_memory": isinstance(raised, torch.OutOfMemoryError),
-            "message": message_of(error),
-            "traceback": _traceback(error),
+            "message": _ends(message),
+            "traceback": _ends(trace),
             "monotonic_ns": time.monotonic_ns(),
             "instance": blamed.instance if blamed else None,
             "hook": blamed.hook if blamed else None,
             "exit_code": int(code),
             "origin": origin(error),
         }
+        if len(message) > _LONG or len(trace) > _LONG:  # records are read at once, and again and again
+            told["whole"] = str(self._path.with_suffix(".error.txt"))
+            write_atomic(Path(told["whole"]), scrub(trace or message))
         self._write(replace(self._record, phase="failed", error=told))
         return code
 
@@ -249,11 +255,19 @@ class Record:
         write_json(self._path, scrub_all(record.to_json()))
 
 
+def _ends(text: str) -> str:
+    """Return the text, or the beginning and the end of one that is too long for a record."""
+    if len(text) <= _LONG:
+        return text
+    half = _LONG // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} more characters\n{text[-half:]}"
+
+
 def _kind(error: BaseException) -> ErrorKind:
     if isinstance(error, Terminated):
         return "told_to_stop"
     # Messages of our own name the plugin and what it raised.
-    own = isinstance(error, HookFailed) or type(error) in (TrainingError, EnvironmentProblem)
+    own = isinstance(error, HookFailed) or type(error) in (TrainingError, TaskError, EnvironmentProblem)
     return "explained" if own else "raised"
 
 
