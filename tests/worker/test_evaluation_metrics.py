@@ -221,8 +221,10 @@ def test_a_name_that_comes_from_two_places(training: Any, regression: Any, plugi
 
 @pytest.mark.parametrize(("answer", "message"), [
     (0.5, "returned a float; return a mapping"),
-    ({"f1": "high"}, "'f1' must be one number, got str"),
-    ({"f1": torch.zeros(2)}, r"'f1' must be one number, got a tensor of shape \(2,\)"),
+    ({"f1": "high"}, "'f1' must be one number: expected a number or a tensor, got str"),
+    ({"f1": torch.zeros(2)}, r"'f1' must be one number: expected one number, got a tensor of shape \(2,\)"),
+    ({"f1": 1j}, "'f1' must be one number: expected a real number, got complex"),
+    ({"f1": 10**400}, "'f1' must be one number: "),
 ])  # fmt: skip
 def test_wrong_results(training: Any, regression: Any, answer: Any, message: str) -> None:
     class Wrong:

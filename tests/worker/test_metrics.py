@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -97,6 +100,49 @@ def test_wrong_values_are_refused() -> None:
     metrics.add("n", 1.0, "sum")
     with pytest.raises(ValueError, match="reduced by 'sum' before, now by 'mean'"):
         metrics.add("n", 1.0)
+
+
+class Scalar:
+    """A scalar as NumPy has them, which is not installed here: no float, but registered as a real number."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        return self.value
+
+
+numbers.Real.register(Scalar)
+TENSORS = [torch.tensor(2), torch.tensor([[2.0]]), torch.tensor(2, dtype=torch.bfloat16)]
+
+
+@pytest.mark.parametrize("value", [True, 2, 2.0, Scalar(2.0), Fraction(4, 2), *TENSORS])
+def test_whatever_is_a_real_number_is_taken(value: Any) -> None:
+    metrics, expected = alone(), 1.0 if value is True else 2.0
+    metrics.add("m", value)
+    assert metrics.reduce() == {"m": expected}
+    (taken, weight) = weighted({"m": (value, value)})["m"]
+    assert (float(taken), weight) == (expected, expected)
+    assert weighted({"m": value})["m"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "what"),
+    [
+        (1j, TypeError, "expected a real number, got complex"),
+        (torch.tensor(1j), TypeError, "expected a real number, got a tensor of torch.complex64"),
+        (10**400, ValueError, r"expected a number of at most 1.8e\+308, got a larger one"),
+        (Fraction(10**400, 3), ValueError, ".*got a larger one"),
+        (Decimal(1), TypeError, "expected a number or a tensor, got Decimal"),
+    ],
+)
+def test_what_is_no_real_number_is_refused_by_name(value: Any, kind: type[Exception], what: str) -> None:
+    with pytest.raises(kind, match=rf"run\.log\('m'\): {what}"):
+        alone().add("m", value)
+    with pytest.raises(TrainingError, match=r"evaluation_step returned .* as 'm'"):
+        weighted({"m": value})
+    with pytest.raises(TrainingError, match=r"evaluation_step returned .* as 'm'"):
+        weighted({"m": (1.0, value)})
 
 
 def test_a_refused_value_leaves_the_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from trainrun.errors import TaskError
-from trainrun.worker.metrics import Metrics
+from trainrun.worker.metrics import Metrics, as_number
 from trainrun.worker.session import Session
 
 Rows = list[tuple[str, str, float]]  # where a metric comes from, its name, its value
@@ -109,12 +110,13 @@ def _rows(plugin: str, split: str, metrics: object) -> Rows:
 
 
 def _number(where: str, name: str, value: object) -> float:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return float(value)
-    if hasattr(value, "__float__") and not isinstance(value, torch.Tensor):  # NumPy's numbers too
-        return float(value)
-    shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-    raise TaskError(f"{where}: {name!r} must be one number, got {shown}")
+    try:
+        # Arrays of NumPy with one number too, and whatever else is one.
+        if hasattr(value, "__float__") and not isinstance(value, torch.Tensor | numbers.Complex):
+            return float(value)
+        return float(as_number(value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TaskError(f"{where}: {name!r} must be one number: {error}") from None
 
 
 def _equal(one: float, other: float) -> bool:

@@ -7,10 +7,12 @@ gather carries every rank's sums to all; the ranks' lists of names are compared 
 from __future__ import annotations
 
 import math
+import numbers
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, SupportsFloat, get_args
 
 import torch
 
@@ -27,6 +29,28 @@ _FOLD = 512  # how many values of one metric are kept before they are folded int
 _STEP = "evaluation_step"
 _PREDICTIONS = "predictions"  # in the answer of `evaluation_step`: for plugins, no metric
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
+
+
+def as_number(value: object) -> torch.Tensor | float:
+    """Return a real number as a float, one of a tensor in its tensor.
+
+    Numbers of NumPy and fractions are real numbers too. Raises TypeError or ValueError, which say what it is instead.
+    """
+    if type(value) is float:
+        return value
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"expected one number, got a tensor of shape {tuple(value.shape)}")
+        if value.is_complex():
+            raise TypeError(f"expected a real number, got a tensor of {value.dtype}")
+        return value
+    if not isinstance(value, numbers.Real):
+        kind = "a real number" if isinstance(value, numbers.Complex) else "a number or a tensor"
+        raise TypeError(f"expected {kind}, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"expected a number of at most {sys.float_info.max:.3g}, got a larger one") from None
 
 
 @dataclass(slots=True)
@@ -101,17 +125,16 @@ class Metrics:
         self._series: dict[str, Series] = {}
         self._cells = _CELLS
 
-    def add(self, name: str, value: Value, reduce: Reduce = "mean", weight: Value = 1.0) -> None:
+    def add(self, name: str, value: SupportsFloat, reduce: Reduce = "mean", weight: Value = 1.0) -> None:
         """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
         series = self.series(name, reduce)
-        if isinstance(value, torch.Tensor):
-            if value.numel() != 1:
-                raise ValueError(f"run.log({name!r}): expected one number, got a tensor of shape {tuple(value.shape)}")
-            if value.requires_grad:
-                value = value.detach()
-        elif not isinstance(value, int | float):
-            raise TypeError(f"run.log({name!r}): expected a number or a tensor, got {type(value).__name__}")
-        series.add(value, weight)
+        try:
+            number = as_number(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"run.log({name!r}): {error}") from None
+        if isinstance(number, torch.Tensor) and number.requires_grad:
+            number = number.detach()
+        series.add(number, weight)
 
     def series(self, name: str, reduce: Reduce = "mean") -> Series:
         """The series of the metric `name`, for adding to it many times without looking it up."""
@@ -242,9 +265,12 @@ def weighted(metrics: object, whose: Callable[[str], str] | None = None) -> dict
         if name == _PREDICTIONS:
             continue
         given, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
-        if not isinstance(given, torch.Tensor | int | float):
+        if not isinstance(given, torch.Tensor | numbers.Real):
             raise wrong(f"{type(given).__name__} as {name!r}", "a number, a tensor or (value, weight)")
         if isinstance(given, torch.Tensor) and given.numel() != 1:
             raise wrong(f"a tensor of shape {tuple(given.shape)} as {name!r}", "one number, or (value, weight)")
-        found[name] = (given, None if weight is None else float(weight))
+        try:
+            found[name] = (as_number(given), None if weight is None else float(as_number(weight)))
+        except (TypeError, ValueError) as error:
+            raise wrong(f"{value!r} as {name!r}", f"what is a real number ({error})") from None
     return found

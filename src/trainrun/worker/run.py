@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 
@@ -15,7 +15,7 @@ from trainrun.recipe import Recipe
 from trainrun.rundir import RunPaths
 from trainrun.worker.checkpoint import finite, weights
 from trainrun.worker.decisions import DecisionKind
-from trainrun.worker.metrics import Reduce, Value
+from trainrun.worker.metrics import Reduce
 from trainrun.worker.optim import unwrapped
 from trainrun.worker.state import State
 from trainrun.worker.world import Job, World
@@ -153,10 +153,11 @@ class Run:
         """
         return self._state.hooks
 
-    def log(self, name: str, value: Value, reduce: Reduce = "mean") -> None:
+    def log(self, name: str, value: SupportsFloat, reduce: Reduce = "mean") -> None:
         """Log a number under `name`, such as `"train/accuracy"`; it appears in the next `on_log`.
 
-        value: a number, or a tensor with one element, which stays on its device until then.
+        value: a real number, such as a float or a scalar of NumPy, or a tensor with one element, which stays on its
+            device until then.
         reduce: how values are combined over steps and ranks: `"mean"`, `"sum"`, `"min"`, `"max"`; `"last"` keeps each
             rank's last value and takes that of the lowest rank; `"zero"` takes rank 0's last value and
             ignores other ranks, for what only rank 0 computes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -233,7 +234,7 @@ class Session:
             return
         metrics = self.state.metrics
         for name, value in extra.items():
-            if isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+            if isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.numel() == 1):
                 metrics.add(f"train/{name}", value, "mean", units)
 
     def grad_norm(self) -> torch.Tensor:
