@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from trainrun_mlflow import MLflow, MLflowOptions
+from trainrun_mlflow.tracker import MLflowTracker
 
 from trainrun import Recipe
+from trainrun.printing import inline
+from trainrun.rundir.files import append_line
 
 Read = Callable[[str], list[dict[str, Any]]]
 
@@ -144,3 +149,104 @@ def test_two_experiments_of_one_server_are_two_places(monkeypatch: pytest.Monkey
     assert place() == place(tracking_uri="sqlite:///runs/mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert place() == place(tracking_uri="http://server/")
+
+
+NAMES = [
+    "/loss",
+    "a//b",
+    "x/",
+    ".",
+    "..",
+    "a/../b",
+    "./c",
+    "..d",
+    "",
+    "é",
+    "n\nl",
+    "l" * 400,
+    "l" * 399 + "k",
+    "m" * 250,
+]
+TWINS = ["recall@5", "recall_5", "recall#5", "p/q", "p//q", "good"]
+
+
+def test_metrics_of_any_name_arrive_on_curves_of_their_own(make_run: Any, read: Read, tmp_path: Path) -> None:
+    run = make_run(USE)
+    values = {name: float(number) for number, name in enumerate([*NAMES, *TWINS])}
+    run.log(1, **values)
+    run.start()
+    assert str(run.end()) == "all 1 records were sent"
+    run.log(2, **dict(reversed(values.items())))  # the names that were given hold in another process
+    run.start(resumed=True)
+    assert str(run.end()) == "all 2 records were sent"
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    curves = {key: [(step, value) for step, _, value in rows] for key, rows in found["metrics"].items()}
+    assert sorted(rows for rows in curves.values()) == [[(1, v), (2, v)] for v in sorted(values.values())]
+    assert curves["recall_5"][0][1] == values["recall@5"]  # the first of those that would become one
+    assert curves["good"][0][1] == values["good"]
+    told = {key.removeprefix("trainrun.name."): own for key, own in found["tags"].items() if "trainrun.name." in key}
+    assert {curves[key][0][1]: own for key, own in told.items()} == {
+        values[own]: inline(own) for own in values if own not in {"p/q", "good", "é", "m" * 250}
+    }
+
+
+def test_one_that_is_refused_does_not_keep_the_others_back(make_run: Any, read: Read, tmp_path: Path) -> None:
+    run = make_run(USE)
+    run.log(1, good=1.0)
+    append_line(run.paths.metrics, {"step": 2**63, "time": 1_700_000_002.5, "bad": 2.0, "also": 3.0})
+    run.start()
+    assert str(run.end()) == "all 2 records were sent"
+    (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert found["metrics"]["good"] == [[1, 1_700_000_001_500, 1.0]]
+    assert "its record is left out" in run.paths.tracker_log("mlflow").read_text()
+
+
+@pytest.mark.parametrize("table", ["alembic_version (version_num TEXT)", "runs (run_uuid TEXT)"])
+def test_database_whose_migration_was_cut_off_is_put_aside(
+    make_run: Any, read: Read, tmp_path: Path, table: str
+) -> None:
+    run = make_run(USE)
+    database = tmp_path / "runs" / "mlflow.db"
+    with closing(sqlite3.connect(database)) as made:
+        made.execute(f"CREATE TABLE {table}")
+        made.execute("CREATE TABLE _alembic_tmp_metrics (key TEXT)")
+    (tmp_path / "runs" / ".mlflow.db.1.new").write_text("of a process that was killed")
+    run.log(1)
+    run.start()
+    assert str(run.end()) == "all 1 records were sent"
+    (found,) = read(f"sqlite:///{database}")
+    assert steps(found) == [1]
+    assert sorted(path.name for path in database.parent.glob(".mlflow.db.*")) == [".mlflow.db.lock"]
+
+
+def test_database_that_is_being_made_when_the_process_ends_is_not_there(
+    make_run: Any, read: Read, tmp_path: Path, until: Any
+) -> None:
+    run, folder = make_run(USE), tmp_path / "runs"
+    run.log(1)
+    sender = run.start()
+    until(lambda: any(path.stat().st_size for path in folder.glob(".mlflow.db.*.new")))
+    sender.kill()
+    assert not (folder / "mlflow.db").exists()
+    run.start()
+    assert str(run.end()) == "all 1 records were sent"
+    assert steps(read(f"sqlite:///{folder}/mlflow.db")[0]) == [1]
+
+
+def test_what_mlflow_refuses_is_left_out_alone() -> None:
+    from mlflow.entities import Param  # type: ignore[import-not-found, unused-ignore]
+    from mlflow.exceptions import MlflowException  # type: ignore[import-not-found, unused-ignore]
+
+    class Client:
+        def __init__(self) -> None:
+            self.taken: list[str] = []
+
+        def log_batch(self, run: str, params: list[Any]) -> None:
+            if any(param.key == "bad" for param in params):
+                raise MlflowException("bad is no parameter", error_code=1000)  # INVALID_PARAMETER_VALUE
+            self.taken += [param.key for param in params]
+
+    tracker, client = MLflowTracker(MLflowOptions(), "http://nowhere"), Client()
+    tracker._client = client
+    tracker._log_all("params", [Param(key, "1") for key in ["a", "b", "bad", "c", "d"]])
+    assert client.taken == ["a", "b", "c", "d"]

@@ -190,3 +190,12 @@ def test_an_absolute_folder_gets_one_for_each_run(tmp_path: Path) -> None:
 def test_a_relative_folder_stays_in_the_run(folder: str) -> None:
     with pytest.raises(ValueError, match="leaves the run's folder; give one within it, or an absolute one"):
         TensorBoardOptions.from_table({"folder": folder})
+
+
+def test_names_that_are_no_text_are_curves_of_their_own(make: Any, facts: RunFacts, tmp_path: Path, read: Read) -> None:
+    files = make()
+    files.open(facts, {})
+    files.send(records(1, **{chr(0xD800): 1.0, chr(0xD801): 2.0, "?": 3.0, "a//b": 4.0, "a/b": 5.0}))
+    found = read(tmp_path / "tb")
+    names = {"\\ud800": 1.0, "\\ud801": 2.0, "?": 3.0, "a//b": 4.0, "a/b": 5.0}
+    assert {name: points(found, name) for name in found["scalars"]} == {name: [(1, v)] for name, v in names.items()}

@@ -119,3 +119,13 @@ def test_two_instances_differ_in_project_or_mode() -> None:
     assert place() == place(project="digits")
     assert place(mode="disabled") is None
     assert not Wandb(WandbOptions(mode="disabled")).is_on
+
+
+def test_metrics_that_are_called_as_what_wandb_keeps_in_a_row(make_run: Any, read: Read) -> None:
+    run = make_run(USE, **OFFLINE)
+    run.log(1, **{"_step": 7.0, "/_step": 8.0, "_timestamp": 9.0, "_mine": 1.0})
+    run.start()
+    assert str(run.end()) == "all 1 records were sent"
+    (row,) = read(run.paths)[0]["rows"]
+    assert (row["_step"], row["_timestamp"], row["_mine"]) == (1, 1_700_000_001.5, 1.0)
+    assert (row["/_step"], row["//_step"], row["/_timestamp"]) == (7.0, 8.0, 9.0)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from trainrun import Field
 from trainrun.tracking import RunPaths, ServerOptions, Tracker, TrackerPlugin
+from trainrun_mlflow.database import SQLITE
 from trainrun_mlflow.tracker import MLflowTracker
 
 if TYPE_CHECKING:
     from trainrun import Recipe
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
-_SQLITE = "sqlite:///"
 
 
 class MLflowOptions(ServerOptions):
@@ -48,11 +48,11 @@ class MLflow(TrackerPlugin):
     @classmethod
     def place(cls, options: MLflowOptions, recipe: Recipe) -> str:
         uri = _uri(options, Path(recipe.run.dir)).rstrip("/")
-        if uri.startswith(_SQLITE):
-            uri = f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
+        if uri.startswith(SQLITE):
+            uri = f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
         return f"the experiment {options.experiment or recipe.run.name} of {uri}"
 
 
 def _uri(options: MLflowOptions, runs: Path) -> str:
     """Where to log. runs: the folder of runs."""
-    return options.tracking_uri or os.environ.get(_VARIABLE) or f"{_SQLITE}{runs / 'mlflow.db'}"
+    return options.tracking_uri or os.environ.get(_VARIABLE) or f"{SQLITE}{runs / 'mlflow.db'}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainrun.tracking import Ending, Mark, Opened, Record, RunFacts
+from trainrun_mlflow.database import SQLITE, file_of, prepare
+from trainrun_mlflow.names import MetricNames, distinct, valid
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -18,10 +20,9 @@ if TYPE_CHECKING:
 _TAG = "trainrun.run_id"
 _BATCH = 1000  # metrics in one request: the most that servers take
 _FEW = 100  # parameters, or tags, in one request
+_LARGEST = 2**63  # of steps
 _LENGTH = 5000  # characters of a tag or parameter
-_NAME = 250  # characters of the name of a tag
-_FOREIGN = re.compile(r"[^/\w.\- :]")  # what names may not hold
-_SQLITE = "sqlite:///"
+_log = logging.getLogger(__name__)
 _KILLED = {"interrupted", "terminated"}
 
 
@@ -36,6 +37,7 @@ class MLflowTracker:
         self._client: Any = None
         self._run = ""
         self._facts: RunFacts | None = None
+        self._names = MetricNames()
         self._fresh = True  # nothing has been sent since the last trouble
 
     def open(self, facts: RunFacts, mark: Mark) -> Opened:
@@ -43,27 +45,32 @@ class MLflowTracker:
         _settle(self._options.timeout)
         from mlflow import MlflowClient  # noqa: PLC0415 - only in the tracker's process, and only when it is used
 
+        if (file := file_of(self._uri)) is not None:
+            prepare(file)
         self._client, self._fresh, self._facts = MlflowClient(self._uri), True, facts
         experiment = self._experiment(self._options.experiment or facts.name)
         run = self._found(experiment, facts) or self._created(experiment, facts)
         self._run = run.info.run_id
+        self._names = MetricNames(run.data.metrics, run.data.tags)
         self._client.update_run(self._run, status="RUNNING")
         self._log_parameters(run, facts)
         return Opened({"run": self._run, "experiment": experiment})
 
     def send(self, records: Sequence[Record]) -> Mark:
-        metrics = list(_metrics(records))
+        metrics = self._metrics(records)
         if self._fresh:
             metrics = self._without_known(metrics)
         for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self._run, metrics=metrics[start : start + _BATCH])
+            self._log_all("metrics", metrics[start : start + _BATCH])
         self._fresh = False
         return {"run": self._run}
 
     def finish(self, ending: Ending) -> None:
         said = {"outcome": ending.state, "reason": ending.reason, "exit_code": ending.exit_code, "step": ending.step}
         tags = {f"trainrun.{name}": str(value)[:_LENGTH] for name, value in said.items()}
-        self._log_tags(tags | {f"final.{_name(name)}": repr(value) for name, value in ending.metrics.items()})
+        self._log_tags(
+            tags | {f"final.{self._names.get(name)[0]}": repr(value) for name, value in ending.metrics.items()}
+        )
         self._log_files()
         failed = "KILLED" if ending.state in _KILLED else "FAILED"
         self._client.set_terminated(self._run, "FINISHED" if ending.exit_code == 0 else failed)
@@ -78,8 +85,8 @@ class MLflowTracker:
         if found is not None:
             return str(found.experiment_id)
         files = None
-        if self._uri.startswith(_SQLITE):  # else MLflow puts them below the current folder
-            files = (Path(self._uri.removeprefix(_SQLITE)).absolute().parent / "mlflow-artifacts" / name).as_uri()
+        if self._uri.startswith(SQLITE):  # else MLflow puts them below the current folder
+            files = (Path(self._uri.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=files))
 
     def _found(self, experiment: str, facts: RunFacts) -> Run | None:
@@ -95,7 +102,7 @@ class MLflowTracker:
             "mlflow.source.name": str(facts.manifest.get("recipe", "")),
             "mlflow.source.type": "LOCAL",
             **({"mlflow.source.git.commit": git["commit"]} if git.get("commit") else {}),
-            **self._options.tags,
+            **{valid(name): value[:_LENGTH] for name, value in self._options.tags.items()},
         }
         run: Run = self._client.create_run(experiment, tags=tags, run_name=self._options.name or facts.id)
         return run
@@ -104,21 +111,56 @@ class MLflowTracker:
         """Log what is new. A parameter of MLflow cannot change: what a resume changes becomes a tag."""
         from mlflow.entities import Param  # noqa: PLC0415
 
-        wanted = {_name(name): str(value)[:_LENGTH] for name, value in facts.parameters.items()}
+        names = distinct(facts.parameters)
+        wanted = {names[name]: str(value)[:_LENGTH] for name, value in facts.parameters.items()}
         known = run.data.params
         new = [Param(name, value) for name, value in wanted.items() if name not in known]
         for start in range(0, len(new), _FEW):
-            self._client.log_batch(self._run, params=new[start : start + _FEW])
+            self._log_all("params", new[start : start + _FEW])
         self._log_tags({f"resumed.{k}": value for k, value in wanted.items() if known.get(k, value) != value})
 
     def _log_tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag  # noqa: PLC0415
 
-        tags = [RunTag(name[:_NAME], value) for name, value in values.items()]
+        tags = [RunTag(valid(name), value) for name, value in values.items()]
         for start in range(0, len(tags), _FEW):
-            self._client.log_batch(self._run, tags=tags[start : start + _FEW])
+            self._log_all("tags", tags[start : start + _FEW])
+
+    def _log_all(self, kind: str, entries: Sequence[Any]) -> None:
+        """Log the entries; if MLflow refuses one of them for what it is, all others."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            self._client.log_batch(self._run, **{kind: entries})
+        except MlflowException as error:
+            if error.error_code not in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}:
+                raise
+            if len(entries) == 1:
+                _log.warning("MLflow does not take %s of %s, which is left out: %s", entries[0].key, kind, error)
+                return
+            middle = len(entries) // 2
+            self._log_all(kind, entries[:middle])
+            self._log_all(kind, entries[middle:])
 
     # --- what is sent ---
+
+    def _metrics(self, records: Sequence[Record]) -> list[Metric]:
+        """The metrics of all records. Those whose names MLflow does not take are explained by tags first."""
+        from mlflow.entities import Metric  # noqa: PLC0415
+
+        tags: dict[str, str] = {}
+        found = []
+        for record in records:
+            if not -_LARGEST <= record.step < _LARGEST:
+                _log.warning("MLflow has no step %s; its record is left out", record.step)
+                continue
+            for own, value in record.metrics.items():
+                name, explained = self._names.get(own)
+                tags |= explained
+                found.append(Metric(name, value, int(record.time * 1000), record.step))
+        if tags:
+            self._log_tags(tags)
+        return found
 
     def _without_known(self, metrics: Sequence[Metric]) -> list[Metric]:
         """Leave out what the server has taken although no answer came, or the process died before it took note.
@@ -136,18 +178,6 @@ class MLflowTracker:
         for path in self._facts.files(self._options.artifacts):
             folder = path.relative_to(self._facts.paths.root).parent.as_posix()
             self._client.log_artifact(self._run, str(path), artifact_path=None if folder == "." else folder)
-
-
-def _metrics(records: Sequence[Record]) -> Iterator[Metric]:
-    from mlflow.entities import Metric  # noqa: PLC0415
-
-    for record in records:
-        for name, value in record.metrics.items():
-            yield Metric(_name(name), value, int(record.time * 1000), record.step)
-
-
-def _name(name: str) -> str:
-    return _FOREIGN.sub("_", name)
 
 
 def _settle(timeout: float) -> None:

@@ -87,7 +87,7 @@ def _number(number: int, value: float) -> bytes:
 
 
 def _text(number: int, value: str) -> bytes:
-    return _message(number, value.encode(errors="replace"))
+    return _message(number, value.encode(errors="backslashreplace"))
 
 
 def _message(number: int, value: bytes) -> bytes:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trainrun_wandb.plugin import WandbOptions
 
 _SUMMARY = "outcome"
+_KEPT = {"_step", "_timestamp", "_runtime", "_wandb"}  # what W&B writes into each row itself
 _OWN = "wandb"  # W&B's own folder in that of the run
 
 
@@ -74,7 +75,7 @@ class WandbTracker:
 
     def finish(self, ending: Ending) -> None:
         said = {_SUMMARY: ending.state, f"{_SUMMARY}_reason": ending.reason, f"{_SUMMARY}_step": ending.step}
-        self._run.summary.update({**ending.metrics, **said})
+        self._run.summary.update({**{_key(name): value for name, value in ending.metrics.items()}, **said})
         self._save_files()
         self._run.finish(exit_code=ending.exit_code)
         self._run = None
@@ -94,7 +95,7 @@ class WandbTracker:
         row: dict[str, Any] = {}
         time = 0.0
         for record in records:
-            row |= record.metrics
+            row |= {_key(name): value for name, value in record.metrics.items()}
             time = time or record.time
         assert self._histograms is not None
         return row | self._histograms.at(step), time
@@ -114,3 +115,8 @@ class WandbTracker:
 
     def _mark(self) -> Mark:
         return {"row": self._row, "code": self._coded}
+
+
+def _key(name: str) -> str:
+    """Return the metric's name in W&B: one of W&B's own, whatever stands before it, gets a slash more."""
+    return f"/{name}" if name.lstrip("/") in _KEPT else name
