@@ -174,10 +174,10 @@ def test_metrics_of_any_name_arrive_on_curves_of_their_own(make_run: Any, read: 
     run = make_run(USE)
     values = {name: float(number) for number, name in enumerate([*NAMES, *TWINS])}
     run.log(1, **values)
-    run.start()
+    run.start(deadline=600.0)
     assert str(run.end()) == "all 1 records were sent"
     run.log(2, **dict(reversed(values.items())))  # the names that were given hold in another process
-    run.start(resumed=True)
+    run.start(resumed=True, deadline=600.0)
     assert str(run.end()) == "all 2 records were sent"
     (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
     curves = {key: [(step, value) for step, _, value in rows] for key, rows in found["metrics"].items()}
@@ -194,7 +194,7 @@ def test_one_that_is_refused_does_not_keep_the_others_back(make_run: Any, read: 
     run = make_run(USE)
     run.log(1, good=1.0)
     append_line(run.paths.metrics, {"step": 2**63, "time": 1_700_000_002.5, "bad": 2.0, "also": 3.0})
-    run.start()
+    run.start(deadline=600.0)
     assert str(run.end()) == "all 2 records were sent"
     (found,) = read(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert found["metrics"]["good"] == [[1, 1_700_000_001_500, 1.0]]
@@ -212,7 +212,7 @@ def test_database_whose_migration_was_cut_off_is_put_aside(
         made.execute("CREATE TABLE _alembic_tmp_metrics (key TEXT)")
     (tmp_path / "runs" / ".mlflow.db.1.new").write_text("of a process that was killed")
     run.log(1)
-    run.start()
+    run.start(deadline=600.0)
     assert str(run.end()) == "all 1 records were sent"
     (found,) = read(f"sqlite:///{database}")
     assert steps(found) == [1]
@@ -224,11 +224,11 @@ def test_database_that_is_being_made_when_the_process_ends_is_not_there(
 ) -> None:
     run, folder = make_run(USE), tmp_path / "runs"
     run.log(1)
-    sender = run.start()
-    until(lambda: any(path.stat().st_size for path in folder.glob(".mlflow.db.*.new")))
+    sender = run.start(deadline=600.0)
+    until(lambda: any(path.stat().st_size for path in folder.glob(".mlflow.db.*.new")), 600.0)
     sender.kill()
     assert not (folder / "mlflow.db").exists()
-    run.start()
+    run.start(deadline=600.0)
     assert str(run.end()) == "all 1 records were sent"
     assert steps(read(f"sqlite:///{folder}/mlflow.db")[0]) == [1]
 

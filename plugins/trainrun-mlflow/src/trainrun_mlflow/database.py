@@ -8,7 +8,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def file_of(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)).absolute()
 
 
-def prepare(file: Path) -> None:
-    """Have a database that MLflow can use.
+def prepare(file: Path, make: Callable[[str], object]) -> None:
+    """Have a database that MLflow can use. make: has MLflow make the database of a URI.
 
     Its tables are made by dozens of migrations, which take seconds; a process that was ended meanwhile, as at the
     deadline of a tracker, left a database that MLflow never opened again. A new one is made under another name. One
@@ -42,14 +43,14 @@ def prepare(file: Path) -> None:
             _log.warning("%s holds no run and cannot be opened (%s); it is kept as %s", file, error, aside.name)
         for left in file.parent.glob(f".{file.name}.*.new*"):
             left.unlink(missing_ok=True)
-        scratch = file.with_name(f".{file.name}.{os.getpid()}.new")
-        if (error := _problem(scratch)) is not None:
-            raise RuntimeError(f"{file}: the database cannot be made: {error}")
+        # Another name each time: MLflow keeps connections to the files that it has opened.
+        scratch = file.with_name(f".{file.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+        make(f"{SQLITE}{scratch}")
         scratch.replace(file)
 
 
 def _problem(file: Path) -> str | None:
-    """Open a database with MLflow, which makes its tables; return why that failed.
+    """Return why MLflow cannot open a database, None if it can.
 
     In a process of its own: MLflow keeps connections, also to a file that has another name since.
     """

@@ -46,7 +46,7 @@ class MLflowTracker:
         from mlflow import MlflowClient  # noqa: PLC0415 - only in the tracker's process, and only when it is used
 
         if (file := file_of(self._uri)) is not None:
-            prepare(file)
+            prepare(file, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
         self._client, self._fresh, self._facts = MlflowClient(self._uri), True, facts
         experiment = self._experiment(self._options.experiment or facts.name)
         run = self._found(experiment, facts) or self._created(experiment, facts)
