@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.doctor import cgroup, limits
-from trainrun.doctor.cgroup import Limits
+from trainrun.doctor import limits
 from trainrun.doctor.finding import Finding
+from trainrun.launch import cgroup
+from trainrun.launch.cgroup import Limits
 
 Ask = Callable[..., Finding]
 

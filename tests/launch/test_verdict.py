@@ -172,7 +172,9 @@ def test_exits_without_a_word(launch: Launch, code: int | None, words: str) -> N
 def test_out_of_memory_is_named(launch: Launch) -> None:
     put(launch, 1, "training")
     write_ends(launch.paths, 1, {1: End(1, -9, 1)})
-    assert "ran out of memory" in verdict(launch, 1, out_of_memory=True).reason
+    assert (
+        "because the machine ran out of memory" in verdict(launch, 1, shortage="the machine ran out of memory").reason
+    )
 
 
 def test_success_without_records_is_a_failure(launch: Launch) -> None:

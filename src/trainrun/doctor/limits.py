@@ -7,9 +7,9 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainrun.doctor import cgroup
 from trainrun.doctor.filesystem import size
 from trainrun.doctor.finding import Context, Finding, Verdict
+from trainrun.launch import cgroup
 
 _FEW_FILES = 1024
 _FEW_PROCESSES = 512

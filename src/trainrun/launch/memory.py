@@ -1,19 +1,33 @@
-"""Whether the kernel killed somebody for want of memory, as far as this process's cgroup can tell."""
+"""Whether the kernel killed a process for want of memory, and whose limit that was."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-_PROC = Path("/proc/self/cgroup")
-_ROOT = Path("/sys/fs/cgroup")
+from trainrun.launch import cgroup
+
+_MIB = 1024 * 1024
 
 
-def kills(proc: Path = _PROC, root: Path = _ROOT) -> int:
-    """How many processes of this cgroup the kernel has killed for memory so far; 0 where it does not say."""
-    try:
-        own = next(line.partition("::")[2] for line in proc.read_text().splitlines() if line.startswith("0::"))
-        events = (root / own.strip().lstrip("/") / "memory.events").read_text()
-    except (OSError, StopIteration):
-        return 0
-    counts = dict(line.split() for line in events.splitlines() if len(line.split()) == 2)
-    return int(counts.get("oom_kill", 0))
+class Watch(NamedTuple):
+    """The number of processes that the kernel had killed for memory when the watch began."""
+
+    before: int
+    own: Path
+    root: Path
+
+    @classmethod
+    def begin(cls, own: Path = cgroup.PROC, root: Path = cgroup.ROOT) -> Watch:
+        """Begin to watch the control group of this process, of version 1 or 2. Workers are in the same one."""
+        return cls(cgroup.memory_kills(own, root), own, root)
+
+    def shortage(self) -> str | None:
+        """Return what ran out of memory since, with its limit; None if the kernel has killed no process for that."""
+        if cgroup.memory_kills(self.own, self.root) <= self.before:
+            return None
+        limit = cgroup.memory_file(self.own, self.root)
+        if limit is None:
+            return "the machine ran out of memory"
+        path, value = limit
+        return f"its control group ran out of memory; the limit is {value / _MIB:,.0f} MiB ({path})"

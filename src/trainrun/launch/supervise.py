@@ -66,7 +66,7 @@ def supervise(
     launch: Launch, handle: WorkersHandle, status: StatusWatch, signals: Signals, tails: Sequence[Tail], say: Say
 ) -> Ending:
     """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
-    killed_before = memory.kills()
+    watch = memory.Watch.begin()
     stored = partial(storage.require, launch.paths)
     looks: list[Callable[[], None]] = [*(tail.poll for tail in tails), stored, status.poll, Vigil(launch, say).look]
     hang: Hang | None = None
@@ -87,7 +87,7 @@ def supervise(
         for tail in tails:
             tail.finish()
         status.poll()
-    return Ending(code, signals.first, forced, memory.kills() > killed_before, *_of_nodes(handle), hang)
+    return Ending(code, signals.first, forced, watch.shortage(), *_of_nodes(handle), hang)
 
 
 def _of_nodes(handle: WorkersHandle) -> tuple[str | None, Mapping[int, int]]:

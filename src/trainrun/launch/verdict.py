@@ -33,13 +33,13 @@ class Ending:
     workers were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too
     early for them to be started. `lost` says which of several nodes was lost, `clocks` what to add to the monotonic
     times of a rank of another node to compare them with those of node 0. `hang` is where all ranks were when nothing
-    went on any more.
+    went on any more. `shortage` says what ran out of memory, if the kernel has killed a process for that.
     """
 
     code: int | None
     signal: signal.Signals | None = None
     forced: Forced | None = None
-    out_of_memory: bool = False
+    shortage: str | None = None
     lost: str | None = None
     clocks: Mapping[int, int] = field(default_factory=dict)
     hang: Hang | None = None
@@ -302,7 +302,7 @@ def _how(end: End, ending: Ending) -> str:
         return "left with exit code 0 before it had finished (did something call sys.exit()?)"
     if end.code > 0:
         return f"left with exit code {end.code} and without an error record"
-    reason = " because the machine ran out of memory" if ending.out_of_memory and end.code == -signal.SIGKILL else ""
+    reason = f" because {ending.shortage}" if ending.shortage and end.code == -signal.SIGKILL else ""
     return f"was killed by {_signal_name(-end.code)}{reason}"
 
 

@@ -7,6 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+PROC = Path("/proc/self/cgroup")
+ROOT = Path("/sys/fs/cgroup")
+
+_MEMORY = ("memory.max", "memory.limit_in_bytes")
 _UNLIMITED = 1 << 60  # version 1 has no word for it, and gives a number near 2**63
 
 
@@ -19,12 +23,28 @@ class Limits(NamedTuple):
     processes: int | None = None
 
 
-def limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Limits:
+def limits(own: Path = PROC, root: Path = ROOT) -> Limits:
     """The tightest limits of this process's groups and of those above them, as far as they can be seen from here."""
     groups = _Groups(own, root)
-    memory = groups.smallest("memory", "memory.max", "memory.limit_in_bytes")
+    memory = groups.smallest("memory", *_MEMORY)
     used = groups.smallest("memory", "memory.current", "memory.usage_in_bytes")
     return Limits(memory, used, groups.processors(), groups.smallest("pids", "pids.max", "pids.max"))
+
+
+def memory_file(own: Path = PROC, root: Path = ROOT) -> tuple[Path, int] | None:
+    """Return the file that holds the tightest limit of memory, and the limit in bytes; None if there is none."""
+    places = [folder / name for folder, name in _Groups(own, root).places("memory", *_MEMORY)]
+    found = [(value, path) for path in places if (value := _number(_text(path))) is not None and value < _UNLIMITED]
+    return next(((path, value) for value, path in sorted(found)), None)
+
+
+def memory_kills(own: Path = PROC, root: Path = ROOT) -> int:
+    """Return how many processes of this group the kernel has killed for memory so far; 0 if it does not say."""
+    for folder, name in _Groups(own, root).places("memory", "memory.events", "memory.oom_control"):
+        counts = dict(line.split() for line in _text(folder / name).splitlines() if len(line.split()) == 2)
+        if (kills := _number(counts.get("oom_kill", ""))) is not None:
+            return kills
+    return 0
 
 
 class _Groups:
@@ -39,7 +59,7 @@ class _Groups:
     def smallest(self, controller: str, second: str, first: str) -> int | None:
         """The smallest value of a file from the group up to the root; `second` and `first` name it in each version."""
         found = []
-        for folder, name in self._places(controller, second, first):
+        for folder, name in self.places(controller, second, first):
             value = _number(_text(folder / name))
             if value is not None and value < _UNLIMITED:
                 found.append(value)
@@ -50,7 +70,7 @@ class _Groups:
     def processors(self) -> float | None:
         """The quota of processor time, in processors."""
         shares = []
-        for folder, name in self._places("cpu", "cpu.max", "cpu.cfs_quota_us"):
+        for folder, name in self.places("cpu", "cpu.max", "cpu.cfs_quota_us"):
             text = _text(folder / name)
             period = _text(folder / "cpu.cfs_period_us") if name != "cpu.max" else None
             quota = _quota(f"{text} {period}" if period else text)
@@ -58,7 +78,8 @@ class _Groups:
                 shares.append(quota)
         return min(shares, default=None)
 
-    def _places(self, controller: str, second: str, first: str) -> Iterator[tuple[Path, str]]:
+    def places(self, controller: str, second: str, first: str) -> Iterator[tuple[Path, str]]:
+        """Folders from the group up to the root, each with the name that the file has in its version."""
         if "" in self._paths:
             for base in (self._root, self._root / "unified"):
                 yield from ((folder, second) for folder in _upwards(base, self._paths[""]))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainrun.doctor.cgroup import Limits, limits
+from trainrun.launch.cgroup import Limits, limits
 
 
 @pytest.fixture
