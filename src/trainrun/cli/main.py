@@ -48,6 +48,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 _ARMS_ITSELF = {"resume"}  # once it knows the run: what SIGTERM ends it with depends on the checkpoints
 
+_LIMITS = {
+    errno.EMFILE: "ulimit -n (open files)",
+    errno.ENFILE: "the system's limit of open files",
+    errno.EAGAIN: "ulimit -u (processes and threads)",
+}
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -229,6 +234,9 @@ def _complain(error: Exception) -> tuple[int, Sequence[Problem]]:
     if isinstance(error, OSError) and error.errno in _STORAGE:  # a full disk may come up anywhere, and is no bug
         what = f"{error.filename or 'a file'} cannot be written: {error.strerror}"
         code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "make room, or use another folder")
+    elif isinstance(error, OSError) and error.errno in _LIMITS:
+        what = f"{error.strerror}: {_LIMITS[error.errno]} is too low for this command"
+        code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "`trainrun doctor` shows limits")
     else:
         what = shorten(f"a bug in trainrun: {described(error)}")
         code, problem = ExitCode.BUG, Problem("trainrun", what, f"the report is {reporting.write_crash_log(error)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainrun.doctor.filesystem import size
 from trainrun.doctor.finding import Context, Finding, Verdict
 from trainrun.launch import cgroup
+from trainrun.launch.limits import SHARED_MEMORY, shortages
 
 _FEW_FILES = 1024
 _FEW_PROCESSES = 512
@@ -18,13 +19,16 @@ _SMALL_FILE = 1024**3
 _INFINIBAND = Path("/sys/class/infiniband")
 
 
-def limits(_: Context) -> Iterator[Finding]:
+def limits(context: Context) -> Iterator[Finding]:
     """The limits of this process, which workers inherit."""
     verdict = Verdict("limits")
     files, processes = _soft(resource.RLIMIT_NOFILE), _soft(resource.RLIMIT_NPROC)
     locked, largest = _soft(resource.RLIMIT_MEMLOCK), _soft(resource.RLIMIT_FSIZE)
     verdict.say(f"{_count(files)} open files, {_count(processes)} processes, {_bytes(locked)} locked memory")
-    if files is not None and files < _FEW_FILES:
+    short = [one for one in shortages(context.settings.workers, 1) if str(SHARED_MEMORY) not in one.limit]
+    for one in short:
+        verdict.fail(f"{one.limit} is {one.value}, and {one.needed} needed", one.how)
+    if not short and files is not None and files < _FEW_FILES:
         verdict.warn("that is few open files for loader processes", f"ulimit -n {_FEW_FILES * 16}")
     allowed = cgroup.limits().processes
     if min(_or_many(processes), _or_many(allowed)) < _FEW_PROCESSES:

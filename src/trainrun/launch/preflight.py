@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainrun.errors import EnvironmentProblem
+from trainrun.launch import limits
 
 if TYPE_CHECKING:
     from trainrun.recipe import Recipe
@@ -27,7 +28,7 @@ class Placement:
 
 
 def place(recipe: Recipe, devices: Path = _DEVICES, environment: Mapping[str, str] = os.environ) -> Placement:
-    """Decide on the number of workers; raise EnvironmentProblem where the recipe's device is missing."""
+    """Decide on the number of workers; raise EnvironmentProblem if its device is missing or a limit is too low."""
     gpus = 0 if recipe.train.device == "cpu" else count_gpus(devices, environment)
     asked = recipe.launch.workers
     local = recipe.launch.backend == "local"
@@ -38,7 +39,10 @@ def place(recipe: Recipe, devices: Path = _DEVICES, environment: Mapping[str, st
     if local and recipe.train.device == "cuda" and asked != "auto" and asked > gpus:
         raise EnvironmentProblem(f"launch.workers: {asked} workers on CUDA need {asked} GPUs, and {gpus} can be seen")
     workers = max(1, gpus) if asked == "auto" else asked
-    return Placement(workers, {_THREADS: threads(recipe, workers, environment)})
+    each = threads(recipe, workers, environment)
+    if local:
+        limits.require(workers, int(each) if each.isdigit() else 1)
+    return Placement(workers, {_THREADS: each})
 
 
 def threads(recipe: Recipe, workers: int, environment: Mapping[str, str] = os.environ) -> str:
