@@ -251,6 +251,21 @@ def test_ranks_may_log_unlike_names() -> None:
     assert over_ranks(first, second, lambda _: None) == [{"a": 1.0, "b": 2.0, "both": 3.0}] * 3
 
 
+def test_names_of_some_ranks_are_warned_of_once() -> None:
+    ranks, known = [Metrics(rank, None, None) for rank in range(3)], [set[str](), set[str](), set[str]()]
+    for round_ in range(2):
+        for metrics in ranks[:2]:
+            metrics.add("both", 1.0)
+        for name in ("a", "b"):
+            ranks[1].add(name, 1.0)
+        reduced(ranks)  # the last rank logs nothing at all, as one that has no batch of a split
+        warnings = [metrics.take_warnings(seen, idle=True) for metrics, seen in zip(ranks, known, strict=True)]
+        assert warnings[0] == warnings[1] == warnings[2]
+        assert len(warnings[0]) == (0 if round_ else 1)
+        if not round_:
+            assert warnings[0][0].startswith("the metrics 'a', 'b' came from rank 1 only")
+
+
 def test_one_name_reduced_in_two_ways_is_an_error() -> None:
     with pytest.raises(TrainingError, match="'m' is reduced by 'sum' on one rank and by 'max' on another"):
         over_ranks(lambda metrics: metrics.add("m", 1.0, "sum"), lambda metrics: metrics.add("m", 1.0, "max"))

@@ -96,7 +96,9 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
         session.state.pulse.count(index + 1, total)
         if session.interrupted():
             return None
-    return sums.reduce()
+    reduced = sums.reduce()
+    session.warn_partial(sums, idle=True)
+    return reduced
 
 
 def _loading(batches: Iterator[tuple[object, int]], pulse: Pulse) -> Iterator[tuple[object, int]]:

@@ -73,7 +73,9 @@ class EvaluationRecord:
         self._add_agreed([])
 
     def _add_agreed(self, rows: Rows) -> None:
-        rows = [*rows, *(("run.log", name, value) for name, value in self._logged.reduce(keep=True).items())]
+        logged = self._logged.reduce(keep=True)
+        self._session.warn_partial(self._logged)
+        rows = [*rows, *(("run.log", name, value) for name, value in logged.items())]
         gather = self._session.collectives.gather_objects
         if gather is not None:
             ranks: list[Any] = gather(rows)

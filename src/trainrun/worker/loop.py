@@ -254,6 +254,7 @@ def log(session: Session) -> None:
     pulse = session.state.pulse
     pulse.pause()
     metrics = session.state.metrics.reduce()
+    session.warn_partial(session.state.metrics)
     pulse.resume()
     if "train/loss" in metrics:
         metrics["train/samples_per_second"] = session.samples_per_second()

@@ -1,7 +1,8 @@
 """Metrics: kept on the device while training goes on, reduced over steps and ranks when they are logged.
 
 Between logs `add` only keeps a reference. At a log the values of this rank go to the host in one transfer, and one
-gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather.
+gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather. A metric that
+only some ranks have logged is reduced over those, with a warning.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ GatherObjects = Callable[[object], list[object]]
 _FOLD = 512  # how many values of one metric are kept before they are folded into one
 _STEP = "evaluation_step"
 _PREDICTIONS = "predictions"  # in the answer of `evaluation_step`: for plugins, no metric
+_NAMED = 8  # metrics in a warning
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
 
 
@@ -124,6 +126,8 @@ class Metrics:
         self._gather_objects = gather_objects
         self._series: dict[str, Series] = {}
         self._cells = _CELLS
+        self._partial: dict[str, tuple[int, ...]] = {}  # metrics that only some ranks have logged, and which
+        self._busy: tuple[int, ...] = ()  # the ranks that had logged something then
 
     def add(self, name: str, value: SupportsFloat, reduce: Reduce = "mean", weight: Value = 1.0) -> None:
         """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
@@ -164,6 +168,20 @@ class Metrics:
         rows = [(name, mine[name][0], values[name], weights[name]) for name in sorted(mine) if mine[name][0] != "zero"]
         return self._over_ranks(rows) | reduced
 
+    def take_warnings(self, known: set[str], *, idle: bool = False) -> list[str]:
+        """Return a sentence for metrics that only some ranks have logged; equal on all ranks, and empty afterwards.
+
+        known: the metrics that were warned of before, to which these are added.
+        idle: a rank that has logged nothing at all had nothing to log from, as one without a batch of a small split.
+        """
+        by_ranks: dict[tuple[int, ...], list[str]] = {}
+        for name, ranks in self._partial.items():
+            if name not in known and not (idle and ranks == self._busy):
+                by_ranks.setdefault(ranks, []).append(name)
+        known.update(name for names in by_ranks.values() for name in names)
+        self._partial = {}
+        return [_partial_warning(names, ranks) for ranks, names in by_ranks.items()]
+
     def state_dict(self) -> dict[str, Any]:
         """What was added since the last log: for each metric its reduction, values (float64) and weights."""
         return {
@@ -199,9 +217,12 @@ class Metrics:
         """Ranks logged different names: exchange them too. Slower, and rare."""
         assert self._gather_objects is not None
         found: dict[str, tuple[Reduce, list[tuple[float, float]]]] = {}
-        largest = 0
-        for rank_rows in self._gather_objects(rows):
+        largest, gathered = 0, self._gather_objects(rows)
+        logged: dict[str, list[int]] = {}
+        for rank, rank_rows in enumerate(gathered):
             assert isinstance(rank_rows, list)
+            for name, *_ in rank_rows:
+                logged.setdefault(name, []).append(rank)
             largest = max(largest, len(rank_rows))
             for name, reduce, value, weight in rank_rows:
                 known, pairs = found.setdefault(name, (reduce, []))
@@ -212,7 +233,18 @@ class Metrics:
                 pairs.append((value, weight))
         while self._cells < largest:
             self._cells *= 2
+        self._busy = tuple(rank for rank, rank_rows in enumerate(gathered) if rank_rows)
+        self._partial.update({name: tuple(ranks) for name, ranks in logged.items() if len(ranks) < len(gathered)})
         return {name: _combine(reduce, pairs) for name, (reduce, pairs) in found.items()}
+
+
+def _partial_warning(names: list[str], ranks: tuple[int, ...]) -> str:
+    shown = ", ".join(map(repr, names[:_NAMED])) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return (
+        f"the metric{'s' if len(names) > 1 else ''} {shown} came from {which} only, and the others are left out of the"
+        ' value; log the same names on all ranks, or use reduce="zero" for what only rank 0 knows'
+    )
 
 
 def _layout(rows: list[tuple[str, Reduce, float, float]]) -> float:

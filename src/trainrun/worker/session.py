@@ -32,6 +32,8 @@ from trainrun.worker.state import State
 if TYPE_CHECKING:
     import structlog
 
+    from trainrun.worker.metrics import Metrics
+
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _UNCHANGED: AbstractContextManager[None] = nullcontext()
 
@@ -65,6 +67,7 @@ class Session:
     in_epoch: bool = False  # the epoch is not over, its last evaluation included
     owes_step: bool = False  # the step is made, what follows it is not: evaluation and votes
     owes_epoch: bool = False  # the epoch's steps are made, what follows them is not
+    partial_metrics: set[str] = field(default_factory=set)  # logged on some ranks only, and warned of
     needs_norm: bool = field(init=False)
     moves: bool = field(init=False)
     checks_loss: bool = field(init=False)
@@ -312,6 +315,11 @@ class Session:
         if self.state.recipe.train.nonfinite == "fail":
             raise TrainingError(message)
         self.warn(message)
+
+    def warn_partial(self, metrics: Metrics, *, idle: bool = False) -> None:
+        """Warn, once for each, of metrics that only some ranks have logged. Call it on all ranks alike."""
+        for warning in metrics.take_warnings(self.partial_metrics, idle=idle):
+            self.warn(warning)
 
     def warn_unsized(self) -> None:
         """Warn, once, if a custom loader's batches count alike because neither loader nor task tells their size."""
