@@ -137,4 +137,9 @@ def test_training_that_fails_is_shown(tmp_path: Path, folder: Path) -> None:
     assert "ZeroDivisionError" in result.stderr
     assert "the straight training failed" in result.stderr
     assert result.stdout == ""
-    assert list(folder.glob("*/straight/2*/outcome.json"))
+    (outcome,) = folder.glob("*/straight/2*/outcome.json")
+    asked = verify(tmp_path, "--at", "2", "--steps", "5", "--json", "-o", 'plugins.broken.use="broken.py"')
+    document = json.loads(asked.stdout)
+    assert (asked.exit_code, document["ok"], document["exit_code"]) == (1, False, 1)
+    assert document["problems"][0]["what"].startswith("the straight training failed: ")
+    assert document["problems"][0]["where"] != str(outcome.parent)

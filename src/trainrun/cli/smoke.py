@@ -152,6 +152,7 @@ def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[s
     from trainrun.launch.resume import resume  # noqa: PLC0415
 
     recipe, settings, plugins, folder = trial
+    answer.document["checks"] = []
     outcome = launch(recipe, ["launch.max_restarts=0", *settings], plugins, dir=folder, quiet=True)
     outcomes, costs = [outcome], [_cost(outcome)]
     if outcome.ok:
@@ -162,7 +163,7 @@ def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[s
         subject = Subject(recipe, asked[0], tuple(plugins), folder)
         for line in run_checks(subject, resolved.data, asked[1]):
             answer.show([str(line)])
-            answer.document.setdefault("checks", []).append(line._asdict())
+            answer.document["checks"].append(line._asdict())
             code = int(ExitCode.TRAINING_FAILED) if line.status == "failed" else code
     called = list(exercised(resolved, [row for cost in costs for row in cost]))
     answer.document["outcomes"] = [one.to_json() for one in outcomes]
@@ -194,11 +195,12 @@ def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault], answer: An
 
     resolved.require()
     expecting.check(faults, resolved)
+    answer.document["faults"] = []
     wrong, width = 0, max(len(fault.text) for fault in faults)
     for proved in proving.prove(proving.Trial(*trial), resolved, faults):
         wrong += not proved.well
         answer.show(proved.lines(width))
-        answer.document.setdefault("faults", []).append(proved.to_json())
+        answer.document["faults"].append(proved.to_json())
     if wrong:
         answer.show([f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}"])
         return 1
