@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,3 +124,55 @@ def test_missing_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         assert "no recipe is given, and there is no train.toml in this folder" in capsys.readouterr().err
     assert run(["launch", "nowhere.toml"]) == 2
     assert capsys.readouterr().err.startswith("error: nowhere.toml: no such file")
+
+
+# --- dry run and trace ---
+
+
+@pytest.fixture
+def here(recipe: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(recipe.parent)
+    monkeypatch.setenv("TRAINRUN_CACHE_DIR", str(shared_cache))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return recipe.parent
+
+
+def test_dry_run_shows_the_launch_and_creates_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    assert run(["launch", "--dry-run", "-o", "launch.workers=2", "-o", "run.name=trial"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "would start: 2 workers (backend local, start warm, device auto)"
+    assert re.fullmatch(r"run directory: runs/\d{4}-\d\d-\d\d-trial-…", out[1])
+    assert out[2].startswith("environment of the workers: OMP_NUM_THREADS=")
+    assert any(line.startswith("training_step  worker provider") for line in out)
+    assert out[-1] == "dry run: nothing was created or started"
+
+    assert run(["launch", "--dry-run", "--json", "--dir", "elsewhere", "-o", "launch.workers=1"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["dry_run"], document["workers"], document["checkpoint"]) == (True, 1, None)
+    assert document["run_dir"].startswith("elsewhere/")
+    assert document["environment"].keys() == {"OMP_NUM_THREADS"}
+    assert "training_step" in [hook["hook"] for hook in document["hooks"]]
+    assert sorted(path for path in here.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["-o", "train.stepz=1"], 2, "train.stepz: unknown key"),
+        (["-o", "checkpoint.resume=nowhere"], 4, "nowhere"),
+        (["--nodes", "2"], 2, "say on each of them which one it is"),
+        (["--trace", "on_stepend"], 2, "--trace: no hook is called 'on_stepend'; did you mean 'on_step_end'?"),
+    ],
+)
+def test_dry_run_finds_what_a_launch_would(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, what: str
+) -> None:
+    assert run(["launch", "--dry-run", *arguments]) == code
+    assert what in capsys.readouterr().err
+
+
+def test_trace_is_a_plugin_of_the_launch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "--dry-run", "--json", "--trace", "on_step_end", "--trace", "build_model"]) == 0
+    (found,) = [one for one in json.loads(capsys.readouterr().out)["instances"] if one["name"] == "launch-trace"]
+    assert found["options"]["hooks"] == ["on_step_end", "build_model"]

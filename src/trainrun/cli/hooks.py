@@ -62,7 +62,7 @@ def command(
         resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
     _require_known(wanted, resolved.specs)
     document = _plan_document(recipe, resolved, wanted) if as_json else None
-    echo(json.dumps(document, indent=2) if document else "\n".join(_plan_lines(resolved, wanted)))
+    echo(json.dumps(document, indent=2) if document else "\n".join(plan_lines(resolved, wanted)))
     for note in resolved.notes:
         echo(f"note: {note}", err=True)
     try:
@@ -140,7 +140,8 @@ def _plan_document(recipe: str, resolved: Resolved, wanted: Sequence[str]) -> di
     }
 
 
-def _plan_lines(resolved: Resolved, wanted: Sequence[str]) -> Iterator[str]:
+def plan_lines(resolved: Resolved, wanted: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the order of plugins and each hook with what is called in it; of the wanted hooks their manual too."""
     for hook in wanted:
         yield from _manual(resolved.specs[hook])
         yield from next(_entries([resolved.plan.hooks[hook]]))

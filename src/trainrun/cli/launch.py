@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from trainrun import interrupts
-from trainrun.cli import options
+from trainrun.cli import completing, options
 from trainrun.cli.echo import answers_only, echo
+from trainrun.errors import UsageError
 
 if TYPE_CHECKING:
     from trainrun.launch.terminal import Echo
     from trainrun.rundir.records import Outcome
+
+_TRACE = "launch-trace"
 
 
 @click.command("launch")
@@ -34,6 +38,16 @@ if TYPE_CHECKING:
 @options.nodes
 @options.node_rank
 @options.rdzv_endpoint
+@click.option("--dry-run", is_flag=True, help="Print what would be started; start and create nothing.")
+@click.option(
+    "--trace",
+    "traced",
+    metavar="HOOK",
+    multiple=True,
+    shell_complete=completing.hooks,
+    help="Write each call of HOOK in the first steps into the run's logs folder: order, types of arguments, time. May "
+    "be repeated; `all` is every hook.",
+)
 @options.quiet
 @options.as_json
 @options.refresh
@@ -51,13 +65,16 @@ def command(  # noqa: PLR0913 - one for each option
     nodes: int | None,
     node_rank: int | None,
     rdzv_endpoint: str | None,
+    dry_run: bool,
+    traced: tuple[str, ...],
     quiet: bool,
     as_json: bool,
     refresh: bool,
 ) -> None:
     """Train by RECIPE (train.toml if none is given) on this machine, or together with others.
 
-    For several machines run the same command on each, with a --node-rank of its own.
+    For several machines run the same command on each, with a --node-rank of its own. --dry-run shows what would be
+    started: workers, the run directory but for two words, the environment, and which hooks run where.
 
     Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
     ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong;
@@ -65,11 +82,17 @@ def command(  # noqa: PLR0913 - one for each option
     with `trainrun resume`; 93 no progress in three attempts: restarting will not help; 130 Ctrl-C; 143 SIGTERM, and
     the last step is not saved.
     """
+    overrides = (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"]))
+    overrides = (*overrides, *(_tracing(traced, recipe, overrides, plugins) if traced else ()))
+    if dry_run:
+        settings = {"base": base, "ranks": ranks, "refresh": refresh, "nodes": (node_rank, rdzv_endpoint)}
+        _plan((recipe, overrides, plugins), settings, (allow_changes, trust_checkpoint), as_json=as_json)
+        return
     from trainrun.launch.launch import launch  # noqa: PLC0415 - help should not pay for it
 
     outcome = launch(
         recipe,
-        (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"])),
+        overrides,
         plugins,
         dir=base,
         allow_changes=allow_changes,
@@ -80,7 +103,39 @@ def command(  # noqa: PLR0913 - one for each option
         node_rank=node_rank,
         rdzv_endpoint=rdzv_endpoint,
     )
+    if traced:
+        echo(f"trace: {Path(outcome.run) / 'logs'}/trace-*.txt", err=True)
     leave(outcome, as_json=as_json)
+
+
+def _plan(
+    what: tuple[str, tuple[str, ...], tuple[str, ...]],
+    settings: Mapping[str, Any],
+    allowed: tuple[bool, bool],
+    *,
+    as_json: bool,
+) -> None:
+    """Print what the launch would do. allowed: --allow-changes and --trust-checkpoint."""
+    from trainrun.cli.dry_run import document, lines  # noqa: PLC0415 - help should not pay for it
+    from trainrun.launch.dry_run import plan  # noqa: PLC0415
+    from trainrun.launch.handle import GoingOn  # noqa: PLC0415
+
+    planned = plan(*what, wish=GoingOn(allow_changes=allowed[0], trust=allowed[1]), **settings)
+    echo(json.dumps(document(planned), indent=2) if as_json else "\n".join(lines(planned)))
+
+
+def _tracing(hooks: Sequence[str], recipe: str, overrides: Sequence[str], plugins: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that trace these hooks. Raises UsageError for one that does not exist."""
+    from trainrun.plugin.resolve import resolve  # noqa: PLC0415 - help should not pay for it
+    from trainrun.recipe.suggest import did_you_mean  # noqa: PLC0415
+
+    known = ["all", *resolve(recipe, overrides, plugins).specs]
+    for hook in hooks:
+        if hook not in known:
+            raise UsageError(
+                f"--trace: no hook is called {hook!r}; {did_you_mean(hook, known) or 'trainrun hooks lists them'}"
+            )
+    return f'plugins.{_TRACE}.use="trainrun.builtin.trace:Trace"', f"plugins.{_TRACE}.hooks={json.dumps(list(hooks))}"
 
 
 def leave(outcome: Outcome, *, as_json: bool) -> NoReturn:

@@ -77,7 +77,7 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)
     staged = stage(resolved, write, ranks)
-    going_on = _named(resolved, staged, GoingOn(allow_changes=allow_changes, trust=trust_checkpoint))
+    wish = going_on(resolved, staged, GoingOn(allow_changes=allow_changes, trust=trust_checkpoint))
     typed = staged.recipe
     base = Path(typed.run.dir if dir is None else dir)
     for run_id in leftovers.clear(base):
@@ -86,7 +86,7 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     with Signals(typed.launch.grace + SLACK, users) as signals, door(place, write) as hub:
         about = (tuple(argv or sys.argv), tuple(plugins))
         prepared = prepare(typed, resolved, staged.placement, base, *about, quiet=quiet)
-        prepared = replace(prepared, going_on=going_on)
+        prepared = replace(prepared, going_on=wish)
         write(f"run: {prepared.paths.root}")
         if place is not None and hub is not None:
             hub.open(prepared.paths, software(resolved, prepared.workers))
@@ -94,8 +94,8 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
         return conduct(staged.client, prepared, signals, "none" if quiet else ranks)
 
 
-def _named(resolved: Resolved, staged: Staged, wish: GoingOn) -> GoingOn:
-    """The wish with the checkpoint that the recipe names. Raises a TrainrunError where it cannot be gone on from."""
+def going_on(resolved: Resolved, staged: Staged, wish: GoingOn) -> GoingOn:
+    """Return the wish with the checkpoint that the recipe names. Raises a TrainrunError if it cannot be used."""
     start = named_start(staged.recipe.checkpoint.resume)
     if start is None:
         return wish

@@ -175,6 +175,10 @@ class RunPaths:
         """The folder that says who owns the run. Writer of each record: the client that it names."""
         return self.root / "lease"
 
+    def trace(self, process: str) -> Path:
+        """Where `launch --trace` writes the calls of a process, "client" or "rank-N"."""
+        return self.logs / f"trace-{process}.txt"
+
     @property
     def crash_log(self) -> Path:
         """The report of a bug in trainrun, if there was one. Writer: client."""
