@@ -110,6 +110,8 @@ LINES: dict[str, list[list[str]]] = {
     "init": [[f"RUNS/{EVIL}.toml"], ["RUNS"]],
     "schema": [["GOOD"], ["RECIPE"]],
     "new-plugin": [[EVIL], ["evil", "--dir", f"RUNS/{EVIL}"]],
+    "new-task": [["../" + EVIL]],
+    "completion": [[EVIL], ["bash"]],
     "smoke": [["RECIPE", "--inject", EVIL]],
     "verify-resume": [["RECIPE"]],
     "ps": [["--dir", "RUNS"], ["--dir", "RUNS", "--json"], ["--dir", EVIL]],

@@ -13,7 +13,6 @@ from trainrun.cli.echo import answers_only, echo
 from trainrun.errors import ExitCode, Problem, RecipeError, TrainrunError, UsageError
 
 if TYPE_CHECKING:
-    from trainrun.launch.busy import Busy
     from trainrun.plugin.resolve import Resolved
 
 
@@ -62,28 +61,28 @@ def command(
     All problems are reported at once, with file, line and column. Exit code 2 means that the recipe
     is wrong, 4 that a plugin is. All recipes are checked, and the exit code is that of the first one that is wrong.
     """
-    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
-
     if as_json and form not in {None, "json"}:
         raise UsageError(f"--json and --format {form}: use one of them")
     if len(recipes) > 1 and (why or show):
         raise UsageError(f"{'--why' if why else '--print'} takes one recipe, got {len(recipes)}")
     key = _key(why) if why else None
     form = "json" if as_json else form or "text"
-    with Busy(quiet=form != "text") as busy:
-        checked = [_checked(recipe, overrides, plugins, busy, refresh=refresh) for recipe in recipes]
+    quiet = form != "text"
+    checked = [_checked(recipe, overrides, plugins, quiet=quiet, refresh=refresh) for recipe in recipes]
     if len(checked) == 1 and checked[0].error is not None and form == "text":
         raise checked[0].error
     _REPORTS[form](checked, key, show)
     raise click.exceptions.Exit(next((one.code for one in checked if one.error is not None), 0))
 
 
-def _checked(recipe: str, overrides: Sequence[str], plugins: Sequence[str], busy: Busy, *, refresh: bool) -> Checked:
+def _checked(recipe: str, overrides: Sequence[str], plugins: Sequence[str], *, quiet: bool, refresh: bool) -> Checked:
+    from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
     resolved = None
     try:
-        resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
+        with Busy(quiet=quiet) as busy:
+            resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
         resolved.require()
         _ask_plugins(resolved)
     except TrainrunError as error:

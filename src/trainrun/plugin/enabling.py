@@ -196,7 +196,7 @@ class _Enabling:
         names = [*self._installed.plugins, *(() if wish.role == "task" else _BUILTINS)]
         hint = advice(wish.use) if wish.use in OWNERS else did_you_mean(wish.use, names) or advice(wish.use)
         if wish.role == "task" and wish.use not in OWNERS:
-            hint += ", or name a module or a file such as tasks/mine.py"
+            hint += "; or name a module or a file such as tasks/mine.py"
         self._wrong(wish.place, f"{wish.role} {wish.use!r} is not installed", hint)
 
     def _request(self, wish: Wish, target: Target, entry: EntryPoint | None = None) -> None:
