@@ -12,6 +12,8 @@ def moment(seconds: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time in its two largest units."""
+    if seconds < 0:
+        return "?"  # the clock was set back in between
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
