@@ -225,7 +225,7 @@ def test_fault_that_does_not_come(tmp_path: Path, folder: Path, survivor: None) 
     expected, seen, last = result.stdout.splitlines()
     assert expected.split() == ["WRONG", "raise:survivor.on_resume", "expected", "exit", "0,", "disable"]
     assert seen.split()[:5] == ["seen", "the", "fault", "did", "not"]
-    assert last.startswith("1 of 1 faults did not end as they have to; the folders are kept: ")
+    assert last.startswith("1 of 1 fault did not end as expected; the folders are kept: ")
     assert list(Path(last.rpartition(" ")[2]).glob("*/2*/outcome.json"))
 
 

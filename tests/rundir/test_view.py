@@ -100,7 +100,7 @@ EVENTS = [
     ({"event": "some_thing", "rank": 0}, "some thing rank 0"),
     (
         {"event": "resume", "attempt": 2, "step": 5, "checkpoint": "/r/checkpoints/step-000005"},
-        "attempt 2 goes on from step 5 (step-000005)",
+        "attempt 2 resumes from step 5 (step-000005)",
     ),
     (
         {"event": "quarantine", "checkpoint": "/r/checkpoints/bad-step-000005", "reasons": ["'a' is missing", "b"]},

@@ -202,9 +202,9 @@ def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault], answer: An
         answer.show(proved.lines(width))
         answer.document["faults"].append(proved.to_json())
     if wrong:
-        answer.show([f"{wrong} of {len(faults)} faults did not end as they have to; the folders are kept: {trial[3]}"])
+        answer.show([f"{wrong} of {_faults_of(len(faults))} did not end as expected; the folders are kept: {trial[3]}"])
         return 1
-    answer.show([f"ok: {len(faults)} faults, and each ended as it has to"])
+    answer.show([f"ok: {_faults_of(len(faults))}, ended as expected"])
     return 0
 
 
@@ -240,6 +240,10 @@ def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
         yield f"ok: {_steps(first.step)} on {_WORKERS} CPU workers; parameters identical on all workers"
     yield f"ok: {last.step - first.step} more steps from their checkpoint, with new workers"
     yield from closing.faults(RunPaths(Path(last.run)))
+
+
+def _faults_of(number: int) -> str:
+    return f"{number} fault" + "s" * (number != 1)
 
 
 def _steps(number: int) -> str:

@@ -167,7 +167,7 @@ def _of_checkpoint(kind: str, event: Mapping[str, Any]) -> str:
     name, reasons = path.rpartition("/")[2], event.get("reasons")
     reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "nobody knows why"
     return {
-        "resume": f"attempt {event.get('attempt')} goes on from step {event.get('step')} ({name})",
+        "resume": f"attempt {event.get('attempt')} resumes from step {event.get('step')} ({name})",
         "quarantine": f"{name} is damaged and was left out: {reason}",
         "set_aside": f"{name} was put aside",
         "trusted": f"{path} was trusted, though {reason}",
