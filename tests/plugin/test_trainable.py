@@ -69,10 +69,6 @@ def test_whole_task(written: Path) -> None:
             "mine.py has no training_step, without which nothing can be trained; implement it and mark it with "
             "@hookimpl; training_step is there without @hookimpl",
         ),
-        (
-            HEAD + MODEL + DATA + STEP,
-            'mine.py has no evaluation_step, but evaluate.splits = ["eval"]; implement it, or',
-        ),
     ],
 )
 def test_what_is_missing(written: Path, source: str, problem: str) -> None:
@@ -80,8 +76,18 @@ def test_what_is_missing(written: Path, source: str, problem: str) -> None:
     assert found.startswith(problem)
 
 
-def test_nothing_to_evaluate_needs_no_evaluation_step(written: Path) -> None:
-    assert problems(written, HEAD + MODEL + DATA + STEP, "evaluate.splits=[]") == []
+def test_splits_that_are_asked_for_need_an_evaluation_step(written: Path) -> None:
+    (found,) = problems(written, HEAD + MODEL + DATA + STEP, 'evaluate.splits=["eval"]')
+    assert found.startswith('mine.py has no evaluation_step, but evaluate.splits = ["eval"]; implement it, or set')
+
+
+def test_without_evaluation_step_the_default_is_to_evaluate_nothing(written: Path) -> None:
+    resolved = of(written, HEAD + MODEL + DATA + STEP)
+    assert (resolved.recipe_problems, resolved.data["evaluate"]["splits"]) == ((), [])
+    (note,) = resolved.notes
+    assert note.startswith("mine.py has no evaluation_step, so nothing is evaluated; evaluate.splits = []")
+    assert of(written, HEAD + MODEL + DATA + STEP, "evaluate.splits=[]").notes == ()
+    assert of(written, WHOLE).data["evaluate"]["splits"] == ["eval"]
 
 
 def test_a_wrapper_is_no_implementation(written: Path) -> None:

@@ -190,6 +190,7 @@ class _Resolving:
         if self._optimizer_of is not None and isinstance(table, dict) and "name" not in self._optimizer_table():
             # Not the default: what is kept of the run must not say that another optimizer trained.
             table["name"] = f"built-by-{self._optimizer_of.name}"
+        self._unevaluated = self._leave_out_evaluation()
         self._own = by_name(own_specs())
         self._specs = by_name(self._own.values(), *(description.specs for _, description in self._known))
 
@@ -339,11 +340,25 @@ class _Resolving:
         for instance, description in self._known:
             yield from unmarked_notes(instance, description)
             yield from self._unknown_declared(instance, description)
+        if self._unevaluated:
+            use = self._document.data.get("task", {}).get("use")
+            yield f"{use} has no evaluation_step, so nothing is evaluated; evaluate.splits = [] says that it is meant"
         if self._optimizer_of is not None and self._optimizer_table():
             yield (
                 f"{self._document.locate(('optimizer',))}: [optimizer] has no effect by itself, because "
                 f"{self._optimizer_of.where} builds the optimizer; its build_optimizer may read run.recipe.optimizer"
             )
+
+    def _leave_out_evaluation(self) -> bool:
+        """Evaluate nothing if no plugin could and the recipe does not ask for it; return whether that is so."""
+        table = self._data.get("evaluate")
+        own = self._document.data.get("evaluate")
+        asked = isinstance(own, dict) and "splits" in own
+        described = all(description.ok for _, description in self._known) and "task" in self._data
+        if asked or not described or not isinstance(table, dict) or builder(self._known, "evaluation_step") is not None:
+            return False
+        table["splits"] = []
+        return True
 
     def _optimizer_table(self) -> Mapping[str, Any]:
         table = self._document.data.get("optimizer")
