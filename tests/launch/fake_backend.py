@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trainrun import hookimpl
+from trainrun import PluginOptions, hookimpl
 from trainrun.launch.local import start
 
 
@@ -33,3 +33,10 @@ class Task:
     @hookimpl
     def evaluation_step(self):
         raise NotImplementedError
+
+
+class Hush:
+    class Options(PluginOptions):
+        token: str
+
+    def __init__(self, options): ...

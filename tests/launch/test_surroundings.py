@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from trainrun.errors import EnvironmentProblem
+from trainrun.rundir import scratch
 from trainrun.worker import sockets
 
 TASK = """
@@ -143,6 +145,6 @@ def test_room_is_made_only_if_it_is_needed(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.usefixtures("no_folder")
 def test_without_another_folder_tmpdir_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/t" * 50)
-    monkeypatch.setattr(sockets, "_SHORT", (str(tmp_path / "missing"),))
-    with pytest.raises(OSError, match=r"TMPDIR=(/t){50} is too long .* at most 75 bytes"):
+    monkeypatch.setattr(scratch, "_SHORT", (str(tmp_path / "missing"),))
+    with pytest.raises(EnvironmentProblem, match=r"TMPDIR=(/t){50} is too long .* at most 75 bytes"):
         sockets.make_room()
