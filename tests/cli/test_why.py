@@ -46,7 +46,7 @@ def test_why_tells_the_end_decisions_and_errors(paths: RunPaths, capsys: pytest.
     assert lines[1].startswith("step 7, exit code 1, ended ")
     assert lines[1].endswith("after 1.5 s")
     assert lines[2] == "log: logs/rank-1.out"
-    assert lines[4].split() == ["step", "decision", "plugin", "hook", "rank", "reason"]
+    assert lines[4].split() == ["step", "decision", "plugin", "what", "rank", "reason"]
     assert lines[5].split(None, 5) == ["7", "stop", "early-stopping", "should_stop", "0,1", "flat for 5 evaluations"]
     assert "plugin shy failed in on_status (disable):" in lines
     assert "Traceback shy" in lines
