@@ -62,7 +62,7 @@ def test_stop_after_the_step(project: Any, launched: subprocess.Popen[str], wait
         assert "by trainrun stop: enough of it (" in stdout
         followed, told = following.communicate(timeout=PATIENCE)
         assert following.returncode == 0
-        assert "client info  launch_end  state=stopped" in followed
+        assert "client info  the launch has ended  state=stopped" in followed
         assert "stopped at step" in told
     finally:
         following.kill()

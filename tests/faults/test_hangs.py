@@ -59,7 +59,10 @@ def test_a_rank_that_waits_for_data_is_told_so(project: Any) -> None:
 def test_what_a_dataset_raises_in_its_process_ends_the_run_at_once(project: Any) -> None:
     ended = project.launch(task__loading="raises", data__workers=1, data__shuffle="false", launch__timeout=600)
     assert ended.code == 1
-    assert "micro-batch 1, samples 4, 5, 6, 7 of the dataset: Lost: 'sample seven is lost'" in ended.verdict
+    assert (
+        "micro-batch 1 after 0 samples of the epoch, dataset indices 4, 5, 6, 7): Lost: 'sample seven is lost'"
+        in ended.verdict
+    )
 
 
 @pytest.mark.long

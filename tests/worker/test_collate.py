@@ -126,7 +126,7 @@ def test_samples_that_do_not_fit_are_told_of_collate(training: Any, regression: 
     first, _ = training(
         ragged(regression, Ragged()), ranks=2, train=STEPS, data={"workers": workers, "shuffle": False}
     ).ranks
-    assert "micro-batch 1, samples 0, 1 of the dataset" in str(first)
+    assert "micro-batch 1 after 0 samples of the epoch, dataset indices 0, 1)" in str(first)
     assert "stack expects each tensor to be equal size" in str(first)
     assert "implement the hook `collate`, or give the dataset a `collate_fn`" in str(first)
 
@@ -158,7 +158,7 @@ def test_a_hook_that_raises_is_named_with_the_samples(training: Any, regression:
         ragged(regression, Ragged()), Breaks, ranks=2, train=STEPS, data={"workers": workers, "shuffle": False}
     ).ranks
     assert "plugin 'breaks' raised OSError in collate: no space" in str(first)
-    assert "samples 0, 1 of the dataset" in str(first)
+    assert "dataset indices 0, 1)" in str(first)
 
 
 def test_it_is_said_that_an_own_loader_does_not_ask_the_hook(training: Any, regression: Any) -> None:

@@ -109,7 +109,7 @@ def test_splits_without_data_are_left_out(training: Any, regression: Any) -> Non
 
 
 @pytest.mark.parametrize(("answer", "message"), [
-    (None, "nobody answers evaluation_step for split 'eval'"),
+    (None, "evaluation_step returned None for split 'eval'"),
     (torch.zeros(()), "returned a Tensor; return a mapping of names to values; evaluation_step is that of task "),
     ({"error": "high"}, "evaluation_step returned str as 'error'; return a number, a tensor"),
     ({"error": torch.zeros(3)}, r"returned a tensor of shape \(3,\) as 'error'; return one number"),

@@ -299,8 +299,8 @@ def test_what_is_raised_is_told_at_once_with_its_samples(fail: Callable[[], Any]
         read(own(Samples(fail)))
     message = str(caught.value)
     assert message.startswith(
-        "the train data could not be read: epoch 1, from sample 4 of the epoch on, micro-batch 1,"
-        f" samples 4, 5 of the dataset: {told}"
+        "loading training data failed (epoch 1, micro-batch 1 after 4 samples of the epoch,"
+        f" dataset indices 4, 5): {told}"
     )
     assert f"in {fail.__name__}\n" in message or fail is interrupted  # the traceback; torch catches that one itself
 

@@ -157,13 +157,13 @@ def test_samples_that_cannot_be_read_are_named(workers: int, kills: bool) -> Non
     assert raised.value.__cause__ is not None
     if kills:
         assert "one of the processes that load ahead" in message
-        found = re.search(r"samples (\d+), \d+ of the dataset or one of the (\d+) micro-batches after them", message)
+        found = re.search(r"dataset indices (\d+), \d+ or one of the (\d+) micro-batches after them", message)
         assert found is not None, message
         waited_for, ahead = int(found[1]), int(found[2])
         # How far the processes were ahead is chance; the batch that killed one is among those that are named.
         assert waited_for <= 12 <= waited_for + ahead * (BATCH // 2), message
     else:
-        assert "epoch 1, from sample 12 of the epoch on, micro-batch 1, samples 12, 13 of the dataset" in message
+        assert "(epoch 1, micro-batch 1 after 12 samples of the epoch, dataset indices 12, 13)" in message
         assert "no such row" in message
 
 

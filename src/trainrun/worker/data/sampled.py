@@ -95,9 +95,10 @@ class SampledBatches:
         indices = self._sampler.indices(start, self._fetched)
         found = (
             f"loading training data failed (epoch {self._sampler.epoch}, micro-batch {self._fetched + 1} after"
-            f" {start} samples of the epoch, dataset indices {_shown(indices)})"
+            f" {start} samples of the epoch, dataset indices {_shown(indices)}"
         )
-        return found + died_ahead(self._loader.loader) if self._loader.loader.num_workers and is_death(error) else found
+        died = self._loader.loader.num_workers and is_death(error)
+        return f"{found}{died_ahead(self._loader.loader) if died else ''})"
 
     def use(self, update: Update) -> None:
         """Count an update that was made: the loader itself may be some batches ahead."""
