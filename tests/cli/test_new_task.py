@@ -43,6 +43,7 @@ def test_writes_a_task_a_recipe_and_a_test(tmp_path: Path, environment: Mapping[
     call(folder, environment, "ruff", "format", "--isolated", "--check", "--line-length", "120")
 
 
+@pytest.mark.long
 def test_its_own_test_passes(tmp_path: Path, environment: Mapping[str, str]) -> None:
     new_task(NAME, "--dir", tmp_path)
     assert "2 passed" in call(tmp_path / NAME, environment, "pytest", "-p", "no:cacheprovider")

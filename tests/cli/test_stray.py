@@ -74,6 +74,7 @@ def test_launch_keeps_it_in_the_run(noisy: Path, trainrun: Trainrun) -> None:
     assert set(kept) <= set(done.stderr.splitlines())
 
 
+@pytest.mark.long
 def test_without_json_the_last_lines_are_the_answer(noisy: Path, trainrun: Trainrun) -> None:
     done = trainrun("launch", noisy.name, GREETING_TOKEN="welcome")
     subprocess.run(["kill", "-9", (noisy.parent / "sleeper").read_text().strip()], check=True)

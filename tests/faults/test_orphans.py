@@ -135,7 +135,15 @@ COLD = ["client", "agent", "Ctrl-C, in a burst"]
 
 
 # Of a kind with others, or with those of end_to_end/test_endings.py.
-LATER = ("client's group", "client and server", "client, a worker stands still", "Ctrl-C, once", "Ctrl-C, in a burst")
+LATER = (
+    "client's group",
+    "server",
+    "both ranks",
+    "client and server",
+    "client, a worker stands still",
+    "Ctrl-C, once",
+    "Ctrl-C, in a burst",
+)
 
 
 @pytest.mark.parametrize(

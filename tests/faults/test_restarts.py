@@ -66,6 +66,7 @@ def test_error_of_the_code_is_retried_after_a_new_checkpoint_and_not_twice_at_on
     assert ended.outcome["reason"].endswith("; attempt 1 raised the same at the same step")
 
 
+@pytest.mark.long
 def test_error_that_passes_is_retried_from_the_new_checkpoint(project: Any) -> None:
     saved = {"checkpoint__every": 2, "checkpoint__background": "false"}
     ended = project.inject("raise:rank1@3", "raise:rank0@5", launch__max_restarts=10, **saved)

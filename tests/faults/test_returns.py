@@ -91,6 +91,7 @@ def use(project: Any) -> Any:
     return overrides
 
 
+@pytest.mark.long
 def test_names_of_plugins_and_exceptions_change_no_exit_code(project: Any, use: Any) -> None:
     """Instances called like a signal and like the source of saves, exceptions like those of trainrun and torch."""
     cases = {

@@ -103,7 +103,7 @@ def surroundings(tmp_path: Path) -> tuple[Path, Path]:
     return working, temporary
 
 
-@pytest.mark.parametrize("start", ["warm", "cold"])
+@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.long)])
 def test_modules_in_the_working_folder_and_a_long_tmpdir(surroundings: tuple[Path, Path], start: str) -> None:
     working, temporary = surroundings
     folder = working.parent

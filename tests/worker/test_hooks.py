@@ -540,7 +540,7 @@ def test_a_plugin_calls_hooks_of_its_own(training: Any, regression: Any) -> None
     ("build_dataloader", 3, "build_dataloader returned int for split 'train'; return an iterable .* is that of task "),
     ("clip_gradients", "no", "clip_gradients returned str; return the norm before clipping; .* is that of task "),
     ("clip_gradients", torch.zeros(2), r"clip_gradients returned a tensor of shape \(2,\)"),
-    ("build_dataset", None, "nobody answered build_dataset or build_dataloader"),
+    ("build_dataset", None, "no build_dataset or build_dataloader returned data"),
     ("build_dataloader", [], "gave no batch in a whole epoch"),
 ])  # fmt: skip
 def test_wrong_answers_of_a_task_are_named(

@@ -313,7 +313,7 @@ def test_a_group_of_exceptions_is_told_whole() -> None:
 
 def test_a_batch_that_cannot_be_sent_is_told() -> None:
     data = own(Samples(a_lock), collate_fn=list)
-    with pytest.raises(TrainingError, match=r"samples 4, 5 .*a list, cannot be sent.*TypeError: cannot pickle"):
+    with pytest.raises(TrainingError, match=r"dataset indices 4, 5.*a list, cannot be sent.*TypeError: cannot pickle"):
         read(data)
 
 
