@@ -14,7 +14,7 @@ from trainrun.doctor import storage
 from trainrun.doctor.filesystem import Mount, Space
 from trainrun.doctor.finding import Finding, Verdict
 from trainrun.doctor.probes import PROBES, probe_socket
-from trainrun.worker import sockets
+from trainrun.rundir import scratch
 
 Ask = Callable[..., Finding]
 
@@ -158,7 +158,7 @@ def test_a_temporary_directory_too_deep_for_sockets(
     assert finding.status == "warning"
     assert "its path is too long for sockets, which are made in /tmp instead" in finding.finding
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr(sockets, "_SHORT", ())
+    monkeypatch.setattr(scratch, "_SHORT", ())
     finding = ask("trainrun.doctor.storage:temporary")
     assert finding.status == "failed"
     assert f"TMPDIR={folder} is too long for sockets" in finding.finding

@@ -407,7 +407,7 @@ def test_what_cannot_be_resumed_is_named_before_training() -> None:
     sentence = resumable(DataLoader(Stream(), num_workers=1))
     assert sentence is not None
     assert "DataLoader over Stream, has no state_dict" in sentence
-    assert "goes through its first batches again" in sentence
+    assert "re-reads and skips the batches already used" in sentence
     assert resumable(ByGlobalRandom()) is not None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from trainrun.doctor.filesystem import Mount, Space, mount_of, size, space_of
 from trainrun.doctor.finding import Context, Finding, Settings, Verdict, reason
 from trainrun.doctor.probes import PROBES, probe_socket
+from trainrun.errors import EnvironmentProblem
 from trainrun.plugin.cache import cache_folder
 from trainrun.worker.sockets import elsewhere
 
@@ -73,6 +74,8 @@ def temporary(context: Context) -> Iterator[Finding]:
             Path(made, "file").write_bytes(bytes(MIB))
     except OSError as error:
         verdict.fail(f"it cannot be used: {reason(error)}", hint)
+    except EnvironmentProblem as problem:
+        verdict.fail(str(problem), hint)
     _judge_space(verdict, space, SCARCE_TEMPORARY, f"free some, or {hint}")
     if "noexec" in mount.options:
         verdict.warn("nothing in it may be executed, so compiled models fail", hint)
