@@ -153,7 +153,7 @@ def injecting(*faults: str) -> Inject:
 
 
 def test_every_kind_does_something() -> None:
-    assert inject._FIRE.keys() == KINDS.keys()
+    assert inject._FIRE.keys() | {"nan"} == KINDS.keys()  # which acts on the loss, where a hookimpl is called
 
 
 def test_once_in_a_run(run: Any) -> None:

@@ -83,7 +83,7 @@ def test_a_fresh_process_is_like_an_agent(examiner: Examiner, tmp_path: Path, mo
     (other,) = examiner.findings(Examination(("good",), "odd_checks:good", fresh=True), Settings(threads="3"))
     assert one.finding != other.finding
     assert other.facts["threads"] == os.environ.get("OMP_NUM_THREADS", "3")
-    assert other.facts["path"] == "", "the current folder, as for `python -c`"
+    assert other.facts["path"] == str(tmp_path), "and not the current folder, as for `python -P`"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def members(session: int) -> list[str]:
 
 
 def test_no_process_can_be_started(examiner: Examiner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", "/nothing/python")
+    monkeypatch.setattr("trainrun.doctor.examiner.PYTHON", ("/nothing/python",))
     first, second = examine(examiner, "good", "first", "second")
     assert first.status == "failed"
     assert "no process could be started" in first.finding

@@ -25,7 +25,9 @@ def on_log(metrics):
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "task.py").write_text(GOOD.replace("on_log(metrics)", "build_model(device)"))
+    hooks = ("build_model(device)", "build_dataset(split)", "training_step(batch)")
+    marked = "".join(f"\n\n@hookimpl\ndef {hook}: ...\n" for hook in hooks)
+    (tmp_path / "task.py").write_text(f"from trainrun import hookimpl\n{marked}")
     path = tmp_path / "train.toml"
     path.write_text('[task]\nuse = "task.py"\n[train]\nsteps = 1\ndevice = "cpu"\n')
     return path

@@ -24,6 +24,12 @@ class Greeter:
         sys.stdout.write(f"hello from {run.world.rank} of {run.world.size}\n")
 
 
+class Breaker:
+    @hookimpl
+    def on_step_start(self) -> None:
+        raise ValueError("broken as planned")
+
+
 def test_two_workers_run_what_is_passed(launch_recipe: LaunchRecipe, hook_recorder: type[HookRecorder]) -> None:
     result = launch_recipe(RECIPE, Greeter, hook_recorder)
     assert result.outcome.ok
@@ -35,9 +41,9 @@ def test_two_workers_run_what_is_passed(launch_recipe: LaunchRecipe, hook_record
 
 
 def test_a_failed_run_says_so_in_its_outcome(launch_recipe: LaunchRecipe) -> None:
-    result = launch_recipe({"train": {"steps": 1}}, task=Greeter)
+    result = launch_recipe(RECIPE, Breaker)
     assert result.outcome.state == "failed"
-    assert "build_model" in result.outcome.reason
+    assert "broken as planned" in result.outcome.reason
 
 
 def test_what_workers_cannot_import_is_refused(launch_recipe: LaunchRecipe) -> None:
