@@ -57,7 +57,7 @@ def command(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Go on with RUN where its newest good checkpoint left it, in the same directory.
 
-    RUN is an id, a part of one, a path, or `latest`. It goes on with the recipe that it was made with, and
+    RUN is an id, a part of one, a path, or `latest`. It resumes with the recipe that it was made with, and
     overrides on top; secrets are read from the recipe that it was launched by, or are given again with -o. What
     changes the training is refused unless --allow-changes says otherwise. A run that has made all its steps is left
     as it is. The exit codes are those of `trainrun launch`; 4 also says that no checkpoint is good.
