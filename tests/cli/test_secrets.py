@@ -11,7 +11,7 @@ from trainrun.cli.main import run
 TASK = """
 import pydantic
 
-from trainrun import PluginOptions, hookimpl
+from trainrun import Field, PluginOptions, hookimpl
 
 
 class Inner(PluginOptions):
@@ -30,6 +30,8 @@ class Options(PluginOptions):
     headers: dict[str, str] = {}
     address: str = ""
     max_tokens: int = 0
+    count_tokens: str = Field("text", secret=False)
+    account: str = Field("", secret=True)
 
     @pydantic.field_validator("bearer", "api_token")
     @classmethod
@@ -104,13 +106,25 @@ def test_why(key: str, project: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_is_no_secret_is_shown(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(project, LINES["headers"], LINES["address"], LINES["pairs"], "max_tokens = 512")
+    write(project, LINES["headers"], LINES["address"], LINES["pairs"], "max_tokens = 512", 'count_tokens = "ids"')
     assert run(["check", "train.toml", "--print"]) == 0
     shown = capsys.readouterr().out
     assert 'Accept = "plain"' in shown
     assert 'address = "https://me:<redacted>@example.org/x?token=<redacted>&page=3"' in shown
     assert 'pairs = [{ pin = "<redacted>" }]' in shown
     assert "max_tokens = 512" in shown
+    assert 'count_tokens = "ids"' in shown
+
+
+def test_what_an_option_says_of_itself_counts(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, 'account = "zq-nine"', 'count_tokens = "ids"')
+    assert run(["check", "train.toml", "--print"]) == 0
+    shown = capsys.readouterr().out
+    assert 'account = "<redacted>"' in shown
+    assert 'count_tokens = "ids"' in shown
+    write(project, 'account = ["zq-nine"]')
+    assert run(["check", "train.toml"]) == 2
+    assert "zq" not in capsys.readouterr().err
 
 
 def test_defaults_are_left_to_the_model(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,7 +134,7 @@ def _answer(recipe: str, resolved: Resolved, key: tuple[str, ...] | None, *, sho
 
     if key:
         return explain(resolved, key)
-    return freeze(resolved.shown) if show else _summary(recipe, resolved)
+    return freeze(resolved.data, resolved.schema) if show else _summary(recipe, resolved)
 
 
 def _key(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from trainrun.errors import UsageError
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.resolve import Resolved
 from trainrun.recipe.model import Recipe
-from trainrun.recipe.secret import REDACTED, redact
+from trainrun.recipe.secret import REDACTED
 
 Change = tuple[Any, Any]  # before and now; None where there was or is nothing
 
@@ -211,9 +211,9 @@ def _shown(plugin: Mapping[str, str] | None) -> str | None:
 def _normal(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recipe with its defaults, units made one; as it stands where it is of a version that knows other keys."""
     try:
-        found = redact(Recipe.from_data(data).model_dump(mode="json", exclude_none=True))
+        found = Recipe.from_data(data).model_dump(mode="json", exclude_none=True)
     except ValueError:
-        return redact(data)  # type: ignore[no-any-return]
+        return data
     optimizer = found["optimizer"]  # whose name may be written in several ways
     return {**found, "optimizer": {**optimizer, "name": re.sub("[-_]", "", optimizer["name"].lower())}}
 

@@ -134,7 +134,7 @@ class _Node:
         if digest(text) != first["recipe"]:
             found.append(f"{paths.recipe} is not what node 0 wrote")
         elif mine["recipe"] != first["recipe"]:
-            found += recipe_differences(text, freeze(self._resolved.shown), name)
+            found += recipe_differences(text, freeze(self._resolved.data, self._resolved.schema), name)
         return found
 
 

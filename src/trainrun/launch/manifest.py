@@ -26,7 +26,7 @@ _GIT = 5.0  # seconds that one git command may take
 
 def write_manifest(launch: Launch) -> None:
     """Freeze the recipe and write `manifest.json`. Secrets go into neither."""
-    write_atomic(launch.paths.recipe, freeze(launch.resolved.shown))
+    write_atomic(launch.paths.recipe, freeze(launch.resolved.data, launch.resolved.schema))
     write_json(launch.paths.manifest, manifest(launch))
 
 

@@ -299,7 +299,9 @@ def _without_secrets(schema: Any) -> Any:
         del clean["default"]
     properties = clean.get("properties")
     for name, inner in properties.items() if isinstance(properties, dict) else ():
-        if is_secret(name) and isinstance(inner, dict) and isinstance(inner.get("default"), str | list | dict):
+        if not isinstance(inner, dict) or not is_secret(name) or inner.get("writeOnly") is False:
+            continue
+        if isinstance(inner.get("default"), str | list | dict):
             del inner["default"]
     return clean
 

@@ -38,20 +38,29 @@ class PluginOptions(pydantic.BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """The options as `repr` shows them, without secrets."""
         for name, value in super().__repr_args__():
-            yield name, REDACTED if is_secret(name) else redact(value)
+            yield name, REDACTED if _is_secret(name, type(self)) else redact(value)
 
 
 def Field(  # noqa: N802 - pydantic's name
-    default: Any = ..., *, live: bool = False, metric: bool = False, **pydantic_options: Any
+    default: Any = ...,
+    *,
+    live: bool = False,
+    metric: bool = False,
+    secret: bool | None = None,
+    **pydantic_options: Any,
 ) -> Any:
-    """Describe an option: pydantic's `Field`, plus `live` and `metric`.
+    """Describe an option: pydantic's `Field`, plus `live`, `metric` and `secret`.
 
     live: the option may be set during the run, with `trainrun ctl set`; the plugin reads it
         from its options object each time, and so sees the new value.
     metric: the option names a metric of an evaluation, such as `eval/loss`. `trainrun check` refuses a name that
         the task's `evaluation_step` is seen not to return.
+    secret: whether files, logs and messages leave the value out. Without it the option's name and type decide:
+        `api_key` and `tokens` name secrets, and `SecretStr` is one.
     """
-    marks = {mark: True for mark, wanted in ((LIVE, live), (METRIC, metric)) if wanted}
+    marks: dict[str, Any] = {mark: True for mark, wanted in ((LIVE, live), (METRIC, metric)) if wanted}
+    if secret is not None:
+        marks["writeOnly"] = secret
     if marks:
         extra = pydantic_options.pop("json_schema_extra", None) or {}
         pydantic_options["json_schema_extra"] = {**extra, **marks}
@@ -61,6 +70,13 @@ def Field(  # noqa: N802 - pydantic's name
 def live_fields(options: type[PluginOptions]) -> tuple[str, ...]:
     """The names of the options that may be set while the run goes on."""
     return tuple(name for name, field in options.model_fields.items() if _is_live(field))
+
+
+def _is_secret(name: str | None, options: type[PluginOptions]) -> bool:
+    field = options.model_fields.get(name or "")
+    extra = field.json_schema_extra if field else None
+    declared = extra.get("writeOnly") if isinstance(extra, dict) else None
+    return declared if isinstance(declared, bool) else is_secret(name)
 
 
 def _is_live(field: FieldInfo) -> bool:

@@ -7,15 +7,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainrun.recipe.schema import Schema
 from trainrun.recipe.secret import redact
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
 
-def freeze(data: Mapping[str, Any]) -> str:
-    """TOML text of `data`, secrets redacted; reading it back gives the same (redacted) data."""
-    return toml_text(redact(data))
+def freeze(data: Mapping[str, Any], schema: Schema | None = None) -> str:
+    """Return TOML text of `data` with secrets redacted, by the types in `schema` too; it reads back as redacted."""
+    return toml_text(redact(data, schema))
 
 
 def toml_text(data: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Which values are secrets. They never reach the frozen recipe, a log or an error message.
 
 A key's name says it, the type of an option does (pydantic's secret types, by their JSON Schema), or the value itself: a
-URL that somebody logs in with.
+URL that somebody logs in with. An option whose schema has `writeOnly` as false is none, whatever its name.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def is_secret_at(key: Key, schema: Schema) -> bool:
     nodes: Sequence[Schema] = (schema,)
     for part in key:
         nodes = [*_steps(nodes, part, schema)]
-        if is_secret(part) or _typed_secret(nodes, schema):
+        if (is_secret(part) and not _declared_plain(nodes, schema)) or _typed_secret(nodes, schema):
             return True
     return False
 
@@ -87,12 +87,12 @@ def _redacted(value: Any, nodes: Sequence[Schema], root: Schema) -> Any:
     if _typed_secret(nodes, root):
         return REDACTED
     if isinstance(value, Mapping):
-        return {
-            key: REDACTED
-            if _named_secret(key, item) or _in_company(key, nodes, root)
-            else _redacted(item, [*_steps(nodes, key, root)], root)
-            for key, item in value.items()
-        }
+        redacted = {}
+        for key, item in value.items():
+            inner = [*_steps(nodes, key, root)]
+            named = _named_secret(key, item) and not _declared_plain(inner, root)
+            redacted[key] = REDACTED if named or _in_company(key, nodes, root) else _redacted(item, inner, root)
+        return redacted
     if isinstance(value, list | tuple):
         return [_redacted(item, [*_steps(nodes, place, root)], root) for place, item in enumerate(value)]
     if _holds_secrets(nodes, root):
@@ -105,7 +105,7 @@ def _holds_secrets(nodes: Sequence[Schema], root: Schema, deep: int = 0) -> bool
         tables = [inner for inner in node.get("properties", {}).items() if isinstance(inner[1], dict)]
         lists = [*node.get("prefixItems", ()), node.get("items"), node.get("additionalProperties")]
         inner = [*(one for _, one in tables), *(one for one in lists if isinstance(one, dict))]
-        if any(is_secret(name) for name, _ in tables) or _typed_secret(inner, root):
+        if _any_secret(tables, root) or _typed_secret(inner, root):
             return True
         if deep < _DEEPEST and inner and _holds_secrets(inner, root, deep + 1):
             return True
@@ -123,8 +123,18 @@ def _in_company(key: object, nodes: Sequence[Schema], root: Schema) -> bool:
     tables = [node for node in _branches(nodes, root) if "properties" in node]
     if not tables or any(key in node["properties"] or node.get("additionalProperties", True) for node in tables):
         return False
-    known = [(name, inner) for node in tables for name, inner in node["properties"].items()]
-    return any(is_secret(name) or _typed_secret((inner,), root) for name, inner in known)
+    return _any_secret([option for node in tables for option in node["properties"].items()], root)
+
+
+def _any_secret(options: Sequence[tuple[str, Schema]], root: Schema) -> bool:
+    return any(
+        (is_secret(name) and not _declared_plain((inner,), root)) or _typed_secret((inner,), root)
+        for name, inner in options
+    )
+
+
+def _declared_plain(nodes: Sequence[Schema], root: Schema) -> bool:
+    return any(node.get("writeOnly") is False for node in _branches(nodes, root))
 
 
 def _typed_secret(nodes: Sequence[Schema], root: Schema) -> bool:

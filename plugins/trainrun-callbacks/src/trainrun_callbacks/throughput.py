@@ -21,6 +21,7 @@ class ThroughputOptions(PluginOptions):
     tokens: str | None = Field(
         None,
         min_length=1,
+        secret=False,
         description="Count tokens in the tensor of the batch whose name fits this shell pattern: `input_ids`, or `0` by"
         " its place.",
     )

@@ -20,7 +20,7 @@ _SHOWN = 20  # differences that are named
 def software(resolved: Resolved, workers: int) -> dict[str, Any]:
     """What one node has: plain values, to be sent and compared."""
     return {
-        "recipe": digest(freeze(resolved.shown)),
+        "recipe": digest(freeze(resolved.data, resolved.schema)),
         "plugins": [[one.name, _shown(one), source_hash(resolved, one)] for one in resolved.instances],
         "versions": versions(),
         "workers": workers,
