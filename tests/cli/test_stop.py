@@ -119,5 +119,5 @@ def test_run_whose_client_died(paths: RunPaths, capsys: pytest.CaptureFixture[st
     # As a dead owner leaves it.
     write_json(paths.lease / "2", {"version": 1, **lease.info.to_json(), "start_time": 1})
     assert run(["stop", str(paths.root)]) == 2
-    assert "is not running: died: its launcher (pid" in capsys.readouterr().err
+    assert "is not running: died, its launcher (pid" in capsys.readouterr().err
     lease.release()

@@ -92,7 +92,7 @@ def test_wrong_values(problems: Problems, line: str, message: str) -> None:
 def test_run_names_that_are_no_slugs(problems: Problems, name: str) -> None:
     (found,) = problems(f'run.name = "{name}"\ntask.use = "x"\ntrain.steps = 1\n')
 
-    assert found.startswith("train.toml:1:5: run.name: expected a string")
+    assert found.startswith("train.toml:1:5: run.name: expected lower-case letters, digits and . _ -")
 
 
 @pytest.mark.parametrize(

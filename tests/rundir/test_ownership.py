@@ -174,7 +174,7 @@ def of_root() -> Iterator[RunPaths]:
     ("mode", "why"),
     [
         (0o700, "this user may not look into it"),
-        (0o755, "recipe.toml: no such file"),  # what root has made is trusted, as is all else that root does
+        (0o755, "this run never started"),  # what root has made is trusted, as is all else that root does
         (0o777, "it can be written to by everybody"),
     ],
 )

@@ -237,7 +237,7 @@ def test_deep_models_with_tied_frozen_and_running_parts(
 def test_a_parameter_without_a_dimension_cannot_be_cut(shard: Any, regression: Any) -> None:
     task = with_model(regression, lambda: nn.ParameterDict({"scale": nn.Parameter(torch.ones(()))}))
     run = shard(task, train={"steps": 1})
-    message = "TrainingError in parallelize_model: the parameters scale have no dimension"
+    message = "TaskError in parallelize_model: the parameters scale have no dimension"
     assert [message in error.message for error in run.ranks] == [True, True]
 
 
