@@ -38,7 +38,7 @@ class Noisy:
     def on_launch_start(self, launch):
         print("print in launch")
         print(os.environ["GREETING_TOKEN"])
-        os.system("echo child in launch; sleep 60 & echo $! > sleeper")
+        os.system("echo child in launch; sleep 60 2>&- & echo $! > sleeper")
         raise RuntimeError("no workers for this one")
 """
 AT_IMPORT = ["print at import", "descriptor at import", "child at import"]

@@ -128,7 +128,8 @@ def published(
         (temp / name).write_bytes(data)
         sync(temp / name)
     known = {"run": checkpoints.parent.name, "attempt": 1, "epoch": 1, "samples_seen": 64 * step, "world_size": 2}
-    about = {"created": time.time(), "recipe": RECIPE, "files": {name: digest(temp / name) for name in contents}}
+    about: dict[str, Any] = {"created": time.time(), "recipe": RECIPE, "finite": True}
+    about["files"] = {name: digest(temp / name) for name in contents}
     return publish(temp, Manifest(step=step, **{**known, **about, **changes}))
 
 
