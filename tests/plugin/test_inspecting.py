@@ -281,3 +281,19 @@ def test_a_made_plugin_that_holds_a_hook_is_told() -> None:
 
 
 MARKED = hookimpl(lambda step: None)
+
+
+@pytest.mark.parametrize(
+    "error", [SyntaxError("invalid syntax"), SystemError("AST constructor recursion depth mismatch")]
+)
+def test_a_source_that_cannot_be_read_leaves_the_line_unknown(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(inspect, "getsourcelines", fail)
+    monkeypatch.setattr(inspect, "getsource", fail)
+    described = describe_object("here:Full", Full)
+    assert described.line == 0
+    assert described.doc.startswith("Count things.")

@@ -163,7 +163,7 @@ def _keys_returned(function: FunctionType) -> tuple[str, ...]:
     """The keys of all mappings that the function returns; nothing unless all are literals."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
-    except (OSError, TypeError, SyntaxError):
+    except _NO_SOURCE:
         return ()
     keys: set[str] = set()
     for node in _own_nodes(tree.body[0]):
@@ -319,6 +319,9 @@ def _has_functions(schema: Any) -> bool:
 
 # --- sources -----------------------------------------------------------------------------------
 
+# No file, or one that was edited since it was imported. Python 3.11 raises SystemError if two threads parse at once.
+_NO_SOURCE = (OSError, TypeError, SyntaxError, SystemError)
+
 
 def _doc(plugin: object) -> str:
     return inspect.cleandoc(getattr(plugin, "__doc__", None) or "")
@@ -333,7 +336,7 @@ def _file(plugin: object) -> str:
 def _line(plugin: object) -> int:
     try:
         return inspect.getsourcelines(plugin)[1] if isinstance(plugin, type) else 1
-    except (OSError, TypeError):
+    except _NO_SOURCE:
         return 0
 
 
