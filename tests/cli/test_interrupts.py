@@ -96,7 +96,8 @@ def test_commands_end_with_the_right_code_from_the_first_instruction_on(call: Ca
     commands = {"launch": until, "check": until // 3, "smoke": until // 3}
     for command, last in commands.items():
         for number, moment, code, output in ends(call, command, "-o", "train.steps=2", until=last, cwd=tmp_path):
-            assert code == RIGHT[number], f"{command}: {number.name} at {moment}: {output}"
+            saved = "\n  checkpoint: " in output and number != signal.SIGINT  # workers were faster: nothing is lost
+            assert code == (75 if saved else RIGHT[number]), f"{command}: {number.name} at {moment}: {output}"
             assert "Traceback" not in output
     for number, moment, code, output in ends(call, "resume", run, until=until // 3, cwd=tmp_path):
         # It has a checkpoint: a stop loses nothing.

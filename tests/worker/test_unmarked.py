@@ -57,6 +57,12 @@ Unmarked = Callable[..., RunPaths]
 
 
 @pytest.fixture
+def looks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at checkpoints in this process: another one would import torch for each."""
+    monkeypatch.setattr(client, "_look", lambda folder: [found] if (found := examine(folder)) else [])
+
+
+@pytest.fixture
 def unmarked(training: Any, regression: type, monkeypatch: pytest.MonkeyPatch) -> Unmarked:
     """Train without the look, and take the mark out of all manifests."""
 
@@ -75,6 +81,7 @@ def unmarked(training: Any, regression: type, monkeypatch: pytest.MonkeyPatch) -
     return make
 
 
+@pytest.mark.usefixtures("looks_here")
 @pytest.mark.parametrize(
     ("where", "named_as"), [("weight", "0.weight"), ("moment", "the optimizer's exp_avg of 0.weight")]
 )
@@ -128,6 +135,7 @@ def test_the_workers_look_if_the_client_could_not(
         _ = training(regression, ranks=ranks, after=paths, **TABLES, **parallel).reports
 
 
+@pytest.mark.usefixtures("looks_here")
 def test_a_finite_one_is_as_good_as_one_that_is_marked(unmarked: Unmarked, training: Any, regression: type) -> None:
     paths = unmarked("")
     assert choose(paths.checkpoints).rejected == []
@@ -146,7 +154,7 @@ def test_what_is_exported_is_finite(unmarked: Unmarked, tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "w.safetensors").values())
     shown = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     assert shown.count("good, if its weights are finite") == 2
-    looked = subprocess.run([*command, "--verify", "--json"], capture_output=True, check=False)
+    looked = subprocess.run([*command, "--verify", "--json"], capture_output=True, check=False)  # in processes
     assert looked.returncode == 1
     rows = json.loads(looked.stdout)["checkpoints"]
     assert [(row["good"], row["problem"], row["finite"]) for row in rows] == [

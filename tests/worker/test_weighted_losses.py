@@ -304,7 +304,7 @@ def test_unknown_sizes_are_told_once_unless_losses_have_weights(training: Any, w
 # --- any cut of any data ---
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kept=st.lists(st.integers(0, 6), min_size=2, max_size=9),
     batch=st.integers(1, 9),

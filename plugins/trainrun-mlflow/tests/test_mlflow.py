@@ -190,6 +190,7 @@ def test_metrics_of_any_name_arrive_on_curves_of_their_own(make_run: Any, read: 
     }
 
 
+@pytest.mark.long
 def test_one_that_is_refused_does_not_keep_the_others_back(make_run: Any, read: Read, tmp_path: Path) -> None:
     run = make_run(USE)
     run.log(1, good=1.0)
@@ -201,7 +202,9 @@ def test_one_that_is_refused_does_not_keep_the_others_back(make_run: Any, read: 
     assert "its record is left out" in run.paths.tracker_log("mlflow").read_text()
 
 
-@pytest.mark.parametrize("table", ["alembic_version (version_num TEXT)", "runs (run_uuid TEXT)"])
+@pytest.mark.parametrize(
+    "table", ["alembic_version (version_num TEXT)", pytest.param("runs (run_uuid TEXT)", marks=pytest.mark.long)]
+)
 def test_database_whose_migration_was_cut_off_is_put_aside(
     make_run: Any, read: Read, tmp_path: Path, table: str
 ) -> None:

@@ -30,9 +30,7 @@ INJECTED = {
     "save in flight": (["sigterm@3:write"], set(range(3, STEPS))),
     "between attempts": (["kill:all@9!"], {3, 6}),
 }
-DEFAULT = [
-    ("setup", 0), ("evaluation", 0), ("save in flight", 2),
-]  # fmt: skip
+DEFAULT = [("evaluation", 0), ("save in flight", 2)]
 MATRIX = [
     pytest.param(phase, workers, marks=[] if (phase, workers) in DEFAULT else pytest.mark.long)
     for phase in (*RESTS, *INJECTED)

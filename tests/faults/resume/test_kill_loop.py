@@ -13,7 +13,7 @@ import pytest
 
 from trainrun.builtin.fault import SAVING
 
-KILLS = int(os.environ.get("TRAINRUN_KILLS", "30"))
+KILLS = int(os.environ.get("TRAINRUN_KILLS", "15"))
 SEED = int(os.environ.get("TRAINRUN_SEED", "4"))
 EVERY = 3  # steps between two checkpoints
 
