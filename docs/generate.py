@@ -63,15 +63,15 @@ def hook_section(hook: Callable[..., Any]) -> str:
     facts += [f"ranks: {options.ranks}"] if options.ranks else []
     facts += ["host values: " + ", ".join(f"`{name}`" for name in options.host)] if options.host else []
     shown = ", ".join(str(parameter) for parameter in signature.parameters.values()).replace("'", "")
-    answer = str(signature.return_annotation)
-    call = f"`{hook.__name__}({shown}) -> {answer}`"
+    returned = str(signature.return_annotation)
+    call = f"`{hook.__name__}({shown}) -> {returned}`"
     return f"### {hook.__name__}\n\n{call}\n\n{' · '.join(facts)}\n\n{inspect.getdoc(hook)}"
 
 
 HOOKS_INTRO = """\
-Kinds: all hookimpls of an *event* run; the first answer of a *provider* that is not None wins; all answers of a
-*vote* are gathered, and any reason counts. A hookimpl takes any subset of the arguments, by name. *Host values* are
-the arguments that a `background=True` hookimpl may take. How plugins are written: [plugins.md](plugins.md).
+Kinds: all hookimpls of an *event* are called; of a *provider*, the first value that is not None is used; all reasons
+of a *vote* are collected, and any of them counts. A hookimpl takes any subset of the arguments, by name. *Host values*
+are the arguments that a `background=True` hookimpl may take. [Plugins](plugins.md) explains how to write one.
 """
 
 # What means the same in every hook that has it; a docstring says more only where there is more to say.
@@ -84,18 +84,18 @@ ARGUMENTS = {
     "step": "the update being made, counted from 1",
     "epoch": "the pass over the training data, counted from 1",
     "split": "`train`, or one of the recipe's `evaluate.splits`",
-    "optimizer": "the optimizer that `build_optimizer` answered with",
+    "optimizer": "the optimizer that `build_optimizer` returned",
     "reason": "text for people that says why",
     "outcome": "how it ended: state, exit code, reason, step",
 }
 
 
 def hooks_page() -> str:
-    picture = inspect.getdoc(hookspecs) or ""
-    loop = re.search(r"::\n\n(.*?)\n\n(?=\S)", picture, flags=re.DOTALL)
-    assert loop is not None, "the docstring of hookspecs.py has no picture of the loop"
+    manual = inspect.getdoc(hookspecs) or ""
+    picture = re.search(r"\n\n(\S[^:]*(?::[^:]+)*)::\n\n(.*?)\n\n(\S.*?)\n\n", manual, flags=re.DOTALL)
+    assert picture is not None, "the docstring of hookspecs.py has no picture of the order of hooks"
     parts = ["# Hooks", NOTICE.format(source="src/trainrun/hookspecs.py"), HOOKS_INTRO.strip()]
-    parts += ["## In the order of a run", "```text\n" + inspect.cleandoc(loop[1]) + "\n```"]
+    parts += ["## In the order of a run", picture[1] + ":", f"```text\n{inspect.cleandoc(picture[2])}\n```", picture[3]]
     parts += ["## Arguments that mean the same everywhere"]
     parts += ["\n".join(f"* `{name}`: {text}" for name, text in ARGUMENTS.items())]
     for title, hooks in phases():

@@ -11,7 +11,7 @@ from trainrun import Duration, Field, PluginOptions, hookimpl
 class EvaluationTimerOptions(PluginOptions):
     """The time between evaluations."""
 
-    every: Duration = Field(gt=0, description="Time since the last evaluation after which the next is due: `\"30m\"`.")
+    every: Duration = Field(gt=0, description='Time since the last evaluation after which the next is due: `"30m"`.')
 
 
 class EvaluationTimer:
