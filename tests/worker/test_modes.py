@@ -110,6 +110,27 @@ def test_a_part_that_trains_in_evaluation_mode_is_named(training: Any) -> None:
     assert "backbone" in warning
 
 
+def test_a_part_that_trains_within_one_in_evaluation_mode_is_trained(training: Any) -> None:
+    """As adapters are, in a frozen backbone."""
+
+    def build() -> nn.Module:
+        net = Net()
+        net.backbone[1].train()
+        return net
+
+    task = frozen(build)
+    training(task, train={"steps": 4}, evaluate={"every": 2}, **SGD)
+    assert [row[:2] for row in task.seen] == [(True, True)] * 4
+
+
+def test_a_new_head_on_a_model_in_evaluation_mode() -> None:
+    """Loaders of pretrained models return them so; a head that is put in is in training mode."""
+    net = Net().eval()
+    net.head = nn.Linear(8, 1)
+    assert begin_training(net) == ["the model itself"]
+    assert [part.training for part in net.modules()] == [False, False, False, False, True]
+
+
 def test_modes_that_change_between_steps_survive_an_evaluation(training: Any) -> None:
     class Changes:
         @hookimpl

@@ -14,19 +14,20 @@ from trainrun.worker.replicas import listed
 def begin_training(model: torch.nn.Module) -> list[str]:
     """Put `model` into training mode, except for the parts that the task has put into evaluation mode.
 
+    A part in training mode within one in evaluation mode, such as an adapter in a frozen backbone, stays so too.
     A model that is in evaluation mode as a whole, as loaders of pretrained models return it, is trained as a whole.
     Return the names of the parts that stay in evaluation mode and have parts themselves and parameters to train.
     """
     module = unwrapped(model)
-    kept = [part for part in module.modules() if not part.training]
-    if all(not part.training for part in module.modules()):
-        kept = []
+    before = [(part, part.training) for part in module.modules()]
+    kept = [part for part, training in before if not training]
     model.train()
-    for part in kept:
-        if part.training:
-            part.eval()
+    if len(kept) == len(before):
+        return []
+    if kept:
+        _restore(before)
     inside = {id(inner) for part in kept for inner in part.modules() if inner is not part}
-    names = {id(part): name for name, part in module.named_modules()}
+    names = {id(part): name or "the model itself" for name, part in module.named_modules()}
     return [names[id(part)] for part in kept if id(part) not in inside and _is_trained(part)]
 
 
