@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -187,7 +188,12 @@ def without_grad(self: Any, run: Any, model: nn.Module, batch: Any) -> Any:
         return (model(batch[0]) - batch[1]).square().mean()
 
 
-@pytest.mark.parametrize("step", [leaf, elsewhere, detached, without_grad])
+def of_a_copy(self: Any, run: Any, model: nn.Module, batch: Any) -> Any:
+    called = model if run.step != 3 else copy.deepcopy(run.module)
+    return (called(batch[0]) - batch[1]).square().mean()
+
+
+@pytest.mark.parametrize("step", [leaf, elsewhere, detached, without_grad, of_a_copy])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_loss_that_does_not_come_from_the_model(training: Any, step: Any, ranks: int) -> None:
     if ranks == 1:
@@ -211,6 +217,13 @@ def test_loss_that_is_a_parameter_comes_from_the_model() -> None:
     parameter = nn.Parameter(torch.ones(()))
     assert depends_on(parameter, {id(parameter)})
     assert not depends_on(nn.Parameter(torch.ones(())), {id(parameter)})
+
+
+def test_parameter_of_another_model_counts_only_where_fsdp_replaces_parameters() -> None:
+    model = nn.Linear(3, 1)
+    loss = nn.Linear(3, 1)(torch.ones(2, 3)).sum()
+    assert not depends_on(loss, frozenset(map(id, model.parameters())))
+    assert depends_on(loss, frozenset(map(id, model.parameters())), sharded=True)
 
 
 def test_task_with_a_backward_of_its_own_may_return_any_loss(training: Any) -> None:

@@ -172,7 +172,8 @@ def _forward_backward(session: Session, batch: Any, update: Update, index: int) 
         scaled = loss if share == 1.0 else loss * share
     else:
         scaled = session.loss_weights.scaled(loss, units, index, len(update.weights))
-    if session.checks_loss and not depends_on(scaled, session.replicas.identities):
+    known, sharded = session.replicas.identities, bool(session.shards)
+    if session.checks_loss and not depends_on(scaled, known, sharded=sharded):
         where = f"step {session.state.step}, rank {session.state.world.rank}"
         raise TrainingError(f"{where}: {explain(loss)}")
     hooks.backward(scaled, session.state.scaler)

@@ -15,12 +15,12 @@ from torch.autograd.function import BackwardCFunction
 _LEAF = "AccumulateGrad"
 
 
-def depends_on(loss: torch.Tensor, parameters: Container[int]) -> bool:
+def depends_on(loss: torch.Tensor, parameters: Container[int], *, sharded: bool = False) -> bool:
     """Whether a backward of `loss` reaches a parameter. parameters: the `id` of each that may be trained.
 
     The search ends at the first one, in practice after a few nodes. A node written in Python, such as one of
-    reentrant activation checkpointing or of a compiled model, may hide parameters, so that it counts as one. So does
-    every `nn.Parameter`, because FSDP puts others in the place of those that it shards.
+    reentrant activation checkpointing or of a compiled model, may hide parameters, so that it counts as one.
+    sharded: every `nn.Parameter` counts too, because FSDP puts others in the place of those that it shards.
     """
     if loss.grad_fn is None:
         return loss.requires_grad and id(loss) in parameters
@@ -35,7 +35,7 @@ def depends_on(loss: torch.Tensor, parameters: Container[int]) -> bool:
             return True
         if node.name().endswith(_LEAF):
             variable = node.variable
-            if id(variable) in parameters or isinstance(variable, torch.nn.Parameter):
+            if id(variable) in parameters or (sharded and isinstance(variable, torch.nn.Parameter)):
                 return True
         waiting.extend(after for after, _ in node.next_functions)
     return False
