@@ -161,6 +161,60 @@ def test_change_within_a_step_is_an_error_in_that_step(training: Any) -> None:
     assert "requires_grad of 0.weight, 0.bias was changed" in messages[0]
 
 
+# --- parameters that come into the model ---
+
+
+def put_in(where: str, *, trained: bool = True) -> Any:
+    """A task that adds adapters, or replaces the head, before a step; ranks draw unlike values for them."""
+
+    def change(run: Any, step: int) -> None:
+        if step != 3:
+            return
+        torch.manual_seed(run.world.rank)
+        new = nn.Linear(8, 1)
+        if where == "head":
+            run.module[2] = new
+        else:
+            run.module[2].adapter = new
+            run.module[2].register_forward_hook(lambda head, given, found: found + head.adapter(given[0]))
+        if trained:
+            run.optimizer.add_param_group({"params": list(new.parameters())})
+
+    def end(self: Any, run: Any) -> None:
+        self.sums.append(round(sum(one.detach().abs().sum().item() for one in run.module.parameters()), 5))
+
+    return task(change, on_step_end=hookimpl(end))
+
+
+@pytest.mark.parametrize("where", ["head", "adapter"])
+def test_parameters_that_come_into_the_model_are_trained_by_all_ranks_together(training: Any, where: str) -> None:
+    one, both = put_in(where), put_in(where)
+    alone = training(one, report=one.report, **TABLES).reports[0]
+    run = training(both, ranks=2, report=both.report, parallel={"check_replicas": 1}, **TABLES)
+    assert run.reports == [pytest.approx(alone, abs=5e-5)] * 2
+
+
+@pytest.mark.parametrize("where", ["head", "adapter"])
+def test_parameters_that_come_into_the_model_without_a_group_are_told(training: Any, where: str) -> None:
+    one = put_in(where, trained=False)
+    (warning,) = training(one, **TABLES).warnings
+    assert "in no group of the optimizer, so they are never updated: 2." in warning
+
+
+def test_parameters_that_come_into_a_sharded_model_are_an_error(training: Any) -> None:
+    def build(self: Any) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def change(run: Any, step: int) -> None:
+        if step == 3:
+            run.module[2] = nn.Linear(8, 1)
+            run.optimizer.add_param_group({"params": list(run.module[2].parameters())})
+
+    own = task(change, build_model=hookimpl(build))
+    messages = failures(training(own, ranks=2, parallel={"strategy": "fsdp", "wrap": []}, **TABLES))
+    assert "2.bias, 2.weight came into the model after it was sharded" in messages[0]
+
+
 # --- losses ---
 
 

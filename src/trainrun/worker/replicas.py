@@ -2,7 +2,9 @@
 
 DDP reduces the gradients of the parameters that required one when it was made. A parameter that begins to require a
 gradient afterwards would be trained by each rank for itself, and one that ceases to would leave a reduction without
-its end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed.
+its end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed. So it
+is if parameters were put into the model, as a new head or adapters are: torch tells when a module registers something,
+so that the model is only gone through again after that.
 
 A rank that finds a change asks the others whether they have found the same, through the store that the process group
 was made with: a collective would meet the ones of a rank that has found none.
@@ -11,13 +13,18 @@ was made with: a collective would meet the ones of a rank that has found none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from trainrun.errors import TrainingError
@@ -29,7 +36,20 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 
 _SHOWN = 5
+_registrations = 0  # of parameters and modules in any module of this process, once a first `Replicas` was made
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+def _count_registration(*_: object) -> None:
+    global _registrations  # noqa: PLW0603 - torch's hooks are of the process, too
+    _registrations += 1
+
+
+@cache
+def _watch_registrations() -> None:
+    """Count registrations from now on. Once is enough for all models of a process."""
+    register_module_parameter_registration_hook(_count_registration)
+    register_module_module_registration_hook(_count_registration)
 
 
 class Replicas:
@@ -49,13 +69,16 @@ class Replicas:
         self._warn = warn
         self._changes = 0
         self._warned: set[str] = set()
+        _watch_registrations()
         self._read()
-        self._wrapped = list(self._trained)
+        self._wrapped = self._trained_parameters()
 
     def _read(self) -> None:
+        self._registrations = _registrations
         named = dict(unwrapped(self._model).named_parameters())
         extra = [one for group in self._optimizer.param_groups for one in group["params"]]
         self.names = list(named)
+        self._in_model = len(named)
         self.parameters: list[torch.Tensor] = list({id(one): one for one in [*named.values(), *extra]}.values())
         self.names += [f"optimizer parameter {place}" for place in range(len(self.parameters) - len(named))]
         self.identities = frozenset(map(id, self.parameters))
@@ -65,6 +88,9 @@ class Replicas:
     def trained(self) -> frozenset[str]:
         """The names of the parameters that require gradients."""
         return frozenset(name for name, trains in zip(self.names, self._trained, strict=True) if trains)
+
+    def _trained_parameters(self) -> dict[str, torch.Tensor]:
+        return {name: one for (name, one), trains in zip(self.named(), self._trained, strict=True) if trains}
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield each parameter with its name."""
@@ -85,39 +111,66 @@ class Replicas:
 
     def changed(self) -> bool:
         """At the start of a step: whether other parameters are trained than in the step before."""
+        if self._registrations != _registrations and self._holds_others():
+            return True
         return [one.requires_grad for one in self.parameters] != self._trained
+
+    def _holds_others(self) -> bool:
+        """Whether the model has other parameters than when it was read."""
+        now = [id(one) for one in unwrapped(self._model).parameters()]
+        if now != [id(one) for one in self.parameters[: self._in_model]]:
+            return True
+        self._registrations = _registrations
+        return False
 
     def follow(self) -> torch.nn.Module:
         """After a change: return the model to train from now on, wrapped anew under DDP. All ranks call it.
 
         Raises TrainingError if the ranks have found different changes.
         """
-        before = self.trained
+        before, known = self._trained_parameters(), self.identities
         self._read()
         self._changes += 1
-        self._require_same_change(before)
+        now = self._trained_parameters()
+        began = sorted(name for name, one in now.items() if before.get(name) is not one)
+        ceased = sorted(before.keys() - now.keys())
+        self._require_same_change(began, ceased)
         self.warn_left_out()
-        if isinstance(self._model, DistributedDataParallel) and self._trained != self._wrapped:
-            self._model = _wrapped_again(self._model) if any(self._trained) else self._model
-            self._wrapped = list(self._trained)
+        if isinstance(self._model, DistributedDataParallel) and not _same(now, self._wrapped):
+            # Values that the task has set are alike on all ranks already; those of parameters that it made may not be.
+            new = not self.identities <= known
+            self._model = _wrapped_again(self._model, sync=new) if now else self._model
+            self._wrapped = now
+        elif unsharded := self._unsharded(now, known):
+            raise TrainingError(
+                f"{listed(unsharded)} came into the model after it was sharded, so that each rank would train its own;"
+                " put everything that is trained into the model in build_model"
+            )
         return self._model
+
+    def _unsharded(self, now: Mapping[str, torch.Tensor], known: Container[int]) -> list[str]:
+        """The trained parameters that are new and whole, in a model of which FSDP shards the others."""
+        if self._world.size == 1 or not any(map(_is_sharded, self.parameters)):
+            return []
+        return sorted(name for name, one in now.items() if id(one) not in known and not _is_sharded(one))
 
     def require_unchanged(self, step: int) -> None:
         """Before the gradients of a step are used. Raises TrainingError if the flags changed since it began."""
-        pairs = zip(self.names, self.parameters, self._trained, strict=True)
-        late = [name for name, one, trained in pairs if one.requires_grad is not trained]
         if self._world.size > 1:
+            now = dict(unwrapped(self._model).named_parameters())
+            trained = self._trained_parameters()
+            late = [name for name, one in self.named() if one.requires_grad is not (name in trained)]
+            late += [name for name, one in now.items() if id(one) not in self.identities]
             raise TrainingError(
                 f"step {step}, rank {self._world.rank}: requires_grad of {listed(late)} was changed between the start"
                 " of the step and its gradients, so that they are not reduced over the ranks; change it in"
                 " on_step_start or earlier, on all ranks"
             )
 
-    def _require_same_change(self, before: frozenset[str]) -> None:
+    def _require_same_change(self, began: list[str], ceased: list[str]) -> None:
         if self._world.size == 1:
             return
         rank = self._world.rank
-        began, ceased = sorted(self.trained - before), sorted(before - self.trained)
         digest = hashlib.sha256("\n".join([*began, "", *ceased]).encode()).hexdigest()
         store = dist.PrefixStore(f"trainrun/trained/{self._changes}", _get_default_store())  # type: ignore[attr-defined]
         store.set(str(rank), digest)
@@ -157,8 +210,19 @@ def _bits(parameter: torch.Tensor) -> torch.Tensor:
     return values.contiguous().view(_INTEGERS[values.element_size()])
 
 
-def _wrapped_again(model: DistributedDataParallel) -> DistributedDataParallel:
-    """The module of `model` in a new DDP with the same settings and communication hooks."""
+def _same(some: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    return some.keys() == others.keys() and all(one is others[name] for name, one in some.items())
+
+
+def _is_sharded(parameter: torch.Tensor) -> bool:
+    return hasattr(parameter, "full_tensor")
+
+
+def _wrapped_again(model: DistributedDataParallel, *, sync: bool) -> DistributedDataParallel:
+    """The module of `model` in a new DDP with the same settings and communication hooks.
+
+    sync: whether all ranks get the values that rank 0 has.
+    """
     # Versions of torch differ in how they name whether a forward begins with rank 0's buffers.
     buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if hasattr(model, name))
     again = DistributedDataParallel(
@@ -171,7 +235,7 @@ def _wrapped_again(model: DistributedDataParallel) -> DistributedDataParallel:
         gradient_as_bucket_view=model.gradient_as_bucket_view,
         static_graph=model.static_graph,
         mixed_precision=model.mixed_precision,
-        init_sync=False,  # the values are alike already
+        init_sync=sync,
         **{buffers: getattr(model, buffers)},
     )
     for hook, state in model._comm_hooks:
