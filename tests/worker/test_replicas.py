@@ -367,6 +367,31 @@ def test_parameters_without_a_group_are_told_when_they_begin_to_need_one(trainin
     assert ["never updated: 2.weight;" in one for one in at_start.warnings] == [True]
 
 
+class Outside:
+    """The loss has a scale that the optimizer trains and the model does not hold."""
+
+    @hookimpl
+    def on_worker_start(self) -> None:
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @hookimpl
+    def build_optimizer(self, run: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD([*run.module.parameters(), self.scale], lr=0.1)
+
+    @hookimpl
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        return (self.scale * model(batch[0]) - batch[1]).square().mean()
+
+
+@pytest.mark.parametrize(("ranks", "strategy", "told"), [(1, "ddp", 0), (2, "ddp", 1), (2, "fsdp", 1), (2, "none", 0)])
+def test_parameters_that_the_model_does_not_hold_are_told(training: Any, ranks: int, strategy: str, told: int) -> None:
+    scaled = type("Scaled", (Outside, Thawing), {"sums": [], "on_step_start": None})
+    parallel = {"strategy": strategy} | ({"wrap": []} if strategy == "fsdp" else {})
+    run = training(scaled, ranks=ranks, report=lambda: None, parallel=parallel, **TABLES)
+    assert run.reports == [None] * ranks
+    assert sum("trains parameters that the model does not hold" in one for one in run.warnings) == told
+
+
 # --- ranks that hold different values ---
 
 

@@ -69,6 +69,7 @@ class Replicas:
         self._warn = warn
         self._changes = 0
         self._warned: set[str] = set()
+        self._warned_outside = False
         _watch_registrations()
         self._read()
         self._wrapped = self._trained_parameters()
@@ -109,6 +110,22 @@ class Replicas:
                 f" {listed(left)}; add them (run.optimizer.add_param_group), or set requires_grad to False"
             )
 
+    def warn_outside(self) -> None:
+        """Warn of parameters that the optimizer trains and that are not the model's, once for all.
+
+        Nothing reduces their gradients where DDP or FSDP does so for those of the model.
+        """
+        outside = [name for name, one in list(self.named())[self._in_model :] if one.requires_grad]
+        reduces = isinstance(self._model, DistributedDataParallel) or any(map(_is_sharded, self.parameters))
+        if outside and reduces and self._world.size > 1 and not self._warned_outside:
+            self._warned_outside = True
+            shapes = [tuple(one.shape) for one in self.parameters[self._in_model :] if one.requires_grad]
+            self._warn(
+                f"the optimizer trains parameters that the model does not hold, of shape {listed([*map(str, shapes)])},"
+                " so that their gradients are not reduced over the ranks and each rank trains its own; make them"
+                " parameters of the model in build_model, or all-reduce their gradients in on_gradients_ready"
+            )
+
     def changed(self) -> bool:
         """At the start of a step: whether other parameters are trained than in the step before."""
         if self._registrations != _registrations and self._holds_others():
@@ -136,6 +153,7 @@ class Replicas:
         ceased = sorted(before.keys() - now.keys())
         self._require_same_change(began, ceased)
         self.warn_left_out()
+        self.warn_outside()
         if isinstance(self._model, DistributedDataParallel) and not _same(now, self._wrapped):
             # Values that the task has set are alike on all ranks already; those of parameters that it made may not be.
             new = not self.identities <= known

@@ -130,6 +130,7 @@ class Session:
     def ready(self) -> None:
         """Right before the first step: who asked for a stop meanwhile gets it, and generators are where they belong."""
         self.replicas.warn_left_out()
+        self.replicas.warn_outside()
         self.look_outside()
         applying.settle(self)
         self.restore_randomness()
