@@ -23,12 +23,14 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    default_collate,
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from trainrun.errors import TrainingError
 from trainrun.marker import hookimpl
 from trainrun.worker.data import EvaluationSampler, ForeignBatches, Giver, SampledLoader, TrainSampler
+from trainrun.worker.data.digest import number
 from trainrun.worker.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it
@@ -279,6 +281,39 @@ def test_two_ranks_share_a_plain_loader(training: Any, regression: Any, processe
     assert run.outcome.step == 8
     assert sorted(chain(*chain(*run.reports))) == list(range(16))
     assert run.series("eval/number") == {8: 7.5}
+
+
+class Batches:
+    """A loader that is no `DataLoader`: every `step`-th batch, from `first` on."""
+
+    def __init__(self, dataset: Any, first: int, step: int) -> None:
+        self.batches = [default_collate(dataset[start : start + 4]) for start in range(0, len(dataset), 4)]
+        self.batches = self.batches[first::step]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_ranks_that_begin_with_the_same_samples_are_told(
+    training: Any, regression: Any, sized: bool, shared: bool
+) -> None:
+    class Own(regression):
+        @hookimpl
+        def build_dataloader(self, dataset: Any, world: Any) -> Any:
+            loader = Batches(dataset, world.rank, world.size) if shared else Batches(dataset, 0, 1)
+            return loader.batches if sized else loader
+
+    run = training(Own, ranks=2, train={"epochs": 2, "batch_size": 8}, evaluate={"splits": []})
+    assert run.outcome.state == "finished"
+    told = [warning for warning in run.warnings if "ranks 0, 1 the same samples at first" in warning]
+    assert len(told) == (0 if shared else 1)
+
+
+def test_samples_that_are_all_alike_tell_nothing() -> None:
+    assert number([torch.ones(4, 3)]) == number([["a", "b"], {"x": 3}]) == number([]) == 0
+    assert number([(torch.arange(3), "a")]) == number([(torch.arange(3), "b")]) != number([(torch.arange(4), "a")])
 
 
 def test_a_resume_continues_in_the_same_order(training: Any, regression: Any) -> None:

@@ -251,7 +251,7 @@ def _apply_gradients(session: Session) -> str | None:
 
 def log(session: Session) -> None:
     """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
-    session.warn_unsized()
+    session.warn_of_loader()
     pulse = session.state.pulse
     pulse.pause()
     metrics = session.state.metrics.reduce()

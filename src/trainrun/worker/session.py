@@ -322,10 +322,16 @@ class Session:
         for warning in metrics.take_warnings(self.partial_metrics, idle=idle):
             self.warn(warning)
 
-    def warn_unsized(self) -> None:
-        """Warn, once, if a custom loader's batches count alike because neither loader nor task tells their size."""
-        warning = self.train.take_warning() if isinstance(self.train, ForeignBatches) else None
-        if warning and not self.loss_weights.used:
+    def warn_of_loader(self) -> None:
+        """Warn, once each, of what a custom loader's batches have shown.
+
+        They count alike, because neither loader nor task tells their size; or ranks begin with the same ones.
+        """
+        if not isinstance(self.train, ForeignBatches):
+            return
+        if (warning := self.train.take_warning()) and not self.loss_weights.used:
+            self.warn(warning)
+        if warning := self.train.take_duplicates():
             self.warn(warning)
 
     def warn(self, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,23 @@ def digest(batch: Any) -> dict[str, Any]:
         "hash": hashed.hexdigest(),
         "versions": sum(leaf._version for leaf in leaves if isinstance(leaf, torch.Tensor)),
     }
+
+
+def number(batches: Iterable[Any]) -> int:
+    """Return a number by which the samples in `batches` are told from others; 0 if they cannot be told.
+
+    They can be told by a tensor that does not hold one value all over.
+    """
+    leaves = [leaf for leaf in _leaves(list(batches)) if isinstance(leaf, torch.Tensor)]
+    if not any(_varies(leaf) for leaf in leaves):
+        return 0
+    hashed = hashlib.sha256(b"".join(map(_bytes, leaves)))
+    return int.from_bytes(hashed.digest()[:7], "big") or 1
+
+
+def _varies(tensor: torch.Tensor) -> bool:
+    flat = tensor.detach().reshape(-1)[:_ENOUGH] if tensor.layout == torch.strided and not tensor.is_nested else None
+    return flat is not None and flat.numel() > 1 and bool((flat != flat[0]).any())
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -14,6 +14,7 @@ import torch
 from trainrun.errors import TaskError
 from trainrun.plugin.state import unfit
 from trainrun.worker.data.counting import TRAINING_WEIGHT, SampleCounter
+from trainrun.worker.data.digest import number
 from trainrun.worker.data.draws import bare
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.data.naming import described, processes
@@ -67,6 +68,8 @@ class ForeignBatches:
         self._last: Any = NOTHING
         self._warnings: list[str] = []  # that sizes are not known, once that is so
         self._warned = False
+        self._compared = world.size == 1
+        self._duplicates: str | None = None  # that ranks have begun with the same samples
         # Not told to a method of this object: in a cycle of references a loader's processes would outlive their use.
         self._counter = SampleCounter(f"the train loader, {described(loader)}", TRAINING_WEIGHT, self._warnings.append)
 
@@ -110,6 +113,11 @@ class ForeignBatches:
         self._warned = True
         return self._warnings[0]
 
+    def take_duplicates(self) -> str | None:
+        """Return, once, that ranks have begun with the same samples, if that is so."""
+        found, self._duplicates = self._duplicates, None
+        return found
+
     def fetch(self) -> Any:
         """The next micro-batch of the update at hand; the last one again if this rank has run out.
 
@@ -119,6 +127,8 @@ class ForeignBatches:
         if self._unmeasured:
             self._ahead = deque(self._own_batch() for _ in range(sum(map(bool, self._update.sizes))))
             self._measure(self._update)
+            if not self._compared:
+                self._compare()
             self._unmeasured = False
         if self._ahead:
             self._last = self._ahead.popleft()
@@ -150,6 +160,19 @@ class ForeignBatches:
         update.samples = total
         update.sizes = (*(size or 0 for size in sizes), *padding)
         update.weights = tuple(size * self._world.size / total for size in update.sizes)
+
+    def _compare(self) -> None:
+        """Compare the first batches of all ranks: a loader that all of them have alike may be one of the whole data."""
+        self._compared = True
+        numbers = self._gather(number(self._ahead))
+        same = [str(rank) for rank, one in enumerate(numbers) if one and numbers.count(one) > 1]
+        if same:
+            self._duplicates = (
+                f"the train loader, {described(self._loader)}, gives ranks {', '.join(same)} the same samples at first;"
+                " if it gives each of them all of the data, an epoch trains on each sample several times: let it give"
+                " rank run.world.rank of run.world.size its own share, or return a dataset from build_dataset and leave"
+                " out build_dataloader"
+            )
 
     def use(self, update: Update) -> None:
         """Count an update that was made."""
