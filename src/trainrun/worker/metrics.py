@@ -154,7 +154,7 @@ class Metrics:
     def reduce(self, *, keep: bool = False) -> dict[str, float]:
         """The metrics since the last call, reduced over steps and ranks. Call it on all ranks alike.
 
-        keep: they are also part of the next call's.
+        keep: they are also part of the next call's. A mean whose weights are all 0 is none, and is left out.
         The answer is equal on all ranks, but for metrics with `reduce="zero"`, which only rank 0 gets.
         """
         mine = {
@@ -198,7 +198,7 @@ class Metrics:
 
     def _over_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
         if self._gather is None:
-            return {name: value for name, _, value, _ in rows}
+            return {name: value for name, reduce, value, weight in rows if _counts(reduce, [(value, weight)])}
         packed = torch.zeros(2 + 2 * self._cells, dtype=torch.float64)
         packed[0], packed[1] = len(rows), _layout(rows)
         if len(rows) <= self._cells:
@@ -209,8 +209,9 @@ class Metrics:
         if any(rank[:2] != gathered[0][:2] for rank in gathered) or gathered[0][0] > self._cells:
             return self._over_unlike_ranks(rows)
         return {
-            name: _combine(reduce, [(rank[2 + 2 * place], rank[3 + 2 * place]) for rank in gathered])
+            name: _combine(reduce, pairs)
             for place, (name, reduce, _, _) in enumerate(rows)
+            if _counts(reduce, pairs := [(rank[2 + 2 * place], rank[3 + 2 * place]) for rank in gathered])
         }
 
     def _over_unlike_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
@@ -235,7 +236,7 @@ class Metrics:
             self._cells *= 2
         self._busy = tuple(rank for rank, rank_rows in enumerate(gathered) if rank_rows)
         self._partial.update({name: tuple(ranks) for name, ranks in logged.items() if len(ranks) < len(gathered)})
-        return {name: _combine(reduce, pairs) for name, (reduce, pairs) in found.items()}
+        return {name: _combine(reduce, pairs) for name, (reduce, pairs) in found.items() if _counts(reduce, pairs)}
 
 
 def _partial_warning(names: list[str], ranks: tuple[int, ...]) -> str:
@@ -267,11 +268,16 @@ def _to_host(values: list[Value]) -> list[float]:
     return host
 
 
+def _counts(reduce: Reduce, pairs: list[tuple[float, float]]) -> bool:
+    """Return whether there is a result: the mean over nothing is none."""
+    return reduce != "mean" or any(weight for _, weight in pairs)
+
+
 def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
     values = [value for value, _ in pairs]
     if reduce == "mean":
         total = math.fsum(weight for _, weight in pairs)
-        return sum(value * weight for value, weight in pairs if weight) / total if total else math.nan
+        return sum(value * weight for value, weight in pairs if weight) / total
     if reduce == "sum":
         return sum(values)
     if reduce == "last":
