@@ -107,7 +107,34 @@ def test_live_line_shows_step_time_and_rate_in_80_columns(monkeypatch: pytest.Mo
     terminal = terminal_of(monkeypatch)
     live = Live()
     live.show({**STATUS, "step": 12_000, "steps": 40_000}, "evaluating 12/456", left=86_399.0)
-    live.close()
+    live._live.refresh()
     (last,) = [line for line in re.split(r"[\r\n]+", shown(terminal)) if "step" in line][-1:]
     assert "evaluating 12/456  step 12000/40000  23:59:59 left  12,346 samples/s" in last
     assert len(last) <= 80
+    live.close()
+
+
+def test_live_line_ends_without_what_was_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    live = Live()
+    live.show(STATUS, "ending", left=0.0)
+    live._live.refresh()
+    live.close()
+    last = [line for line in re.split(r"[\r\n]+", shown(terminal)) if "step" in line][-1]
+    assert last.strip(" ━╸╺").startswith("step 120/400  12,346 samples/s")
+
+
+@pytest.mark.parametrize("status", [{}, {"state": "failed", "step": 0}])
+def test_nothing_is_left_of_a_run_without_a_step(
+    status: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line(5.0)
+    line.show(status, "starting 1 worker")
+    line.close()
+    assert capsys.readouterr().err == ""
+    terminal = terminal_of(monkeypatch)
+    live = Live()
+    live.show(status, "starting 1 worker")
+    live._live.refresh()
+    live.close()
+    assert "\x1b[2K" in terminal.getvalue().rpartition("starting 1")[2]  # the line is erased

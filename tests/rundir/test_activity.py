@@ -72,6 +72,9 @@ CLOCK = {"steps": 30, "training": 3.0, "evaluations": 1, "evaluation": 10.0, "ev
         ({"step": 30, "steps": 60, "clock": {**CLOCK, "steps": 0}}, None),
         ({"step": 30, "steps": None, "clock": CLOCK}, None),
         ({"step": 30, "steps": 60}, None),
+        ({"step": 30, "steps": 60, "clock": CLOCK, "state": "training"}, 3.0 + 10.0),
+        ({"step": 30, "steps": 60, "clock": CLOCK, "state": "failed"}, None),
+        ({"step": 30, "steps": 60, "clock": CLOCK, "state": "stopped"}, None),
     ],
 )
 def test_time_left(status: dict[str, Any], left: float | None) -> None:

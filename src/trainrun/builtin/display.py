@@ -89,7 +89,8 @@ class Line:
             self._since = math.inf  # told once
             self._last = describe(status, doing, left)
             self._print()
-        self._last = describe(status, None, left)
+        # A run that ended before its first step has nothing to show but how it ended, which others say.
+        self._last = describe(status, None, left) if status.get("step") else ""
         if status.get("step") and not doing and (self._shown_at is None or now - self._shown_at >= self._interval):
             self._shown_at = now
             self._print()
@@ -115,11 +116,23 @@ class Live:
         from rich.spinner import Spinner  # noqa: PLC0415
 
         self._spinner = Spinner("dots")
+        self._last: Status | None = None
         # A thread of rich's turns the spinner, also while the client waits for something.
         self._live = RichLive(console=Console(stderr=True), refresh_per_second=8, redirect_stdout=False)
         self._live.start()
 
     def show(self, status: Status, doing: str | None = None, left: float | None = None) -> None:
+        self._last = status
+        self._update(status, doing, left)
+
+    def close(self) -> None:
+        if self._last is not None and self._last.get("step"):  # nothing is being done any more
+            self._update(self._last, None, None)
+        else:
+            self._live.transient = True
+        self._live.stop()
+
+    def _update(self, status: Status, doing: str | None, left: float | None) -> None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -132,6 +145,3 @@ class Live:
             cells.insert(0, self._spinner)
         row.add_row(*cells)
         self._live.update(row)
-
-    def close(self) -> None:
-        self._live.stop()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from trainrun.rundir.files import read_lines
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.pulse import Beat
+from trainrun.rundir.records import State
 
 _BUILDING = {
     "build_model": "building the model",
@@ -41,10 +42,11 @@ def seconds_left(status: Mapping[str, Any], beat: Beat | None = None) -> float |
     """Estimate the seconds to the end of the run from what the steps and evaluations of this attempt took.
 
     status: what rank 0 last wrote. beat: its pulse, for what has happened since; None if it is on another machine.
-    Return None while nothing is known, as before the first logged step of an attempt.
+    Return None while nothing is known, as before the first logged step of an attempt, and once it has ended.
     """
     clock, step, steps = status.get("clock"), status.get("step") or 0, status.get("steps")
-    if not isinstance(clock, Mapping) or not clock.get("steps") or not steps:
+    ended = status.get("state") in get_args(State)
+    if ended or not isinstance(clock, Mapping) or not clock.get("steps") or not steps:
         return None
     pace: float = clock["training"] / clock["steps"]
     each: float | None = clock["evaluation"] / clock["evaluations"] if clock.get("evaluations") else None
