@@ -155,14 +155,19 @@ def test_death_after_an_error_is_its_consequence(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
-    [(0, "sys.exit()"), (3, "exit code 3 and without an error record"), (None, "without a completion record")],
+    ("code", "agent", "words"),
+    [
+        (0, 0, "exit code 0 before it had finished (did something call os._exit()?)"),
+        (None, 0, "exit code 0 before it had finished (did something call os._exit()?)"),  # a zombie no one saw
+        (3, 1, "exit code 3 and without an error record"),
+        (None, 1, "without a completion record"),
+    ],
 )
-def test_exits_without_a_word(launch: Launch, code: int | None, words: str) -> None:
+def test_exits_without_a_word(launch: Launch, code: int | None, agent: int, words: str) -> None:
     put(launch, 0)
     put(launch, 1, "training", step=5)
     write_ends(launch.paths, 1, {1: End(1, code, 1)})
-    outcome = verdict(launch, 0)
+    outcome = verdict(launch, agent)
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     assert words in outcome.reason
     assert "rank 1" in outcome.reason

@@ -296,14 +296,16 @@ def _from_agent(paths: RunPaths, records: Mapping[int, WorkerRecord], size: int,
 def _how(end: End, ending: Ending) -> str:
     if end.orphaned:
         return "died with the fork server that it came from, which was killed"
-    if end.code is None:
+    # The agent ends with 0 only if all of its workers did.
+    code = 0 if end.code is None and ending.code == 0 else end.code
+    if code is None:
         return "ended without a completion record"
-    if end.code == 0:
-        return "left with exit code 0 before it had finished (did something call sys.exit()?)"
-    if end.code > 0:
-        return f"left with exit code {end.code} and without an error record"
-    reason = f" because {ending.shortage}" if ending.shortage and end.code == -signal.SIGKILL else ""
-    return f"was killed by {_signal_name(-end.code)}{reason}"
+    if code == 0:
+        return "left with exit code 0 before it had finished (did something call os._exit()?)"
+    if code > 0:
+        return f"left with exit code {code} and without an error record"
+    reason = f" because {ending.shortage}" if ending.shortage and code == -signal.SIGKILL else ""
+    return f"was killed by {_signal_name(-code)}{reason}"
 
 
 def _at(record: WorkerRecord | None) -> str:
