@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trainrun.cli.main import run
 from trainrun.plugin.specs import own_specs
 from trainrun.testing.distribution import DistributionInstaller
 
@@ -126,3 +127,18 @@ def test_several_hooks_with_their_manuals(trainrun: Trainrun, recipe: Path) -> N
     assert text.index("An update is complete") < text.index("Metrics are ready on the host")
     document = json.loads(trainrun(*arguments, "--json").stdout)
     assert {one["hook"] for one in document["hooks"]} == {"on_step_end", "on_log"}
+
+
+@pytest.mark.parametrize("width", [60, 80, None])
+def test_manuals_fill_the_terminal(
+    width: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainrun.cli.hooks.terminal_width", lambda: width)
+    assert run(["hooks", "--hook", "should_skip_update"]) == 0
+    manual = capsys.readouterr().out.split("\n\n", 1)[1]
+    (doc,) = [spec.doc for spec in own_specs() if spec.hook == "should_skip_update"]
+    assert manual.split() == doc.split()
+    assert max(map(len, manual.splitlines())) <= (width or 120)
+    assert run(["hooks"]) == 0
+    longest = max(map(len, capsys.readouterr().out.splitlines()[: len(own_specs())]))
+    assert longest <= width if width else longest > 120

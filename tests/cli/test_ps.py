@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,18 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "no runs in" in shown.err
+
+
+def test_a_terminal_of_80_columns_shows_how_long_each_run_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    run_of_today = create(tmp_path, "digits")
+    ended = Outcome("finished", 0, "300/300 steps", step=300, started=now - 75, ended=now)
+    write_json(run_of_today.outcome, ended.to_json())
+    write_json(run_of_today.status, {"state": "finished", "step": 300, "steps": 300})
+    monkeypatch.setattr("trainrun.cli.ps.terminal_width", lambda: 80)
+    assert run(["ps", "--dir", str(tmp_path)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert "took" in header
+    assert "1 min 15 s" in row

@@ -10,6 +10,14 @@ def moment(seconds: float | None) -> str:
     return "" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def minute(seconds: float | None) -> str:
+    """A time of this place for a narrow column: without seconds and the year, and of today without the date."""
+    if not seconds:
+        return ""
+    then, now = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M" if then[:3] == now[:3] else "%m-%d %H:%M", then)
+
+
 def duration(seconds: float) -> str:
     """A length of time in its two largest units."""
     if seconds < 0:

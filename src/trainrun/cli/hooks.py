@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainrun.cli import completing, options, reporting
-from trainrun.cli.columns import columns
+from trainrun.cli.columns import columns, terminal_width
 from trainrun.cli.echo import echo
 from trainrun.cli.plugins import broken_lines
 from trainrun.errors import TrainrunError, UsageError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from trainrun.plugin.description import SpecInfo
     from trainrun.plugin.plan import Entry, HookPlan
     from trainrun.plugin.resolve import Resolved
+
+_PROSE = 120  # columns of a manual, at most
 
 
 @click.command("hooks")
@@ -114,7 +116,7 @@ def _catalogue_document(found: Catalogue, wanted: Sequence[str]) -> dict[str, An
 def _catalogue_lines(found: Catalogue) -> Iterator[str]:
     head = ("HOOK", "LOCUS", "KIND", "RANKS", "WHEN")
     rows = [(spec.hook, spec.locus, spec.kind, spec.ranks or "-", spec.summary) for spec in found.specs.values()]
-    yield from columns([head, *rows])
+    yield from columns([head, *rows], width=terminal_width())
     yield ""
     yield "trainrun hooks RECIPE shows who runs in each; trainrun hooks --hook NAME shows its manual."
 
@@ -174,8 +176,24 @@ def _manual(spec: SpecInfo) -> Iterator[str]:
     yield f"  arguments: {', '.join(spec.arguments) or 'none'}"
     yield f"  {_short(spec.file)}:{spec.line}"
     yield ""
-    yield from (f"  {line}".rstrip() for line in spec.doc.splitlines())
+    yield from _reflowed(spec.doc)
     yield ""
+
+
+def _reflowed(doc: str) -> Iterator[str]:
+    """Fill the paragraphs of a manual to the terminal; what is indented, as code is, stays as it is."""
+    import textwrap  # noqa: PLC0415
+
+    width = min(terminal_width() or _PROSE, _PROSE)
+    for place, paragraph in enumerate(doc.strip("\n").split("\n\n")):
+        if place:
+            yield ""
+        lines = paragraph.splitlines()
+        if any(line.startswith((" ", "- ", "* ")) for line in lines):
+            yield from (f"  {line}".rstrip() for line in lines)
+        else:
+            text = " ".join(line.strip() for line in lines)
+            yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _entries(plans: Sequence[HookPlan]) -> Iterator[list[str]]:

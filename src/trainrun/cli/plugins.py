@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainrun.cli import options
-from trainrun.cli.columns import columns
+from trainrun.cli.columns import columns, terminal_width
 from trainrun.cli.echo import echo
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _document(found: Catalogue) -> dict[str, Any]:
 def _lines(found: Catalogue) -> Iterator[str]:
     working = [one for one in found.plugins if not one.error]
     rows = [(one.instance.name, one.status, distribution(one), one.description.summary) for one in working]
-    yield from columns([("PLUGIN", "STATUS", "DISTRIBUTION", "WHAT IT DOES"), *rows])
+    yield from columns([("PLUGIN", "STATUS", "DISTRIBUTION", "WHAT IT DOES"), *rows], width=terminal_width())
     commands = [(name, str(entry)) for name, entries in found.commands.items() for entry in entries]
     if commands:
         yield from ("", "Commands", *columns(commands, "  "))

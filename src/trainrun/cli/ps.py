@@ -12,7 +12,7 @@ import click
 from trainrun.cli import options
 from trainrun.cli.columns import columns, terminal_width
 from trainrun.cli.echo import echo
-from trainrun.cli.figures import duration, moment
+from trainrun.cli.figures import duration, minute
 from trainrun.rundir.create import run_ids
 from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.summary import Summary, damage, summarize
@@ -48,4 +48,4 @@ def _row(run: Summary) -> tuple[str, ...]:
     end = run.ended or (time.time() if run.owner else None)
     took = duration(end - run.started) if end and run.started else ""
     reason = (run.reason or "").partition("\n")[0] or (f"by {run.owner}" if run.owner else "")
-    return run.run, run.state, step, str(run.attempt or ""), moment(run.started), took, reason
+    return run.run, run.state, step, str(run.attempt or ""), minute(run.started), took, reason
