@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -133,8 +134,10 @@ def test_wrong_returns_and_any_exception_are_survived_by_the_policy(project: Any
     decisions = {event["plugin"]: event for event in ended.events if event["event"] == "decision"}
     assert {name: one["decision"] for name, one in decisions.items()} == policies
     no = "; return None for no, or a non-empty string with the reason"
-    assert decisions["truth"]["reason"] == f"should_stop returned True{no}"
-    assert decisions["warned"]["reason"] == f"should_skip_update returned a torch.Tensor{no}"
+    assert re.fullmatch(rf"should_stop \(\w+\.py:\d+\) returned True{no}", decisions["truth"]["reason"])
+    assert re.fullmatch(
+        rf"should_skip_update \(\w+\.py:\d+\) returned a torch.Tensor{no}", decisions["warned"]["reason"]
+    )
     assert decisions["kept"]["reason"] == "CancelledError"
     assert [one["hook"] for one in (decisions["warned"], decisions["out"])] == ["should_skip_update", "on_log"]
     assert sorted(ended.calls("warned")) == [(rank, step) for rank in (0, 1) for step in range(1, STEPS + 1)]
@@ -147,7 +150,8 @@ def test_wrong_returns_and_any_exception_are_survived_by_the_policy(project: Any
 def test_a_wrong_return_fails_the_run_and_names_plugin_and_hook(project: Any, use: Any) -> None:
     ended = project.launch(**use({"truth": "Truth"}))
     assert ended.code == 1
-    assert "plugin 'truth': should_stop returned True; return None for no, or a non-empty string" in ended.verdict
+    told = r"plugin 'truth': should_stop \(\w+\.py:\d+\) returned True; return None for no, or a non-empty string"
+    assert re.search(told, ended.verdict), ended.verdict
     assert ended.tracebacks == 0
     failure = ended.outcome["first_failure"]
     assert (failure["instance"], failure["hook"]) == ("truth", "should_stop")

@@ -14,7 +14,7 @@ import torch
 from trainrun.errors import HookFailed, WrongReturn
 from trainrun.marker import hookimpl, hookspec
 from trainrun.plugin.dispatch import Dispatcher
-from trainrun.plugin.guard import Fault, Interrupt
+from trainrun.plugin.guard import Fault, Interrupt, hookimpl_traceback
 from trainrun.plugin.inspecting import describe_object
 from trainrun.plugin.instance import Instance, Role
 from trainrun.plugin.links import Member
@@ -408,7 +408,8 @@ def test_a_vote_returns_none_false_or_a_reason(way: Callable[..., Any], case: st
         def should(self) -> Any:
             return make()
 
-    start = f"plugin 'votes': should returned {told}"
+    line = Votes.should.__code__.co_firstlineno
+    start = f"plugin 'votes': should (test_dispatch.py:{line}) returned {told}"
     end = "; return None for no, or a non-empty string with the reason; to run without it: -p no:votes"
     with pytest.raises(HookFailed) as caught:
         way(member(Votes), noting([], "b", answer="yes")).should(1)
@@ -428,7 +429,7 @@ def test_a_vote_that_mutates_is_not_survived(way: Callable[..., Any]) -> None:
         def should(self) -> Any:
             return 1
 
-    with pytest.raises(HookFailed, match="'votes': should returned 1; return None"):
+    with pytest.raises(HookFailed, match=r"'votes': should \(test_dispatch.py:\d+\) returned 1; return None"):
         way(member(Votes, on_error="warn")).should(1)
 
 
@@ -871,3 +872,47 @@ def test_without_a_pulse_nothing_is_noted() -> None:
     hooks = dispatcher(shown.plugin("a"))
     hooks.on_start(1, {})
     assert shown.found == [None]
+
+
+class Clumsy:
+    @hookimpl
+    def on_start(self) -> None:
+        raise ValueError("no")
+
+
+class ClumsyLater:
+    @hookimpl(background=True)
+    def on_start(self) -> None:
+        raise ValueError("no")
+
+
+def test_tracebacks_begin_with_the_hookimpl(way: Callable[..., Any]) -> None:
+    with pytest.raises(HookFailed) as caught:
+        way(member(Clumsy)).on_start(1, None)
+    assert caught.value.__cause__ is not None
+    first = hookimpl_traceback(caught.value.__cause__).splitlines()[1]
+    assert f'"{__file__}"' in first
+    assert first.endswith("in on_start")
+
+
+def test_tracebacks_of_the_background_begin_with_the_hookimpl() -> None:
+    faults: list[Fault] = []
+    hooks = dispatcher(member(ClumsyLater, on_error="warn"), faults=faults)
+    hooks.on_start(1, None)
+    assert hooks.drain(10.0) == {}
+    (fault,) = faults
+    first = hookimpl_traceback(fault.error).splitlines()[1]
+    assert f'"{__file__}"' in first
+    assert first.endswith("in on_start")
+
+
+def test_it_is_said_whose_provider_returned_something() -> None:
+    task = member(noting([], "task").plugin, "task", role="task")
+    plugin, second = noting([], "first"), noting([], "second")
+    assert dispatcher(task).whose("build") == "; build is that of task (m:Noting)"
+    both = dispatcher(task, plugin)
+    assert both.provider("build").name == "first"  # plugins are asked before the task
+    both_names = "plugin first (m:Noting), or if it returned None of task (m:Noting)"
+    assert both.whose("build") == f"; build is that of {both_names}"
+    chosen = dispatcher(task, plugin, second, providers={"build": "second"})
+    assert chosen.provider("build").name == "second"

@@ -32,7 +32,7 @@ def test_a_subset_of_the_arguments_in_any_order_is_right() -> None:
         ("on_train_start", {"arguments": ("banana",)}, "has no argument 'banana'; on_train_start offers run"),
         ("on_step_end", {"keyword_only": ("loss",)}, "'loss' is keyword-only"),
         ("on_step_end", {"var_keyword": True}, "it takes ** arguments"),
-        ("should_stop", {"background": True}, "an answer to a vote cannot run in the background"),
+        ("should_stop", {"background": True}, "a vote cannot run in the background"),
         ("on_log", {"background": True, "wrapper": True}, "a wrapper cannot run in the background"),
         ("on_log", {"background": True, "mutates": True}, "what mutates cannot run in the background"),
         ("on_step_end", {"background": True, "arguments": ("loss",)}, "'loss' is not a host value"),

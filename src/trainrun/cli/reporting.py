@@ -18,6 +18,7 @@ from trainrun import __version__
 from trainrun.cli import options
 from trainrun.cli.echo import Styled, echo
 from trainrun.errors import HookFailed, Problem, TrainrunError
+from trainrun.plugin.guard import hookimpl_traceback
 from trainrun.printing import TRACE, shorten
 from trainrun.rundir.secrets import scrub, scrub_all
 
@@ -48,7 +49,7 @@ def complain(message: str) -> None:
 def complain_of(error: TrainrunError) -> None:
     """Write a TrainrunError to stderr: its message, and before it the traceback of what a plugin raised."""
     if isinstance(error, HookFailed) and not isinstance(error.__cause__, TrainrunError):
-        trace = scrub("".join(traceback.format_exception(error.__cause__))).rstrip()
+        trace = scrub(hookimpl_traceback(error.__cause__ or error)).rstrip()
         echo(_whole_elsewhere(trace, error), err=True)
     complain(_whole_elsewhere(str(error), error))
 

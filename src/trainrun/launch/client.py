@@ -23,7 +23,7 @@ from trainrun.launch.supervise import StatusWatch, look_for_stop, supervise
 from trainrun.launch.terminal import Echo, Say, Tail, shown_ranks
 from trainrun.launch.verdict import Ending, judge, stopped_between
 from trainrun.plugin.dispatch import Dispatcher
-from trainrun.plugin.guard import Fault
+from trainrun.plugin.guard import Fault, hookimpl_traceback
 from trainrun.plugin.resolve import Resolved
 from trainrun.printing import TRACE, shorten
 from trainrun.rundir import process, scratch
@@ -281,7 +281,7 @@ class Client:
             action=fault.action,
             reason=reason,
             locus="client",
-            traceback="".join(traceback.format_exception(fault.error)),
+            traceback=hookimpl_traceback(fault.error),
         )
 
     def _event(self, current: Launch, event: str, **values: object) -> None:
@@ -305,7 +305,7 @@ def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
     """The outcome of an error in the client itself."""
     cause = error.__cause__
     explained = cause is None or isinstance(cause, TrainrunError)
-    trace = None if explained else "".join(traceback.format_exception(cause))
+    trace = None if cause is None or explained else hookimpl_traceback(cause)
     failure = Failure(rank=None, kind="error", message=str(error), type=type(error).__name__, traceback=trace)
     return Outcome(
         state="failed",

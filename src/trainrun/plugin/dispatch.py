@@ -26,7 +26,7 @@ from trainrun.plugin.generated import generate, signature
 from trainrun.plugin.guard import CAUGHT, Fault, Guard, failure, policy
 from trainrun.plugin.instance import Instance
 from trainrun.plugin.links import Call, Link, Member
-from trainrun.plugin.plan import register
+from trainrun.plugin.plan import PRECEDENCE, register
 from trainrun.rundir.pulse import Pulse, Trail
 
 
@@ -98,23 +98,30 @@ class Dispatcher:
         )
 
     def provider(self, hook: str) -> Instance | None:
-        """Return the instance that a provider hook asks first, built-in ones last; None if none implements it."""
+        """Return the instance that a provider hook asks first; None if none implements it."""
+        return next(iter(self._asked(hook)), None)
+
+    def whose(self, hook: str) -> str:
+        """Say whose hookimpl a provider hook calls, at the end of a message about what it returned."""
+        found = self._asked(hook)
+        if not found:
+            return ""
+        # Which of them it was is not known here. What is built in is meant only if nothing else is there.
+        names = [one.where for one in found if one.role != "builtin"] or [found[0].where]
+        around = [one.member.instance.name for one in self._links[hook] if one.impl.wrapper]
+        wrapped = f", wrapped by {' and '.join(around)}" if around else ""
+        return f"; {hook} is that of {', or if it returned None of '.join(names)}{wrapped}"
+
+    def _asked(self, hook: str) -> list[Instance]:
+        """The instances that a provider hook asks, in the order in which `register` lets pluggy ask them."""
         found = [
             member.instance
             for member in self.members
             for impl in self._on_this_rank(member)
             if impl.hook == hook and not impl.wrapper
         ]
-        return min(found, key=lambda instance: instance.role == "builtin", default=None)
-
-    def whose(self, hook: str) -> str:
-        """Say whose hookimpl a provider hook calls, at the end of a message about what it returned."""
-        found = self.provider(hook)
-        if found is None:
-            return ""
-        around = [one.member.instance.name for one in self._links[hook] if one.impl.wrapper]
-        wrapped = f", wrapped by {' and '.join(around)}" if around else ""
-        return f"; {hook} is that of {found.where}{wrapped}"
+        chosen = self._providers.get(hook)
+        return sorted(found, key=lambda instance: (instance.name != chosen, -PRECEDENCE[instance.role]))
 
     def drain(self, seconds: float) -> dict[str, Lost]:
         """Let all background threads finish within one deadline; return by instance what was lost, if anything was."""

@@ -7,8 +7,10 @@ wrapper, and not if it declares `mutates=True`. Everything else fails the run.
 from __future__ import annotations
 
 import shlex
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from trainrun.errors import HookFailed, HookInterrupted
@@ -64,6 +66,21 @@ def switch(instance: Instance) -> str:
         return ""
     source = f" (from {instance.distribution} {instance.version})" if instance.distribution else ""
     return f"to run without it: -p {shlex.quote(f'no:{instance.name}')}{source}"
+
+
+def hookimpl_traceback(error: BaseException) -> str:
+    """Return the traceback of what a hookimpl raised, without the frames that called it."""
+    trace = error.__traceback__
+    while trace is not None and _is_caller(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _is_caller(file: str) -> bool:
+    return file.startswith("<hook ") or file == _DISPATCH or "/site-packages/pluggy/" in file
+
+
+_DISPATCH = str(Path(__file__).with_name("dispatch.py"))
 
 
 class Guard:

@@ -92,7 +92,7 @@ def _signature(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
 
 def _background(impl: ImplInfo, spec: SpecInfo) -> Iterator[tuple[str, str]]:
     if spec.kind != "event" or impl.wrapper or impl.mutates:
-        what = "a wrapper" if impl.wrapper else "what mutates" if impl.mutates else f"an answer to a {spec.kind}"
+        what = "a wrapper" if impl.wrapper else "what mutates" if impl.mutates else f"a {spec.kind}"
         yield f"{what} cannot run in the background", "remove background=True"
     for name in impl.arguments:
         if name in spec.arguments and name not in (*spec.host, "run"):

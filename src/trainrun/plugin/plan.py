@@ -22,7 +22,7 @@ Make = Callable[[Instance, ImplInfo], Callable[..., Any]]
 
 _spec = pluggy.HookspecMarker(PROJECT)
 _impl = pluggy.HookimplMarker(PROJECT)
-_PRECEDENCE = {"builtin": 0, "task": 1, "plugin": 2}  # for a provider, lowest first
+PRECEDENCE = {"builtin": 0, "task": 1, "plugin": 2}  # for a provider, lowest first
 
 
 class Proxy:
@@ -74,7 +74,7 @@ def register(
         add(owner.name, owner, part("forward", owner, impls))
     for owner, impls in members:
         add(f"{owner.name}:end", owner, part("reverse", owner, impls))
-    for owner, impls in sorted(backwards, key=lambda member: _PRECEDENCE[member[0].role]):
+    for owner, impls in sorted(backwards, key=lambda member: PRECEDENCE[member[0].role]):
         add(f"{owner.name}:provider", owner, part("provider", owner, impls))
     for owner, impls in members:
         add(f"{owner.name}:chosen", owner, part("chosen", owner, impls), chosen=True)

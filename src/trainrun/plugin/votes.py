@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trainrun.errors import WrongReturn, shown
@@ -40,7 +41,7 @@ def judging(instance: Instance, impl: ImplInfo, on_fault: Callable[[Fault], None
         if impl.hook == MANY_REASONS:
             return value
         try:
-            return reason(impl.hook, value)
+            return reason(named(impl), value)
         except WrongReturn as error:
             if action == "fail":
                 raise failure(instance, impl.hook, error)  # noqa: B904 - it has its cause
@@ -48,6 +49,11 @@ def judging(instance: Instance, impl: ImplInfo, on_fault: Callable[[Fault], None
             return None
 
     return judge
+
+
+def named(impl: ImplInfo) -> str:
+    """Name the hook and the place of the function that implements it."""
+    return f"{impl.hook} ({Path(impl.file).name}:{impl.line})" if impl.file else impl.hook
 
 
 def reason(hook: str, value: object) -> str | None:

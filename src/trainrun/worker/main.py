@@ -31,6 +31,7 @@ from trainrun.errors import (
     described,
     message_of,
 )
+from trainrun.plugin.guard import hookimpl_traceback
 from trainrun.rundir import Outcome, RunPaths, WorkerError, WorkerRecord, scratch
 from trainrun.rundir.files import write_atomic, write_json
 from trainrun.rundir.process import start_time
@@ -267,7 +268,7 @@ def _kind(error: BaseException) -> ErrorKind:
     if isinstance(error, Terminated):
         return "told_to_stop"
     # Messages of our own name the plugin and what it raised.
-    own = isinstance(error, HookFailed) or type(error) in (TrainingError, TaskError, EnvironmentProblem)
+    own = isinstance(error, HookFailed) or type(error) in (TrainingError, TaskError, EnvironmentProblem, PluginProblem)
     return "explained" if own else "raised"
 
 
@@ -276,10 +277,7 @@ def _traceback(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, HookFailed | PluginProblem) and error.__cause__ else error
     if isinstance(cause, TrainrunError):
         return ""
-    trace = cause.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith("<hook "):
-        trace = trace.tb_next  # the generated function that called the plugin
-    return "".join(traceback.format_exception(type(cause), cause, trace))
+    return hookimpl_traceback(cause)
 
 
 if __name__ == "__main__":
