@@ -16,6 +16,7 @@ class Options(PluginOptions):
     fail_in: str = ""
     interrupt_in: str = ""
     presses: int = 1
+    slow_in: str = ""
 
 
 class Recorder:
@@ -34,6 +35,8 @@ class Recorder:
             for _ in range(self._options.presses):
                 os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60 if self._options.presses > 1 else 0)
+        if hook == self._options.slow_in:
+            time.sleep(0.5)
         if hook == self._options.fail_in:
             raise ValueError(f"raised on purpose in {hook}")
 

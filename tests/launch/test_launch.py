@@ -13,6 +13,7 @@ import pytest
 import tomli
 
 from trainrun.errors import EnvironmentProblem, ExitCode, RecipeError, TrainrunError, UsageError
+from trainrun.launch import busy
 from trainrun.launch import launch as module
 from trainrun.launch.launch import launch
 from trainrun.plugin.targets import load
@@ -191,6 +192,19 @@ def test_ctrl_c_before_the_workers_start(run: Run, tmp_path: Path) -> None:
     assert (outcome.state, outcome.exit_code) == ("interrupted", 130)
     assert outcome.reason == "stopped before the workers were started"
     assert [one["hook"] for one in seen(tmp_path)][-1] == "on_launch_end"
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["check_recipe", "on_package_start", "on_package_end", "on_launch_start", "on_attempt_start", "on_launch_end"],
+)
+def test_the_command_says_which_plugin_it_waits_for(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    monkeypatch.setattr(busy, "_PLAIN", 0.05)
+    outcome = run({}, *recorder(tmp_path, slow_in=hook))
+    assert outcome.ok
+    assert f"waiting for {hook} of plugin recorder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hook", ["on_launch_start", "on_status"])

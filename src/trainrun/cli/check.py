@@ -84,7 +84,7 @@ def _checked(recipe: str, overrides: Sequence[str], plugins: Sequence[str], *, q
         with Busy(quiet=quiet) as busy:
             resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
         resolved.require()
-        _ask_plugins(resolved)
+        _ask_plugins(resolved, quiet=quiet)
     except TrainrunError as error:
         return Checked(recipe, resolved, error)
     return Checked(recipe, resolved, None)
@@ -146,7 +146,7 @@ def _key(text: str) -> tuple[str, ...]:
         raise RecipeError([Problem("--why", *error.args)]) from None
 
 
-def _ask_plugins(resolved: Resolved) -> None:
+def _ask_plugins(resolved: Resolved, *, quiet: bool) -> None:
     """Let plugins veto the recipe. Only where one of them wants to are plugins and pydantic's models imported."""
     described = [resolved.descriptions.get(instance.target) for instance in resolved.instances]
     if not any(impl.hook == "check_recipe" for one in described if one for impl in one.impls):
@@ -154,7 +154,7 @@ def _ask_plugins(resolved: Resolved) -> None:
     from trainrun.launch.hooks import client_hooks, require_no_veto  # noqa: PLC0415
     from trainrun.recipe import Recipe  # noqa: PLC0415
 
-    require_no_veto(client_hooks(resolved, lambda _: None), Recipe.from_data(resolved.data))
+    require_no_veto(client_hooks(resolved, lambda _: None), Recipe.from_data(resolved.data), quiet=quiet)
 
 
 def explain(resolved: Resolved, key: tuple[str, ...]) -> str:

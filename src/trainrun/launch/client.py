@@ -15,7 +15,7 @@ from trainrun.launch import storage, stray
 from trainrun.launch.budget import Budget, Verdict
 from trainrun.launch.committed import newest_step
 from trainrun.launch.handle import Launch
-from trainrun.launch.hooks import client_hooks
+from trainrun.launch.hooks import client_hooks, waiting
 from trainrun.launch.prepare import package
 from trainrun.launch.resuming import prepare_start
 from trainrun.launch.signals import Signals, StopNow
@@ -35,6 +35,7 @@ from trainrun.rundir.secrets import scrub, scrub_all
 
 _DRAIN = 10.0  # seconds for background observers to finish
 _MIB = 1024 * 1024
+_TWICE = "; Ctrl-C twice stops it"
 _LOOK = 0.2  # seconds between two looks at the run directory while nothing runs
 
 
@@ -88,7 +89,8 @@ class Client:
         try:
             with signals.breakable():
                 self._settle_faults()
-                self._call(self._hooks.on_launch_start, prepared)
+                with waiting(self._hooks, "on_launch_start", quiet=prepared.quiet, hint=_TWICE):
+                    self._call(self._hooks.on_launch_start, prepared)
                 package(prepared, self._hooks)
                 if signals.stopping:
                     return judge(prepared, Ending(None, signals.first, "early"), started)
@@ -175,7 +177,8 @@ class Client:
         # Before rank 0 can: the clock and the metrics of an earlier attempt say nothing about this one.
         first = {"state": "starting", "attempt": current.attempt, "step": 0, "metrics": {}, "updated": time.time()}
         write_json(current.paths.status, first)
-        self._call(self._hooks.on_attempt_start, current, current.attempt)
+        with waiting(self._hooks, "on_attempt_start", quiet=current.quiet, hint=_TWICE):
+            self._call(self._hooks.on_attempt_start, current, current.attempt)
         try:
             prepare_start(current, self._write)
             handle = self._hooks.start_workers(current) if self._hooks.start_workers else None
@@ -207,7 +210,8 @@ class Client:
         outcome = _scrubbed(outcome)
         outcome = _scrubbed(self._after(outcome, hooks.on_completed, lambda hook: hook(outcome, "client", current)))
         self._keep(current, partial(write_json, current.paths.outcome, outcome.to_json()))
-        last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
+        with waiting(hooks, "on_launch_end", quiet=current.quiet):
+            last = self._after(outcome, hooks.on_launch_end, lambda hook: hook(current, outcome))
         self._drain(current, hooks, last.step)
         last = _scrubbed(self._after(last, None, lambda _: None))  # what background threads have raised meanwhile
         self._event(current, "outcome", state=last.state, exit_code=last.exit_code, reason=last.reason)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trainrun import hookspecs
 from trainrun.errors import PluginProblem, Problem, RecipeError, WrongReturn
+from trainrun.launch.busy import Busy
 from trainrun.plugin import votes
 from trainrun.plugin.description import ImplInfo, SpecInfo
 from trainrun.plugin.dispatch import Dispatcher
@@ -39,7 +41,16 @@ def client_hooks(resolved: Resolved, on_fault: Callable[[Fault], None]) -> Dispa
     return Dispatcher(members, specs, [hookspecs], ranks=_RANKS, providers=providers, on_fault=on_fault)
 
 
-def require_no_veto(hooks: Dispatcher, recipe: Recipe) -> None:
+@contextmanager
+def waiting(hooks: Dispatcher, hook: str, *, quiet: bool = False, hint: str = "") -> Iterator[None]:
+    """Show which plugins a hook waits for, if they take their time. hint: what the user can do about it."""
+    names = hooks.plugins_in(hook)
+    with Busy(quiet=quiet or not names, plain=True) as busy:
+        busy(f"waiting for {hook} of plugin{'s' if len(names) > 1 else ''} {', '.join(names)}{hint}")
+        yield
+
+
+def require_no_veto(hooks: Dispatcher, recipe: Recipe, *, quiet: bool = False) -> None:
     """Ask `check_recipe`, and raise RecipeError with every problem that plugins have with the recipe.
 
     Raises PluginProblem if one returns what is no problem, whatever its error policy: nothing has begun yet.
@@ -47,7 +58,9 @@ def require_no_veto(hooks: Dispatcher, recipe: Recipe) -> None:
     if hooks.check_recipe is None:
         return
     problems, wrong = [], []
-    for name, returned in hooks.check_recipe(recipe):
+    with waiting(hooks, "check_recipe", quiet=quiet):
+        answers = hooks.check_recipe(recipe)
+    for name, returned in answers:
         try:
             problems += [Problem(f"plugin {name}", text) for text in votes.problems(returned)]
         except WrongReturn as error:

@@ -76,7 +76,7 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)
-    staged = stage(resolved, write, ranks)
+    staged = stage(resolved, write, ranks, quiet=quiet)
     wish = going_on(resolved, staged, GoingOn(allow_changes=allow_changes, trust=trust_checkpoint))
     typed = staged.recipe
     base = Path(typed.run.dir if dir is None else dir)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainrun.launch import snapshot
 from trainrun.launch.handle import Launch
+from trainrun.launch.hooks import waiting
 from trainrun.launch.manifest import write_command, write_manifest
 from trainrun.launch.preflight import Placement
 from trainrun.plugin.dispatch import Dispatcher
@@ -68,8 +69,10 @@ def environment(resolved: Resolved, placement: Placement) -> dict[str, str]:
 def package(launch: Launch, hooks: Dispatcher) -> None:
     """Take the snapshot of the task's code, between its two hooks."""
     if hooks.on_package_start:
-        hooks.on_package_start(launch)
+        with waiting(hooks, "on_package_start", quiet=launch.quiet):
+            hooks.on_package_start(launch)
     launch.paths.source.mkdir(mode=0o700)
     snapshot.take(launch.resolved, launch.paths.source)
     if hooks.on_package_end:
-        hooks.on_package_end(launch, str(launch.paths.source))
+        with waiting(hooks, "on_package_end", quiet=launch.quiet):
+            hooks.on_package_end(launch, str(launch.paths.source))

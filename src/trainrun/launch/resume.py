@@ -89,7 +89,7 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     place = find_place(resolved.data, node_rank, rdzv_endpoint)
     if place is not None and place.node > 0:
         return join(resolved, place, write, "none" if quiet else ranks)
-    staged = stage(resolved, write, ranks)
+    staged = stage(resolved, write, ranks, quiet=quiet)
     for run_id in leftovers.clear(paths.root.parent):
         write(f"note: ended processes that {run_id} had left behind")
     table = staged.recipe.launch

@@ -35,14 +35,14 @@ class Staged(NamedTuple):
         return self.placement.workers * self.recipe.launch.nodes
 
 
-def stage(resolved: Resolved, write: Say, ranks: Echo) -> Staged:
+def stage(resolved: Resolved, write: Say, ranks: Echo, *, quiet: bool = False) -> Staged:
     """Check everything that can be checked beforehand. Raises a TrainrunError; nothing is created."""
     resolved.require()
     typed = Recipe.from_data(resolved.data)
     announce(resolved, write)
     client = Client(write)
     hooks = client.load(resolved)
-    require_no_veto(hooks, typed)
+    require_no_veto(hooks, typed, quiet=quiet)
     placement = preflight.place(typed)
     shown_ranks(ranks, placement.workers * typed.launch.nodes)  # raises where there is no such rank
     return Staged(typed, client, placement)

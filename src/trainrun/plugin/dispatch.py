@@ -97,6 +97,14 @@ class Dispatcher:
             member.instance.role == "builtin" for member in self.members for impl in member.impls if impl.hook == hook
         )
 
+    def plugins_in(self, hook: str) -> list[str]:
+        """Return the names of the plugins whose hookimpl a call of the hook waits for, without built-in ones."""
+        return [
+            link.member.instance.name
+            for link in self._links[hook]
+            if link.member.instance.role == "plugin" and not link.impl.background
+        ]
+
     def provider(self, hook: str) -> Instance | None:
         """Return the instance that a provider hook asks first; None if none implements it."""
         return next(iter(self._asked(hook)), None)
