@@ -45,7 +45,7 @@ def test_installed_plugins(ask: Ask, install: DistributionInstaller) -> None:
     install("fine-dist", {"fine.py": GOOD}, {"fine": "fine"}, version="2.5")
     finding = ask(PLUGINS)
     assert finding.status == "ok", finding
-    assert "fine-dist 2.5 with fine" in finding.finding
+    assert "fine-dist 2.5 (1)" in finding.finding
 
 
 def test_broken_plugins_are_named_and_do_no_harm(ask: Ask, install: DistributionInstaller) -> None:

@@ -24,7 +24,7 @@ def plugins(context: Context) -> Iterator[Finding]:
     verdict = Verdict("plugins")
     own = [one for one in found.plugins if one.instance.distribution in (None, "trainrun")]
     others = _by_distribution(one for one in found.plugins if one not in own and not one.error)
-    listed = "; ".join(f"{owner} with {', '.join(names)}" for owner, names in others.items())
+    listed = ", ".join(f"{owner} ({len(names)})" for owner, names in others.items())
     verdict.say(f"{len(own)} of trainrun's own; installed: {listed or 'none'}")
     for one in found.broken[:_SHOWN]:
         # An installed plugin does nothing until a recipe names it; a built-in one is part of every run.
