@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,19 @@ def test_nothing_of_what_is_quick_or_quiet(monkeypatch: pytest.MonkeyPatch, quie
     with Busy(quiet=quiet) as show:
         show("something")
     assert screen.getvalue() == ""
+
+
+def test_a_command_is_busy_until_each_item_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen("comparing", terminal=True)
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def items() -> Iterator[int]:
+        assert screen.seen.wait(20)
+        yield 1
+        screen.seen.clear()
+        assert screen.seen.wait(20)
+
+    for _ in busy.during("comparing", items()):
+        shown = screen.getvalue()
+        assert shown.endswith("\r\x1b[K"), "the line is free for the item"
+    assert screen.getvalue() > shown

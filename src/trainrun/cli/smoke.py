@@ -148,20 +148,24 @@ def _shareable(train: Mapping[str, Any]) -> bool:
 
 def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[str, ...]], answer: Answer) -> int:
     """Launch, resume and check. asked: the overrides, and the checks that are left out."""
+    from trainrun.launch.busy import Busy, during  # noqa: PLC0415
     from trainrun.launch.launch import launch  # noqa: PLC0415
     from trainrun.launch.resume import resume  # noqa: PLC0415
 
     recipe, settings, plugins, folder = trial
     answer.document["checks"] = []
-    outcome = launch(recipe, ["launch.max_restarts=0", *settings], plugins, dir=folder, quiet=True)
-    outcomes, costs = [outcome], [_cost(outcome)]
-    if outcome.ok:
-        outcomes.append(resume(outcome.run, quiet=True))
-        costs.append(_cost(outcomes[-1]))
+    with Busy() as busy:
+        busy("training a few steps")
+        outcome = launch(recipe, ["launch.max_restarts=0", *settings], plugins, dir=folder, quiet=True)
+        outcomes, costs = [outcome], [_cost(outcome)]
+        if outcome.ok:
+            busy("resuming from their checkpoint")
+            outcomes.append(resume(outcome.run, quiet=True))
+            costs.append(_cost(outcomes[-1]))
     code = outcomes[-1].exit_code
     if outcomes[-1].ok:
         subject = Subject(recipe, asked[0], tuple(plugins), folder)
-        for line in run_checks(subject, resolved.data, asked[1]):
+        for line in during("comparing short trainings", run_checks(subject, resolved.data, asked[1])):
             answer.show([str(line)])
             answer.document["checks"].append(line._asdict())
             code = int(ExitCode.TRAINING_FAILED) if line.status == "failed" else code
@@ -192,12 +196,13 @@ def _faults(inject: Sequence[str]) -> Sequence[Fault]:
 
 def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault], answer: Answer) -> int:
     from trainrun.cli import expecting, proving  # noqa: PLC0415
+    from trainrun.launch.busy import during  # noqa: PLC0415
 
     resolved.require()
     expecting.check(faults, resolved)
     answer.document["faults"] = []
     wrong, width = 0, max(len(fault.text) for fault in faults)
-    for proved in proving.prove(proving.Trial(*trial), resolved, faults):
+    for proved in during("injecting a fault", proving.prove(proving.Trial(*trial), resolved, faults)):
         wrong += not proved.well
         answer.show(proved.lines(width))
         answer.document["faults"].append(proved.to_json())

@@ -120,8 +120,13 @@ def command(  # noqa: PLR0913 - one for each option
     trial = Trial(recipe, overrides, plugins, at, steps, number, by_epochs)
     folder = Path(tempfile.mkdtemp(prefix="trainrun-verify-"))
     try:
-        runs = _straight(trial, folder), _interrupted(trial, folder)
-        verdicts = [*joined(compare(*runs), list(_checkpoints(runs, steps))), *optimizers(*runs)]
+        with Busy() as busy:
+            busy("training straight")
+            straight = _straight(trial, folder)
+            busy(f"training to step {at}, and resuming")
+            runs = straight, _interrupted(trial, folder)
+            busy("comparing the two trainings")
+            verdicts = [*joined(compare(*runs), list(_checkpoints(runs, steps))), *optimizers(*runs)]
     except Ended as error:
         echo("\n".join(_failure(error)), err=True)
         if as_json:

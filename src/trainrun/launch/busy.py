@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from trainrun.printing import inline
 
@@ -18,6 +19,8 @@ _PATIENCE = 0.3  # seconds without a sign of life, on a terminal
 _PLAIN = 1.0  # elsewhere
 _FRAME = 0.1
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+_Item = TypeVar("_Item")
 
 
 class Busy:
@@ -88,6 +91,19 @@ class Busy:
             if self._until_not(text, _FRAME):
                 break
         _write("\r\x1b[K")
+
+
+def during(text: str, items: Iterable[_Item]) -> Iterator[_Item]:
+    """Yield the items, and show `text` while each is waited for; nothing is shown while one is looked at."""
+    coming = iter(items)
+    while True:
+        with Busy() as busy:
+            busy(text)
+            try:
+                item = next(coming)
+            except StopIteration:
+                return
+        yield item
 
 
 def _write(text: str) -> None:
