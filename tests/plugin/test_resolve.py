@@ -169,7 +169,7 @@ def test_a_file_beside_the_recipe_can_be_a_plugin(recipe: Path) -> None:
 def test_two_providers_need_a_line(recipe: Path) -> None:
     tables = '[plugins.model]\n[plugins.second]\nuse = "model"\n'
     text = problem(resolved(recipe, tables))
-    assert "model and second both answer build_model" in text
+    assert "model and second both implement build_model" in text
     assert 'build_model = "model" under [providers]' in text
     found = resolved(recipe, '[providers]\nbuild_model = "second"\n')
     found.require()
@@ -238,3 +238,23 @@ def test_a_broken_plugin_is_looked_at_again_each_time(recipe: Path, watchers: Pa
 def test_everything_wrong_is_reported_at_once(recipe: Path, watchers: Path) -> None:
     tables = "[plugins.watcher]\nevery = 0\n[plugins.nobody-has-it]\n[optimizer]\nlr = -1.0\n"
     assert len(resolved(recipe, tables, "zzzzz").problems) == 4
+
+
+def test_a_switch_alone_leaves_required_options_out(recipe: Path, install: DistributionInstaller) -> None:
+    source = """
+        from trainrun import PluginOptions, hookimpl
+
+        class Needs:
+            class Options(PluginOptions):
+                monitor: str
+
+            def __init__(self, options): ...
+
+            @hookimpl
+            def on_step_end(self, step): ...
+    """
+    install("needs-dist", {"needs.py": source}, {"needs": "needs:Needs"})
+    assert "plugins.needs.monitor: is missing; expected a string" in problem(resolved(recipe, "", "needs"))
+    given = resolve(recipe, ['plugins.needs.monitor="eval/loss"'], ["needs"])
+    given.require()
+    assert plugins(given) == ["needs"]

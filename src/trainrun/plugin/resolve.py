@@ -198,7 +198,7 @@ class _Resolving:
         order = plan_order([self._effective(request) for request in self._requests])
         members = [(one, self._descriptions[one.target].impls) for one in order.instances]
         reasons = {one.instance.name: self._reason(one, order.instances) for one in self._requests}
-        checked = recipes.check(self._document, self._schema, own_optimizer=self._optimizer_of is not None)
+        checked = recipes.check(self._with_tables(), self._schema, own_optimizer=self._optimizer_of is not None)
         recipe_problems = [
             *self._enabled.recipe_problems,
             *checked,
@@ -271,6 +271,16 @@ class _Resolving:
             table = recipes.complete(with_table, self._schema)["plugins"][request.wish.name]
         form: dict[str, Any] = json_form(table) if isinstance(table, dict) else {}
         return form
+
+    def _with_tables(self) -> Document:
+        """The document with an empty table for each plugin that `-p` names and that has none, to see what it lacks."""
+        written = self._document.data.get("plugins", {})
+        if not isinstance(written, dict):
+            return self._document
+        named = [one for one in self._requests if one.instance.role == "plugin" and one.wish.why != "autoload"]
+        without = [one for one in named if one.wish.name not in written]
+        tables = {**written, **{request.wish.name: dict(request.wish.table) for request in without}}
+        return self._document._replace(data={**self._document.data, "plugins": tables}) if without else self._document
 
     def _key(self, request: Request) -> tuple[str, ...]:
         return ("task",) if request.instance.role == "task" else ("plugins", request.wish.name)

@@ -69,9 +69,9 @@ def _array(node: Schema, root: Schema) -> str:
     low, high = node.get("minItems"), node.get("maxItems")
     size = f" {low}" if low is not None and low == high else f" at least {low}" if low else ""
     inner = only(node.get("items", {}), root)
-    words = {"string": " strings", "integer": " integers", "number": " numbers", "object": " tables"}
-    word = words.get(str(inner.get("type")), " values")
-    return f"a list of{size}{word}"
+    words = {"string": "string", "integer": "integer", "number": "number", "object": "table"}
+    word = words.get(str(inner.get("type")), "value")
+    return f"a list of{size} {word}{'' if size and low == 1 else 's'}"
 
 
 def value_in_words(value: Any) -> str:
