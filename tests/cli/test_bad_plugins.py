@@ -128,7 +128,7 @@ def test_one_name_in_two_distributions_names_both(
     ("tables", "messages"),
     [
         ('[plugins.a]\nafter = ["b"]\n[plugins.b]\nafter = ["a"]\n', ["plugin order has a cycle", "a before b"]),
-        ("[plugins.a]\n[plugins.b]\n", ["a and b both answer build_model", 'build_model = "a" under [providers]']),
+        ("[plugins.a]\n[plugins.b]\n", ["a and b both implement build_model", 'build_model = "a" under [providers]']),
         ("[plugins.c]\nlimit = 0\n", ["plugins.c.limit: expected", "got 0", "    limit = 0"]),
         ('[plugins.c]\nlimit = "3"\n', ["plugins.c.limit: expected", 'got "3"']),
         ("[plugins.c]\nlimt = 3\n", ["plugins.c.limt: unknown key", "did you mean 'limit'?"]),

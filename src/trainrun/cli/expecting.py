@@ -69,7 +69,7 @@ def _check_hook(fault: Fault, resolved: Resolved) -> None:
         raise UsageError(f"fault {fault.text!r}: no plugin is called {fault.plugin!r}; {hint or ', '.join(names)}")
     hooks = _hooks(fault, resolved)
     if fault.hook not in hooks:
-        raise UsageError(f"fault {fault.text!r}: {fault.plugin} answers {', '.join(sorted(hooks)) or 'no hook'}")
+        raise UsageError(f"fault {fault.text!r}: {fault.plugin} implements {', '.join(sorted(hooks)) or 'no hook'}")
 
 
 def expect(fault: Fault, resolved: Resolved) -> Expected:

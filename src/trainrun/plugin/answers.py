@@ -39,7 +39,7 @@ def _bad_lines(
             yield place.problem(f"providers.{hook}: no provider hook is called that", hint)
         elif name not in able:
             hint = did_you_mean(name, able) or f"those that do: {', '.join(able) or 'none'}"
-            yield place.problem(f"providers.{hook}: no enabled plugin {name!r} answers it", hint)
+            yield place.problem(f"providers.{hook}: no enabled plugin {name!r} implements it", hint)
 
 
 def _undecided(
@@ -53,6 +53,6 @@ def _undecided(
         ]
         if len(rivals) > 1 and hook not in chosen and hook not in _SHARED:
             place = document.locate(("plugins", rivals[-1]))
-            what = f"{' and '.join(rivals)} both answer {hook}" if len(rivals) == 2 else f"{hook} has several answers: "
-            what += "" if len(rivals) == 2 else ", ".join(rivals)
+            several = f"{hook} has several providers: {', '.join(rivals)}"
+            what = f"{' and '.join(rivals)} both implement {hook}" if len(rivals) == 2 else several
             yield place.problem(what, f'choose: {hook} = "{rivals[0]}" under [providers]')

@@ -332,7 +332,7 @@ class Recipe(Table):
     control: ControlTable = Field(default_factory=ControlTable, description="Live control.")
     plugins: dict[str, PluginTable] = Field(default_factory=dict, description="Plugins, one table each.")
     providers: dict[str, str] = Field(
-        default_factory=dict, description="Which instance answers a provider hook, where several could."
+        default_factory=dict, description="Which instance provides for a provider hook, if several could."
     )
 
     @classmethod
