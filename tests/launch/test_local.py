@@ -5,12 +5,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trainrun.launch import local
+from trainrun.errors import EnvironmentProblem
+from trainrun.launch import agents, local
+from trainrun.launch.agents import WarmAgent
 from trainrun.launch.ends import read_ends, read_record
 from trainrun.launch.handle import Launch
 from trainrun.launch.local import Local, LocalWorkers
@@ -202,3 +205,19 @@ def test_workers_that_die_with_their_fork_server(paths: RunPaths, warm: Callable
 def test_another_backend_is_not_ours(paths: RunPaths, make: Callable[..., Launch]) -> None:
     tables: dict[str, Any] = {"launch": {"backend": "cluster"}}
     assert Local().start_workers(make(paths, **tables)) is None
+
+
+@pytest.mark.parametrize("begin", [lambda launch: local.start(["agent"], launch), WarmAgent], ids=["cold", "warm"])
+def test_an_agent_that_cannot_be_started_leaves_nothing_open(
+    begin: Callable[[Launch], Any], paths: RunPaths, make: Callable[..., Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise EnvironmentProblem("no process can be started")
+
+    for module in (local, agents):
+        monkeypatch.setattr(module, "spawn", fail)
+    launch = make(paths)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(EnvironmentProblem):
+        begin(launch)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -258,3 +258,32 @@ def test_a_switch_alone_leaves_required_options_out(recipe: Path, install: Distr
     given = resolve(recipe, ['plugins.needs.monitor="eval/loss"'], ["needs"])
     given.require()
     assert plugins(given) == ["needs"]
+
+
+def test_a_problem_of_a_plugin_hides_none_of_one_with_a_shorter_name(
+    recipe: Path, install: DistributionInstaller
+) -> None:
+    source = """
+        import pydantic
+        from trainrun import PluginOptions, hookimpl
+
+        class Even:
+            class Options(PluginOptions):
+                every: int = 2
+
+                @pydantic.field_validator("every")
+                @classmethod
+                def even(cls, value):
+                    if value % 2:
+                        raise ValueError("not even")
+                    return value
+
+            def __init__(self, options): ...
+
+            @hookimpl
+            def on_step_end(self, step): ...
+    """
+    install("even-dist", {"evens.py": source}, {"even": "evens:Even"})
+    found = resolved(recipe, '[plugins.even]\nevery = 3\n[plugins.even-2]\nuse = "even"\nevry = 4\n')
+    told = sorted(str(one).partition(": ")[2].partition(":")[0] for one in found.problems)
+    assert told == ["plugins.even-2.evry", "plugins.even.every"]

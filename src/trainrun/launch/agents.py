@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from trainrun.launch.handle import Launch
@@ -93,7 +93,8 @@ class WarmAgent:
 
     def __init__(self, launch: Launch) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ExitStack() as opened, theirs:
+            opened.callback(ours.close)
             self._process = spawn(
                 launch,
                 [
@@ -102,6 +103,7 @@ class WarmAgent:
                 ],
                 pass_fds=[theirs.fileno()],
             )
+            opened.pop_all()
         self._root, self._node = launch.paths.root, launch.seat.node
         self._channel = ours
         self._answers = b""

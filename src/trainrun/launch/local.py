@@ -8,7 +8,7 @@ import re
 import select
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,10 @@ class Local:
             return start([*process.PYTHON, "-m", "trainrun.agent.cold", str(os.getpid())], launch)
         warm = self.warm(launch)
         logged, output = _ready(launch), Output.of(launch)
-        warm.begin(launch)
+        with ExitStack() as opened:
+            opened.callback(output.close)
+            warm.begin(launch)
+            opened.pop_all()
         return LocalWorkers(warm, launch, logged, output)
 
     def warm(self, launch: Launch) -> WarmAgent:
@@ -76,11 +79,15 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     told = seat(launch).get("seat")
     others = [json.dumps(told), str(theirs)] if told else []
-    try:
-        arguments = [str(launch.paths.root), str(launch.attempt), str(launch.workers), *others]
-        started = spawn(launch, [*agent, *arguments], pass_fds=[theirs] if told else [])
-    finally:
-        os.close(theirs)
+    with ExitStack() as opened:
+        opened.callback(os.close, ours)
+        opened.callback(output.close)
+        try:
+            arguments = [str(launch.paths.root), str(launch.attempt), str(launch.workers), *others]
+            started = spawn(launch, [*agent, *arguments], pass_fds=[theirs] if told else [])
+        finally:
+            os.close(theirs)
+        opened.pop_all()
     return LocalWorkers(ColdAgent(started, ours), launch, logged, output)
 
 

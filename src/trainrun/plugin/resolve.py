@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -289,8 +290,8 @@ class _Resolving:
         """What validators of the plugins' own say about tables in which nothing else is wrong."""
         for request in self._requests:
             description = self._descriptions[request.instance.target]
-            prefix = ".".join(self._key(request))
-            wrong = any(problem.what.startswith(prefix) for problem in checked)
+            table = re.compile(re.escape(".".join(self._key(request))) + r"[.: =]")  # not that of a longer name
+            wrong = any(table.match(problem.what) for problem in checked)
             if description.ok and description.has_validators and not wrong:
                 options = self._effective(request).options
                 for where, message in validate_options(request.target, description, options):
