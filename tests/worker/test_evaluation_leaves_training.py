@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from trainrun.marker import hookimpl
 
@@ -161,6 +161,40 @@ def test_evaluations_are_reproducible_by_step(training: Any) -> None:
     resumed = training(Noise, train={"steps": 6}, evaluate=OFTEN, after=first.paths, **SGD, **checkpoint)
     assert often[6] == seldom[6] == resumed.series("eval/noise")[6]
     assert len({*often.values()}) == 3, "each step has its own"
+
+
+class Jitter(Dataset[Any]):
+    """Its samples draw random numbers, as augmentations do."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((4,), (index + torch.rand(()).item() + random.random()) / 40), torch.zeros(1)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_draws_of_the_data_are_reproducible_by_step(training: Any, processes: int) -> None:
+    class Task(Noise):
+        @hookimpl
+        def build_dataset(self) -> Any:
+            return Jitter()
+
+        @hookimpl
+        def evaluation_step(self, batch: Any) -> Mapping[str, Any]:
+            return {"mean": batch[0].mean()}
+
+    def means(steps: int, evaluate: Any, **more: Any) -> dict[int, float]:
+        run = training(Task, ranks=2, train={"steps": steps}, data={"workers": processes}, evaluate=evaluate, **more)
+        assert losses(run)
+        return dict(run.series("eval/mean"))
+
+    checkpoint = {"checkpoint": {"at_end": True}}
+    often, seldom = means(6, OFTEN), means(6, SELDOM)
+    means(3, NEVER, **checkpoint)
+    resumed = means(6, OFTEN, after=training.paths, **checkpoint)
+    assert often[6] == seldom[6] == resumed[6]
+    assert often[4] == resumed[4]
 
 
 def test_generators_are_put_back_when_an_evaluation_fails(training: Any) -> None:

@@ -11,7 +11,7 @@ from trainrun.errors import TaskError
 from trainrun.rundir.pulse import Pulse
 from trainrun.worker import modes, sharding
 from trainrun.worker.checkpoint import rng
-from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, evaluation_batches
+from trainrun.worker.data import EVALUATION_WEIGHT, SampleCounter, SampledLoader, evaluation_batches
 from trainrun.worker.data.fingerprint import length_of
 from trainrun.worker.evaluation_record import EvaluationRecord
 from trainrun.worker.metrics import Metrics, Value, weighted
@@ -113,8 +113,12 @@ def _loading(batches: Iterator[tuple[object, int]], pulse: Pulse) -> Iterator[tu
 
 
 def _generators(loaders: Iterable[object]) -> Iterator[torch.Generator]:
-    """The generators that the user gave to loaders and samplers; a training loader may draw from the same."""
-    for loader in loaders:
+    """The generators that loaders and samplers have of their own; a training loader may draw from the same.
+
+    Processes of a loader have their seeds from there, so that they draw the same in each evaluation.
+    """
+    for one in loaders:
+        loader = one.loader if isinstance(one, SampledLoader) else one
         batches = getattr(loader, "batch_sampler", None)
         for holder in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
             generator = getattr(holder, "generator", None)

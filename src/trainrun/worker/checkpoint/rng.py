@@ -41,7 +41,7 @@ def restore(saved: dict[str, Any], device: torch.device) -> None:
 def apart(device: torch.device, seed: int, others: Iterable[torch.Generator] = ()) -> Iterator[None]:
     """Seed the generators for what happens within, and put them back afterwards, whatever is raised.
 
-    others: generators that are only put back, because the user has seeded them.
+    others: generators that are only put back, because they have been seeded already.
     """
     saved, devices = state(device), _devices()
     own = [(generator, generator.get_state()) for generator in others]
