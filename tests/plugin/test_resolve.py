@@ -161,6 +161,31 @@ def test_autoload_enables_all_that_is_installed_but_not_the_examples(recipe: Pat
     assert not {"digits", "chargpt"} & set(plugins(found))
 
 
+def test_autoload_leaves_out_what_needs_options(recipe: Path, install: DistributionInstaller) -> None:
+    source = """
+        from trainrun import PluginOptions, hookimpl
+
+        class Needy:
+            class Options(PluginOptions):
+                metric: str
+
+            def __init__(self, options): ...
+
+            @hookimpl
+            def on_step_end(self, step): ...
+    """
+    install("needy-dist", {"needy.py": source}, {"needy": "needy:Needy"})
+    tables = "[run]\nautoload = true\n[plugins.model]\nenabled = false\n"
+    found = resolved(recipe, tables)
+    found.require()
+    assert "needy" not in plugins(found)
+    (note,) = [one for one in found.notes if "leaves out needy" in one]
+    assert note.endswith("because metric has no default; to enable it, set it in [plugins.needy]")
+    with_table = resolved(recipe, '[plugins.needy]\nmetric = "eval/loss"\n')
+    with_table.require()
+    assert "needy" in plugins(with_table)
+
+
 def test_a_file_beside_the_recipe_can_be_a_plugin(recipe: Path) -> None:
     found = resolved(recipe, '[plugins.mine]\nuse = "tasks/nothing.py"\n')
     assert found.instances[-1].target == str(recipe.parent / "tasks" / "nothing.py")

@@ -15,6 +15,7 @@ from trainrun.errors import Problem
 from trainrun.plugin.catalogue import clash, target_of_builtin
 from trainrun.plugin.conditions import conditions, known, unknown, unmet
 from trainrun.plugin.describe import Target
+from trainrun.plugin.description import Description
 from trainrun.plugin.discovery import PLUGINS, EntryPoint, Installed
 from trainrun.plugin.distributions import OWNERS, advice
 from trainrun.plugin.instance import TASK, Instance, Role
@@ -57,6 +58,17 @@ class Enabled:
         self.plugin_problems: list[Problem] = []
         self.off: set[str] = set()
         self.notes: list[str] = []
+
+    def leave_out_incomplete(self, descriptions: Mapping[str, Description]) -> None:
+        """Drop, with a note, plugins of `run.autoload` that need options which only a table can give."""
+        for request in [one for one in self.requests if one.wish.why == "autoload"]:
+            schema = descriptions[request.instance.target].options_schema or {}
+            if missing := schema.get("required"):
+                self.requests.remove(request)
+                self.notes.append(
+                    f"run.autoload leaves out {request.wish.name}, because {', '.join(missing)} has no default;"
+                    f" to enable it, set it in [plugins.{request.wish.name}]"
+                )
 
 
 def enable(document: Document, installed: Installed, schema: Schema, switches: Sequence[str] = ()) -> Enabled:

@@ -144,6 +144,7 @@ def resolve_document(
     enabled = enable(document, installed, base, plugins)
     targets = [request.target for request in enabled.requests]
     descriptions = describe(targets, installed.fingerprint, refresh=refresh, retry_broken=True, tell=tell)
+    enabled.leave_out_incomplete(descriptions)
     found = _Resolving(document, installed, enabled, descriptions, base).resolved()
     secrets.learn(found.secrets)
     return found
@@ -278,8 +279,7 @@ class _Resolving:
         written = self._document.data.get("plugins", {})
         if not isinstance(written, dict):
             return self._document
-        named = [one for one in self._requests if one.instance.role == "plugin" and one.wish.why != "autoload"]
-        without = [one for one in named if one.wish.name not in written]
+        without = [one for one in self._requests if one.instance.role == "plugin" and one.wish.name not in written]
         tables = {**written, **{request.wish.name: dict(request.wish.table) for request in without}}
         return self._document._replace(data={**self._document.data, "plugins": tables}) if without else self._document
 

@@ -52,7 +52,10 @@ class RunTable(Table):
     dir: str = Field(default="runs", min_length=1, description="Folder that holds the run directories.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of weights, data order and every random generator.")
     deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms.")
-    autoload: bool = Field(default=False, description="Enable every installed plugin, not only those the recipe names.")
+    autoload: bool = Field(
+        default=False,
+        description="Enable every installed plugin that needs no options, not only those that the recipe names.",
+    )
 
 
 class TaskTable(Table):
