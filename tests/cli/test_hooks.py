@@ -100,7 +100,7 @@ def test_one_hook_with_its_manual(trainrun: Trainrun, recipe: Path) -> None:
     for arguments in (["hooks", "--hook", "on_step_end"], ["hooks", "train.toml", "--hook", "on_step_end"]):
         text = trainrun(*arguments).stdout
         assert "arguments: run, step, epoch, loss, metrics" in text
-        assert "An update is complete" in text
+        assert "Called when an update is complete" in text
         assert "on_step_start" not in text
 
 
@@ -124,7 +124,7 @@ def test_wrong_use_is_explained(trainrun: Trainrun, recipe: Path, arguments: lis
 def test_several_hooks_with_their_manuals(trainrun: Trainrun, recipe: Path) -> None:
     arguments = ["hooks", "train.toml", "--hook", "on_step_end", "--hook", "on_log"]
     text = trainrun(*arguments).stdout
-    assert text.index("An update is complete") < text.index("Metrics are ready on the host")
+    assert text.index("Called when an update is complete") < text.index("Called when metrics are on the host")
     document = json.loads(trainrun(*arguments, "--json").stdout)
     assert {one["hook"] for one in document["hooks"]} == {"on_step_end", "on_log"}
 
