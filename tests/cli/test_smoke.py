@@ -235,7 +235,7 @@ def test_fault_that_does_not_come(tmp_path: Path, folder: Path, survivor: None) 
         ("sigterm@3,kil:rank1@5", "there is no kind 'kil'; did you mean 'kill'?"),
         ("kill:rank2@5", "there is no rank 2, launch.workers is 2"),
         ("raise:survivour.on_step_end", "no plugin is called 'survivour'; did you mean 'survivor'?"),
-        ("raise:survivor.on_step_start", "survivor answers on_attempt_start, on_resume, on_step_end, should_stop"),
+        ("raise:survivor.on_step_start", "survivor implements on_attempt_start, on_resume, on_step_end, should_stop"),
     ],
 )
 def test_wrong_fault_starts_nothing(tmp_path: Path, folder: Path, survivor: None, fault: str, what: str) -> None:
