@@ -31,13 +31,13 @@ WORDS = {
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
     "pages": {
-        "answers": 20,
-        "goes on": 57,
-        "tells": 33,
-        "somebody": 31,
-        "where": 115,
-        "else": 36,
-        "beside": 17,
+        "answers": 12,
+        "goes on": 32,
+        "tells": 24,
+        "somebody": 26,
+        "where": 91,
+        "else": 26,
+        "beside": 15,
         "so many": 7,
     },
     "messages": {
