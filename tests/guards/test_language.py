@@ -31,14 +31,14 @@ WORDS = {
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
     "pages": {
-        "answers": 12,
-        "goes on": 32,
-        "tells": 24,
-        "somebody": 26,
-        "where": 91,
-        "else": 26,
-        "beside": 15,
-        "so many": 7,
+        "answers": 6,
+        "goes on": 11,
+        "tells": 11,
+        "somebody": 5,
+        "where": 46,
+        "else": 10,
+        "beside": 6,
+        "so many": 6,
     },
     "messages": {
         "answers": 20,
