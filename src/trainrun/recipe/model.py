@@ -44,13 +44,13 @@ class Table(BaseModel):
 
 
 class RunTable(Table):
-    """What the run is called, where it is kept, and what makes it repeatable."""
+    """The run's name, folder, seed and determinism."""
 
     name: Slug = Field(
         default="train", description="Short name of the run: lower-case letters, digits, and . _ - between them."
     )
     dir: str = Field(default="runs", min_length=1, description="Folder that holds the run directories.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of weights, data order and every random generator.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of weights, data order and all random generators.")
     deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms.")
     autoload: bool = Field(
         default=False,
@@ -65,7 +65,7 @@ class TaskTable(Table):
 
     use: str = Field(
         min_length=1,
-        description="The task: an installed one's name, `module`, `module:Class`, or a path such as `tasks/digits.py`.",
+        description="Name of an installed task, `module`, `module:Class`, or a path such as `tasks/digits.py`.",
     )
 
     @property
@@ -77,9 +77,9 @@ class TaskTable(Table):
 class LaunchTable(Table):
     """How workers are started, stopped and restarted."""
 
-    backend: Slug = Field(default="local", description="Who starts the workers: `local`, or a backend plugin.")
+    backend: Slug = Field(default="local", description="What starts the workers: `local`, or a backend plugin.")
     workers: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="Workers on each node; `auto` is one for each GPU, or one without GPUs."
+        default="auto", description="Workers per node; `auto` is one per GPU, or one without GPUs."
     )
     nodes: int = Field(
         default=1,
@@ -93,88 +93,90 @@ class LaunchTable(Table):
     )
     preload: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],
-        description="Modules that the warm process imports too; they must start no thread and not touch CUDA.",
+        description="Modules that the warm process also imports; they must not start threads or use CUDA.",
     )
-    max_restarts: int = Field(default=3, ge=0, le=1000, description="Attempts after the first, when workers crash.")
+    max_restarts: int = Field(default=3, ge=0, le=1000, description="Maximum number of restarts after workers crash.")
     max_preemptions: int = Field(
-        default=10, ge=0, le=1000, description="Attempts after the first, when workers are told to stop from outside."
+        default=10, ge=0, le=1000, description="Maximum number of restarts after workers are stopped from outside."
     )
     max_node_losses: int = Field(
-        default=10, ge=0, le=1000, description="Attempts after the first, when a node is lost."
+        default=10, ge=0, le=1000, description="Maximum number of restarts after a node is lost."
     )
-    grace: Duration = Field(default=30.0, description="Time from the request to stop until workers are killed.")
+    grace: Duration = Field(default=30.0, description="Time between a stop request and killing the workers.")
     timeout: Duration = Field(
-        default=600.0, description="When no rank advances for this long, the attempt hangs and is ended; 0 is never."
+        default=600.0, description="End the attempt as hung if no rank advances for this long; 0 disables this."
     )
     straggler: float = Field(
-        default=1.5, ge=0, description="Report a rank that takes this many times the median for its own work; 0 is off."
+        default=1.5, ge=0, description="Report a rank whose own work takes this many times the median; 0 disables this."
     )
-    node_timeout: Duration = Field(default=300.0, description="How long to wait for nodes that are missing.")
+    node_timeout: Duration = Field(default=300.0, description="How long to wait for missing nodes.")
     output_limit: int = Field(
-        default=64, ge=1, le=1_000_000, description="MiB kept of what each worker prints; older output is dropped."
+        default=64, ge=1, le=1_000_000, description="MiB of output to keep for each worker; older output is dropped."
     )
-    on_usr1: OnSignal = Field(default="checkpoint", description="What SIGUSR1 to the launching process asks for.")
-    on_usr2: OnSignal = Field(default="stop", description="What SIGUSR2 to the launching process asks for.")
+    on_usr1: OnSignal = Field(default="checkpoint", description="Action on SIGUSR1 to the launching process.")
+    on_usr2: OnSignal = Field(default="stop", description="Action on SIGUSR2 to the launching process.")
 
 
 class DataTable(Table):
-    """How batches reach the workers."""
+    """How workers load data."""
 
     workers: int = Field(
-        default=0, ge=0, le=1024, description="Loader processes of each worker; 0 loads in the worker itself."
+        default=0, ge=0, le=1024, description="Loader processes per worker; 0 loads in the worker itself."
     )
     pin_memory: bool | Literal["auto"] = Field(
-        default="auto", description="Page-locked batches; `auto` does so with CUDA."
+        default="auto", description="Put batches into page-locked memory; `auto` does so with CUDA."
     )
     shuffle: bool = Field(
-        default=True, description="A new order of the training data in each epoch, drawn from `run.seed`."
+        default=True, description="Shuffle the training data anew in each epoch, seeded by `run.seed`."
     )
-    drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch.")
+    drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is smaller.")
 
 
 class TrainTable(Table):
     """How long and in what batches training runs. Exactly one of `steps` and `epochs` is required."""
 
-    steps: PositiveInt | None = Field(default=None, description="Optimizer updates to make.")
-    epochs: PositiveInt | None = Field(default=None, description="Times to go through the training data.")
-    batch_size: PositiveInt = Field(default=64, description="Samples of one optimizer update, over all workers.")
+    steps: PositiveInt | None = Field(default=None, description="Number of optimizer updates.")
+    epochs: PositiveInt | None = Field(default=None, description="Number of passes over the training data.")
+    batch_size: PositiveInt = Field(default=64, description="Samples per optimizer update, over all workers.")
     micro_batch_size: PositiveInt | None = Field(
         default=None,
-        description="Samples of one forward and backward on a worker; left out, its whole share of the batch.",
+        description="Samples per forward and backward on a worker; by default, its whole share of the batch.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="`bf16` and `fp16` use autocast, `fp16` with a gradient scaler."
+        default="fp32", description="`bf16` and `fp16` use autocast; `fp16` also scales gradients."
     )
     clip_grad_norm: float | None = Field(
-        default=None, gt=0, description="Largest 2-norm of the gradients; left out, no clipping."
+        default=None, gt=0, description="Clip gradients to this 2-norm; by default, no clipping."
     )
     compile: bool = Field(default=False, description="Compile the model with `torch.compile`.")
-    log_every: PositiveInt = Field(default=10, description="Steps between two records of metrics.")
+    log_every: PositiveInt = Field(default=10, description="Number of steps between two logs of metrics.")
     nonfinite: Literal["fail", "warn"] = Field(
-        default="fail", description="What is done if a logged loss, or what a checkpoint would keep, is not finite."
+        default="fail", description="Fail or warn if a logged loss, or a value to save, is not finite."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="`auto` is CUDA where there is a GPU, else the CPU."
+        default="auto", description="`auto` is CUDA if there is a GPU, otherwise the CPU."
     )
     init_from: str | None = Field(
         default=None,
         min_length=1,
-        description="Checkpoint or safetensors file to take initial weights from.",
+        description="Checkpoint or safetensors file to load initial weights from.",
         json_schema_extra=_unavailable("this version cannot load weights"),
     )
 
 
 class EvaluateTable(Table):
-    """When and on what the model is evaluated."""
+    """When to evaluate the model, and on which data."""
 
     every: PositiveInt | Literal["epoch"] | None = Field(
-        default=None, description="Steps between two evaluations, or `epoch`; left out, only at the end of training."
+        default=None,
+        description="Number of steps between two evaluations, or `epoch`; by default, only at the end of training.",
     )
     splits: list[Annotated[str, Field(min_length=1)]] = Field(
-        default=["eval"], description="Splits to evaluate; one that the task has no data for is left out."
+        default=["eval"], description="Splits to evaluate; those for which the task has no data are skipped."
     )
     batch_size: PositiveInt | None = Field(
-        default=None, description="Samples of one evaluation batch on a worker; left out, the micro-batch of training."
+        default=None,
+        description="Samples per evaluation batch on a worker; by default, the micro-batch size of training.",
     )
 
 
@@ -185,11 +187,11 @@ class OptimizerKeywords(Table):
 
     __pydantic_extra__: dict[str, Keyword] = Field(init=False)
 
-    lr: float | None = Field(default=None, ge=0, description="Learning rate; left out, the optimizer's own default.")
+    lr: float | None = Field(default=None, ge=0, description="Learning rate; by default, that of the optimizer class.")
     weight_decay: float | None = Field(
-        default=None, ge=0, description="Weight decay; left out, the optimizer's own default."
+        default=None, ge=0, description="Weight decay; by default, that of the optimizer class."
     )
-    momentum: float | None = Field(default=None, ge=0, description="Momentum, for the optimizers that have one.")
+    momentum: float | None = Field(default=None, ge=0, description="Momentum, for optimizers that have it.")
     betas: list[float] | None = Field(
         default=None, min_length=2, max_length=2, description="The two decay rates of the Adam family."
     )
@@ -202,7 +204,7 @@ class OptimizerKeywords(Table):
 
 
 class OptimizerGroup(OptimizerKeywords):
-    """Parameters that get other settings than the rest."""
+    """Parameters with their own settings."""
 
     match: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1,
@@ -216,26 +218,26 @@ class OptimizerTable(OptimizerKeywords):
     name: str = Field(
         default="adamw",
         pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
-        description="Name of the class, in any case: adamw, sgd, rmsprop, …",
+        description="Name of the class, case-insensitive: adamw, sgd, rmsprop, …",
     )
-    groups: list[OptimizerGroup] = Field(default=[], description="Groups of parameters with settings of their own.")
+    groups: list[OptimizerGroup] = Field(default=[], description="Groups of parameters with their own settings.")
 
 
 class SchedulerTable(Table):
     """How the learning rate changes from step to step."""
 
     name: Literal["constant", "linear", "cosine", "polynomial", "exponential", "step"] = Field(
-        default="constant", description="Shape of the learning rate after the warm-up."
+        default="constant", description="Shape of the schedule after the warm-up."
     )
     warmup: int = Field(
-        default=0, ge=0, le=2**53, description="Steps in which the learning rate rises from 0, in a straight line."
+        default=0, ge=0, le=2**53, description="Number of steps in which the learning rate rises linearly from 0."
     )
-    min_lr: float = Field(default=0.0, ge=0, description="The learning rate never falls below this.")
-    power: float | None = Field(default=None, gt=0, description="`polynomial`: the exponent; 1 when left out.")
+    min_lr: float = Field(default=0.0, ge=0, description="Lower bound of the learning rate.")
+    power: float | None = Field(default=None, gt=0, description="`polynomial`: the exponent; by default 1.")
     gamma: float | None = Field(
         default=None, gt=0, le=1, description="`exponential`, `step`: the factor of each decay."
     )
-    step_size: PositiveInt | None = Field(default=None, description="`step`: steps between two decays.")
+    step_size: PositiveInt | None = Field(default=None, description="`step`: number of steps between two decays.")
 
 
 class ParallelTable(Table):
@@ -243,40 +245,37 @@ class ParallelTable(Table):
 
     strategy: Literal["none", "ddp", "fsdp"] = Field(
         default="ddp",
-        description="`ddp` keeps a replica on each worker; `fsdp` a part of each parameter, its gradient and its "
-        "optimizer state (FSDP2); `none` does not wrap the model at all.",
+        description="`ddp` keeps a replica on each worker; `fsdp` (FSDP2) shards parameters, gradients and optimizer "
+        "state; `none` does not wrap the model.",
     )
     wrap: list[Annotated[str, Field(min_length=1)]] | None = Field(
         default=None,
         description="`fsdp`: modules whose parameters are gathered together, by name (`blocks.*`) or class (`Block`); "
-        "left out, the children of the model's module lists.",
+        "by default, the children of the model's module lists.",
     )
     find_unused_parameters: bool = Field(
         default=False,
-        description="`ddp`: look in each forward for parameters that it does not use; without that, such a parameter "
-        "is an error.",
+        description="`ddp`: find parameters that a forward does not use; otherwise such a parameter is an error.",
     )
     check_replicas: PositiveInt | Literal["checkpoint", "never"] = Field(
         default="checkpoint",
-        description="`ddp`: when to compare the parameters of all ranks, bit for bit: before each checkpoint, never, "
-        "or also every so many steps. Ranks that differ are an error.",
+        description="`ddp`: when to compare the parameters of all ranks bit for bit: before each checkpoint, never, "
+        "or also every N steps. A difference is an error.",
     )
 
 
 class CheckpointTable(Table):
-    """When checkpoints are written, how many are kept, and where a run goes on from."""
+    """When to write checkpoints, how many to keep, and which one to resume from."""
 
     every: PositiveInt | DurationText | Literal["never"] = Field(
         default="15m",
-        description="Steps, or time, between two checkpoints; `never`: only those that `at_end` and plugins ask for.",
+        description="Steps or time between two checkpoints; `never`: only those that `at_end` and plugins request.",
     )
-    keep: int = Field(
-        default=2, ge=2, le=2**53, description="Good checkpoints to keep: the newest ones; at least 2, the last resort."
-    )
-    at_end: bool = Field(default=True, description="Write one when training ends, and when it is stopped.")
-    background: bool = Field(default=True, description="Write while training goes on; it waits for the copy only.")
+    keep: int = Field(default=2, ge=2, le=2**53, description="Number of newest good checkpoints to keep, at least 2.")
+    at_end: bool = Field(default=True, description="Write a checkpoint when training ends or is stopped.")
+    background: bool = Field(default=True, description="Write in the background; training waits only for the copy.")
     max_failures: PositiveInt = Field(
-        default=3, description="Failed saves in a row after which training stops, to go on later."
+        default=3, description="Stop, to be resumed later, after this many failed saves in a row."
     )
     resume: str = Field(
         default="auto",
@@ -286,31 +285,33 @@ class CheckpointTable(Table):
 
 
 class ControlTable(Table):
-    """Whether a running job takes live commands."""
+    """Live commands to a running job."""
 
     mode: Literal["open", "frozen"] = Field(
-        default="open", description="`frozen` refuses every command.", json_schema_extra=_CONTROL
+        default="open", description="`frozen` rejects all commands.", json_schema_extra=_CONTROL
     )
 
 
 class PluginTable(Table):
-    """One enabled use of a plugin. Keys other than these are the plugin's own options."""
+    """An enabled plugin. All other keys are the plugin's own options."""
 
     model_config = ConfigDict(extra="allow")
 
-    use: str | None = Field(default=None, min_length=1, description="The plugin; left out, the name of the table.")
+    use: str | None = Field(
+        default=None, min_length=1, description="Name of the plugin; by default, the name of the table."
+    )
     enabled: bool | dict[str, Any] = Field(
         default=True,
-        description="`false` turns the plugin off; a table of recipe keys: on only where all have these values.",
+        description="`false` disables the plugin; a table of recipe keys enables it only if all have these values.",
     )
     on_error: Literal["fail", "disable", "warn"] | None = Field(
-        default=None, description="What an exception in one of its event hooks does; left out, the plugin's own choice."
+        default=None, description="Action if one of its event hooks raises; by default, the plugin's own choice."
     )
     before: list[str] = Field(default=[], description="Instances that this one runs before.")
     after: list[str] = Field(default=[], description="Instances that this one runs after.")
-    queue: PositiveInt = Field(default=1000, description="Calls that may wait for its background hooks.")
+    queue: PositiveInt = Field(default=1000, description="Maximum number of calls that wait for its background hooks.")
     when_full: Literal["drop", "block"] = Field(
-        default="drop", description="A full queue drops its oldest call, or blocks training."
+        default="drop", description="If the queue is full, drop the oldest call or block training."
     )
 
     @property
@@ -322,7 +323,7 @@ class PluginTable(Table):
 class Recipe(Table):
     """A validated recipe. Immutable; workers get the one that the launch resolved."""
 
-    run: RunTable = Field(default_factory=RunTable, description="Name, place and seed of the run.")
+    run: RunTable = Field(default_factory=RunTable, description="Name, folder and seed of the run.")
     task: TaskTable = Field(description="The training code and its options.")
     launch: LaunchTable = Field(default_factory=LaunchTable, description="Starting and stopping workers.")
     data: DataTable = Field(default_factory=DataTable, description="Loading of data.")
@@ -335,7 +336,7 @@ class Recipe(Table):
     control: ControlTable = Field(default_factory=ControlTable, description="Live control.")
     plugins: dict[str, PluginTable] = Field(default_factory=dict, description="Plugins, one table each.")
     providers: dict[str, str] = Field(
-        default_factory=dict, description="Which instance provides for a provider hook, if several could."
+        default_factory=dict, description="Which instance to use for a provider hook that several implement."
     )
 
     @classmethod

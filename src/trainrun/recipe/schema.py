@@ -25,7 +25,7 @@ def base_schema() -> Schema:
     # Merged away by `read`, so the model does not know it; editors and suggestions do.
     extends = {
         "type": "string",
-        "description": "Path of a recipe, relative to this file, whose keys hold where this sets none.",
+        "description": "Path of a base recipe, relative to this file; its keys apply unless this file sets them.",
     }
     return {**schema, "properties": {"extends": extends, **schema["properties"]}}
 

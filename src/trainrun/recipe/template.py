@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TEMPLATE = """\
-# A recipe for trainrun. Check it with `trainrun check train.toml`, see what will run where with
+# A recipe for trainrun. Check it with `trainrun check train.toml`, show what its hooks run with
 # `trainrun hooks train.toml`, train with `trainrun launch train.toml`.
 
 [run]
@@ -14,11 +14,11 @@ seed = 0
 use = "trainrun.examples.digits"    # your own: "tasks/mine.py", "package.module", or an installed task's name
 
 [launch]
-workers = 2                 # processes on this machine; "auto" is one for each GPU
+workers = 2                 # processes on this machine; "auto" is one per GPU
 
 [train]
 steps = 300                 # or: epochs = 5
-batch_size = 64             # samples of one update, over all workers
+batch_size = 64             # samples per update, over all workers
 # micro_batch_size = 16     # accumulate gradients over smaller batches
 # precision = "bf16"        # fp32, bf16, fp16
 # clip_grad_norm = 1.0
@@ -32,7 +32,7 @@ every = "15m"               # time or steps between two; "never": only at the en
 keep = 2                    # the newest good ones
 
 [optimizer]
-name = "adamw"              # any class of torch.optim, with its keywords beside it
+name = "adamw"              # any class of torch.optim, with its keywords as keys
 lr = 3e-3
 
 # [[optimizer.groups]]      # settings for some of the parameters
