@@ -64,7 +64,7 @@ def test_the_line_is_shown_with_a_caret(document: Callable[..., Document], schem
             "optimizer.eps = nan",
             "optimizer.eps: expected true or false, an integer, a number, a string or a list of values",
         ),
-        ("optimizer.groups = [{}]", "optimizer.groups[0].match: is missing; expected a list of at least 1 strings"),
+        ("optimizer.groups = [{}]", "optimizer.groups[0].match: is missing; expected a list of at least 1 string"),
         ("scheduler.min_lr = -1", "scheduler.min_lr: expected a number of at least 0, got -1"),
         ("providers.build_model = 3", "providers.build_model: expected a string, got 3"),
         ("run.seed = -1", "run.seed: expected an integer of at least 0 and below 4294967296, got -1"),
