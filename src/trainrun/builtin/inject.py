@@ -54,7 +54,9 @@ class Inject:
     class Options(PluginOptions):
         """What the recipe may set in the plugin's table."""
 
-        faults: list[str] = Field([], description="The faults, as in `kill:rank1@5`; `trainrun smoke --help` has more.")
+        faults: list[str] = Field(
+            [], description="Faults to inject, such as `kill:rank1@5`; see `trainrun smoke --help`."
+        )
 
         @pydantic.field_validator("faults")
         @classmethod

@@ -23,12 +23,12 @@ _PACE = 0.2  # seconds between two writes of status.json, however often a recipe
 
 
 class Progress:
-    """Write `status.json` from rank 0, and show it: a live line on a terminal, else a plain line an interval."""
+    """Write `status.json` from rank 0, and show it: a live line on a terminal, otherwise a plain line per interval."""
 
     class Options(PluginOptions):
         """What the recipe may set in `[plugins.progress]`."""
 
-        interval: float = Field(5.0, gt=0, description="Seconds between two plain lines, where there is no terminal.")
+        interval: float = Field(5.0, gt=0, description="Seconds between two plain lines if there is no terminal.")
 
     on_error = "disable"
     poll_interval = 0.5

@@ -25,7 +25,7 @@ class SmokeCheck:
             None, ge=1, description="Vote to stop after this many steps; at once if there is an evaluation then."
         )
         pause: int | None = Field(
-            None, ge=1, description="The same in the first attempt, so that a second one goes on from its checkpoint."
+            None, ge=1, description="The same in the first attempt, so that a second one resumes from its checkpoint."
         )
 
     def __init__(self, options: Options) -> None:

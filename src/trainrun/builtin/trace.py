@@ -33,8 +33,8 @@ class Trace:
     class Options(PluginOptions):
         """What the recipe may set in the plugin's table."""
 
-        hooks: list[str] = Field([ALL], description="The hooks to trace; `all` is every one.")
-        steps: int = Field(2, ge=1, description="The number of steps from the start of an attempt that are traced.")
+        hooks: list[str] = Field([ALL], description="Hooks to trace, or `all`.")
+        steps: int = Field(2, ge=1, description="Number of steps to trace from the start of an attempt.")
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -38,14 +38,16 @@ class ChargptOptions(PluginOptions):
     """The size of the model and of its text, and what it writes at the end."""
 
     layers: int = Field(2, ge=1, description="Transformer blocks.")
-    heads: int = Field(4, ge=1, description="Attention heads of a block; they share `width` evenly.")
+    heads: int = Field(4, ge=1, description="Attention heads per block; they divide `width` evenly.")
     width: int = Field(64, ge=1, description="Width of the model.")
-    context: int = Field(64, ge=2, description="How many bytes the model sees at once.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped in training.")
-    size: int = Field(1_000_000, ge=1000, description="Bytes of source text to use; all there is if that is less.")
-    sample_length: int = Field(300, ge=0, description="Bytes to write at the end of training; 0 writes nothing.")
-    prompt: str = Field("def ", min_length=1, description="What the sample begins with.")
-    temperature: float = Field(0.8, ge=0, description="0 always takes the likeliest byte; higher is more daring.")
+    context: int = Field(64, ge=2, description="Length of the context in bytes.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate in training.")
+    size: int = Field(1_000_000, ge=1000, description="Bytes of source text to use, at most.")
+    sample_length: int = Field(
+        300, ge=0, description="Bytes of sample text to generate at the end of training; 0 generates none."
+    )
+    prompt: str = Field("def ", min_length=1, description="Prompt of the sample text.")
+    temperature: float = Field(0.8, ge=0, description="Sampling temperature; 0 always takes the likeliest byte.")
 
     @model_validator(mode="after")
     def _heads_share_width(self) -> Self:

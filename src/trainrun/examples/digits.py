@@ -39,7 +39,7 @@ class Options(PluginOptions):
         16, ge=1, le=1024, description="Channels of the first convolution; the second has twice as many."
     )
     hidden: int = Field(128, ge=1, le=65536, description="Width of the hidden layer after the convolutions.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Share of features dropped before the hidden layer.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout rate before the hidden layer.")
 
 
 @hookimpl

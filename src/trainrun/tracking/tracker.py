@@ -20,16 +20,18 @@ class TrackerOptions(PluginOptions):
 
     interval: float = Field(2.0, gt=0, description="Seconds between two deliveries.")
     deadline: float = Field(
-        30.0, gt=0, description="Seconds at the end of a launch to send what is left; `trainrun sync` sends the rest."
+        30.0,
+        gt=0,
+        description="Time limit in seconds for the last delivery of a launch; `trainrun sync` sends the rest.",
     )
 
 
 class ServerOptions(TrackerOptions):
     """What the tables of trackers with a server, or a store of files, may say too."""
 
-    timeout: float = Field(20.0, gt=0, description="Seconds after which a server that does not answer is an outage.")
+    timeout: float = Field(20.0, gt=0, description="Seconds to wait for the server before it counts as unreachable.")
     artifacts: list[str] = Field(
-        ["recipe.toml"], description="Globs of files of the run that are sent at the end, as seen from its folder."
+        ["recipe.toml"], description="Globs of files to send at the end, relative to the run directory."
     )
 
     @pydantic.field_validator("artifacts")

@@ -49,10 +49,14 @@ class Measure:
         """What `trainrun smoke` sets."""
 
         still: bool = Field(
-            False, description="Turn dropout and batch norm off, and skip updates: each is made of the first weights."
+            False,
+            description="Disable dropout and batch norm, and skip updates, so that each starts from the first weights.",
         )
         other_seed: bool = Field(False, description="Draw other random numbers from the first step on.")
-        watch: bool = Field(False, description="Compare weights, modes and generators at the end of a step and later.")
+        watch: bool = Field(
+            False,
+            description="Check that weights, modes and generators stay the same between two steps.",
+        )
 
     def __init__(self, options: Options) -> None:
         self._options = options

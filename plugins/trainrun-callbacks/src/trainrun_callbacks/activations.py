@@ -24,18 +24,18 @@ class ActivationsOptions(PluginOptions):
     """Of which modules, and when."""
 
     modules: list[Pattern] = Field(min_length=1, description="Shell patterns of module names, such as `blocks.*`.")
-    steps: list[Step] = Field([], description="Steps whose first micro-batch is kept.")
-    evaluation_batches: int = Field(0, ge=0, description="How many batches of each evaluation are kept, on each rank.")
-    inputs: bool = Field(False, description="Also keep what the modules are given.")
-    max_mib: float = Field(1024.0, gt=0, description="MiB that one rank writes at most; then it stops, and says so.")
+    steps: list[Step] = Field([], description="Steps whose first micro-batch to write.")
+    evaluation_batches: int = Field(0, ge=0, description="Number of batches per evaluation and rank to write.")
+    inputs: bool = Field(False, description="Also write the inputs of the modules.")
+    max_mib: float = Field(1024.0, gt=0, description="MiB that each rank writes at most; it logs when it stops there.")
 
 
 class Activations:
-    """Write the outputs of modules to `activations/` in the run directory, one file a rank and batch.
+    """Write the outputs of modules to `activations/` in the run directory, one file per rank and batch.
 
     `step-S/rank-N.pt` holds the outputs of a training step, `SPLIT-step-S/rank-N-batch-I.pt` those of an evaluation
-    batch: for each module a list, with one entry a call; `torch.load` reads it. Modules are hooked only while
-    something is kept, and files are written on a thread.
+    batch: for each module a list, with one entry per call. Read them with `torch.load`. Modules have hooks only while
+    outputs are recorded, and a thread writes the files.
     """
 
     Options = ActivationsOptions

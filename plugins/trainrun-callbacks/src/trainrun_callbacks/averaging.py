@@ -19,13 +19,13 @@ _CLAIM = "_trainrun_evaluated_by"  # on the module: which plugin evaluates with 
 class AveragingOptions(PluginOptions):
     """When to average, and where the average is kept."""
 
-    every: int = Field(1, ge=1, description="Steps from one averaging to the next.")
-    start: int = Field(1, ge=1, description="The first step whose weights are averaged.")
-    offload: bool = Field(False, description="Keep the average in the host's memory rather than on the GPU.")
+    every: int = Field(1, ge=1, description="Number of steps between two averagings.")
+    start: int = Field(1, ge=1, description="First step whose weights to average.")
+    offload: bool = Field(False, description="Keep the average in host memory instead of on the GPU.")
     save: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$",
-        description="A file in the run directory for the averaged weights, as safetensors, when training has ended.",
+        description="Write the averaged weights to this safetensors file in the run directory when training has ended.",
     )
 
 

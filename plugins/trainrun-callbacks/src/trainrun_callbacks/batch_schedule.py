@@ -14,15 +14,15 @@ class BatchScheduleOptions(PluginOptions):
     """Batch sizes by epoch."""
 
     schedule: dict[str, int] = Field(
-        min_length=1, description="Samples of an update, over all workers, from each of these epochs on."
+        min_length=1, description="Samples per update, over all workers, for each epoch at which the size changes."
     )
 
 
 class BatchSchedule:
-    """Make updates of `schedule`'s size: `{ "1" = 64, "5" = 128 }` means 64 samples up to epoch 4, then 128.
+    """Change the batch size by epoch: `{ "1" = 64, "5" = 128 }` means 64 samples up to epoch 4, then 128.
 
-    Micro-batches stay as large as they are, and more of them make an update. Before the first epoch of the
-    schedule `train.batch_size` counts. Each sample is still used once an epoch.
+    The size of a micro-batch stays the same; an update uses more of them. Before the first epoch of the schedule,
+    `train.batch_size` applies. Each sample is still used once per epoch.
     """
 
     Options = BatchScheduleOptions

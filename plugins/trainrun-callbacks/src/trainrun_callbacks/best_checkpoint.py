@@ -22,24 +22,24 @@ _WEIGHTS = ".safetensors"
 class BestCheckpointOptions(MonitorOptions):
     """Which metric decides, how many are kept, and what of them."""
 
-    top_k: int = Field(1, ge=1, description="How many to keep.")
+    top_k: int = Field(1, ge=1, description="Number of checkpoints to keep.")
     weights_only: bool = Field(
-        False, description="Write the model's weights alone, into `RUN/weights`, instead of a whole checkpoint."
+        False, description="Write only the model's weights, to `RUN/weights`, instead of a whole checkpoint."
     )
     link: str = Field(
         "best",
         pattern=LINK_NAME,
         max_length=64,
-        description="The name of the link to the best; those after it are called `best-2`, `best-3` and so on.",
+        description="Name of the link to the best checkpoint; the next ones are called `best-2`, `best-3` and so on.",
     )
 
 
 class BestCheckpoint:
-    """Save a checkpoint when an evaluation is among the `top_k` best, and keep it by a link as long as it is.
+    """Save a checkpoint when an evaluation is among the `top_k` best, and keep it while it is.
 
-    All ranks compare the same numbers, so that all come to the same ranking; rank 0 alone asks for the checkpoint and
-    makes links. With `weights_only` all ranks write the weights together, at the end of the evaluation: those that
-    were evaluated.
+    All ranks compare the same numbers and get the same ranking. Only rank 0 requests the checkpoint and makes links,
+    which protect checkpoints from removal. With `weights_only`, all ranks write the evaluated weights together, at
+    the end of the evaluation.
     """
 
     Options = BestCheckpointOptions

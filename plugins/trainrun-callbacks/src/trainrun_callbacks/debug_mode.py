@@ -20,15 +20,15 @@ _NOTHING = object()
 class DebugModeOptions(PluginOptions):
     """What to do, and whether also outside of smoke tests."""
 
-    always: bool = Field(False, description="Also in real runs, and not only in `trainrun smoke`.")
+    always: bool = Field(False, description="Also run outside of `trainrun smoke`.")
     anomalies: bool = Field(
-        True, description="Have autograd name the operation of the forward whose gradient is NaN or cannot be computed."
+        True, description="Name the forward operation whose gradient is NaN or fails (autograd anomaly detection)."
     )
     attribute: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*$",
-        description="Set this attribute to true on each module of the model that has it, or whose class does, until"
-        " training ends.",
+        description="Set this attribute to true, until training ends, on each module that has it or whose class"
+        " has it.",
     )
     shapes: bool = Field(True, description="Log the shapes of the first training batch.")
 
@@ -36,7 +36,7 @@ class DebugModeOptions(PluginOptions):
 class DebugMode:
     """In `trainrun smoke`: detect anomalies in autograd, set a flag on the model's modules, log the first batch.
 
-    In a real run it does nothing, unless `always = true`. Anomaly detection makes a step several times slower.
+    In other runs it does nothing, unless `always = true`. Anomaly detection makes a step several times slower.
     """
 
     Options = DebugModeOptions

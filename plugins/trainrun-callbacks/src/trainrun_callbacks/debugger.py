@@ -17,18 +17,16 @@ _HOST = "127.0.0.1"
 class DebuggerOptions(PluginOptions):
     """Where to listen, and whether to wait."""
 
-    port: int = Field(
-        5678, ge=1024, le=65000, description="The port of local rank 0; local rank N listens on port + N."
-    )
-    ranks: list[int] | None = Field(None, min_length=1, description="Which ranks listen; all of them by default.")
-    wait: bool = Field(False, description="Wait until a debugger has come to each of them.")
+    port: int = Field(5678, ge=1024, le=65000, description="Port of local rank 0; local rank N listens on port + N.")
+    ranks: list[int] | None = Field(None, min_length=1, description="Ranks that listen; by default, all.")
+    wait: bool = Field(False, description="Wait until a debugger is attached to each of these ranks.")
 
 
 class Debugger:
-    """Listen for a debugger on 127.0.0.1, with debugpy: on a port of its own in each worker.
+    """Listen for a debugger (debugpy) on 127.0.0.1, with one port per worker.
 
-    The launching process says where to connect, and so does each worker in its output. From another machine, take the
-    port through ssh (`ssh -L`). A worker that stands at a breakpoint does not advance, so set `launch.timeout = 0`.
+    The launching process and each worker print the address. From another machine, forward the port (`ssh -L`). A
+    worker at a breakpoint does not advance, so set `launch.timeout = 0`.
     Needs debugpy (`trainrun-callbacks[debug]`).
     """
 

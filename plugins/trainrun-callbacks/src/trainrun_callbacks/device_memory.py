@@ -20,15 +20,15 @@ class DeviceMemoryOptions(PluginOptions):
     """What the peak is a peak of."""
 
     reset_peak: bool = Field(
-        False, description="On a GPU, begin a new peak at each log, instead of that of the whole attempt."
+        False, description="Reset the peak of a GPU at each log instead of keeping it for the whole attempt."
     )
 
 
 class DeviceMemory:
-    """Log `memory/allocated`, `memory/reserved` and `memory/peak` in GiB, of the rank that has most.
+    """Log `memory/allocated`, `memory/reserved` and `memory/peak` in GiB, of the rank that uses most.
 
-    On a GPU they are those of torch's allocator, at the end of the update that is logged, before gradients are
-    freed. On the CPU `memory/resident` and `memory/peak` are those of the process.
+    On a GPU, these come from torch's allocator, at the end of the logged update and before gradients are freed. On the
+    CPU, `memory/resident` and `memory/peak` are those of the process.
     """
 
     Options = DeviceMemoryOptions

@@ -19,19 +19,17 @@ class EarlyStoppingOptions(MonitorOptions):
     patience: int = Field(
         3, ge=1, live=True, description="Stop after this many evaluations in a row without a better value."
     )
-    min_delta: float = Field(0.0, ge=0, description="How much better than the best so far counts as better.")
+    min_delta: float = Field(0.0, ge=0, description="Smallest change that counts as an improvement.")
     threshold: float | None = Field(None, description="Stop as soon as the metric is at least this good.")
-    min_lr: float | None = Field(
-        None, ge=0, description="Stop when no learning rate is above this any more, and none has risen."
-    )
-    skip_first: int = Field(0, ge=0, description="Evaluations at the beginning that are passed over.")
+    min_lr: float | None = Field(None, ge=0, description="Stop when no learning rate is above this or has risen.")
+    skip_first: int = Field(0, ge=0, description="Number of evaluations to ignore at the beginning.")
 
 
 class EarlyStopping:
     """Stop when a metric has not improved for `patience` evaluations, or has reached `threshold`.
 
-    Also when all learning rates are `min_lr` or less, and were not smaller at the evaluation before: during a warm-up
-    they are small too, and rise.
+    It also stops when all learning rates are at most `min_lr` and none has risen since the last evaluation; the rise
+    excludes a warm-up.
     """
 
     Options = EarlyStoppingOptions

@@ -11,14 +11,16 @@ from trainrun_callbacks.averaging import Averaging, AveragingOptions
 class EmaOptions(AveragingOptions):
     """How slowly the average follows, and what it is used for."""
 
-    decay: float = Field(0.999, ge=0, lt=1, description="The share of the old average that stays at each averaging.")
-    evaluate: Literal["ema", "model"] = Field("ema", description="What evaluations use: the average, or the weights.")
+    decay: float = Field(0.999, ge=0, lt=1, description="Weight of the old average in each averaging.")
+    evaluate: Literal["ema", "model"] = Field(
+        "ema", description="Evaluate with the average (`ema`) or with the weights (`model`)."
+    )
 
 
 class Ema(Averaging):
     """Keep an exponential moving average of the trained parameters, and evaluate with it.
 
-    After an update, `average = decay * average + (1 - decay) * weights`; not after skipped updates. The average begins
+    After an update, `average = decay * average + (1 - decay) * weights`; not after skipped updates. The average starts
     with the weights after step `start`. Averaging the iterates of stochastic gradient descent goes back to Polyak and
     Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the exponential form is the usual one.
     Buffers, such as the running means of batch normalisation, are the model's own.

@@ -37,7 +37,7 @@ class EnvironmentOptions(PluginOptions):
 
     variables: list[str] = Field(
         _VARIABLES,
-        description="Names of variables, or patterns. Values of those whose name tells of a secret are never written.",
+        description="Names or patterns of variables. Values are not written if the name suggests a secret.",
     )
     packages: bool = Field(True, description="List the installed distributions with their versions.")
 
@@ -45,7 +45,7 @@ class EnvironmentOptions(PluginOptions):
 class Environment:
     """Write `environment/client.json` when the run is launched, and `environment/attempt-N-node-M.json` on each node.
 
-    Of other variables than the chosen ones nothing is written; secrets and the users in URLs are replaced.
+    Only the chosen environment variables are written; secrets and user names in URLs are replaced.
     """
 
     Options = EnvironmentOptions

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class EpochProgress:
     """Log `epoch`: 2.25 after a quarter of the third epoch's training data.
 
-    It counts the data that updates have used, over all ranks, so that it is right with several micro-batches an
-    update, at uneven ends of epochs, and after a resume. Where the loader has no length it says nothing.
+    It counts the data that updates have used, over all ranks. So it is right with several micro-batches per update, at
+    uneven ends of epochs, and after a resume. It logs nothing if the loader has no length.
     """
 
     on_error = "disable"

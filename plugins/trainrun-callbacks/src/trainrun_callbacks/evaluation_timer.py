@@ -11,14 +11,14 @@ from trainrun import Duration, Field, PluginOptions, hookimpl
 class EvaluationTimerOptions(PluginOptions):
     """The time between evaluations."""
 
-    every: Duration = Field(gt=0, description='Time since the last evaluation after which the next is due: `"30m"`.')
+    every: Duration = Field(gt=0, description='Time between two evaluations, such as `"30m"`.')
 
 
 class EvaluationTimer:
-    """Evaluate when so much time has passed since the last evaluation.
+    """Evaluate when `every` has passed since the last evaluation.
 
-    The clock of rank 0 decides, and all ranks evaluate at the same step. Every evaluation restarts the clock, whatever
-    asked for it; time between two attempts of a run does not count.
+    The clock of rank 0 decides, and all ranks evaluate at the same step. Each evaluation restarts the clock, also one
+    that this plugin did not request. Time between two attempts of a run does not count.
     """
 
     Options = EvaluationTimerOptions

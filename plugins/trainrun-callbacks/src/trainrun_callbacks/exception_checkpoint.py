@@ -27,21 +27,21 @@ FOLDER = "failures"
 class ExceptionCheckpointOptions(PluginOptions):
     """What is written, for how long, and how much of it is kept."""
 
-    optimizer: bool = Field(True, description="Also write the state of the optimizer.")
+    optimizer: bool = Field(True, description="Also write the optimizer state.")
     keep: int = Field(
-        2, ge=1, description="Of how many attempts the folders remain; the newest one with finite weights always does."
+        2,
+        ge=1,
+        description="Number of attempts whose folders to keep; the newest one with finite weights is always kept.",
     )
-    patience: Duration = Field(
-        60.0, description="How long the writing may take; after that the process ends without it."
-    )
+    patience: Duration = Field(60.0, description="Time limit for writing; after it the process exits.")
 
 
 class ExceptionCheckpoint:
-    """When a rank fails, write what it has into `failures/attempt-N-rank-R` of the run directory.
+    """When a rank fails, write its state to `failures/attempt-N-rank-R` in the run directory.
 
-    No other rank is asked for anything, because others may be gone. What is written is no checkpoint: `report.json`
-    says which step it is of, whether the update may have been half made, and what is missing. A folder is there whole
-    or not at all. Nothing that goes wrong here hides why training failed.
+    It does not communicate with other ranks, which may be gone. The result is not a checkpoint: `report.json` gives the
+    step, whether the update may be incomplete, and what is missing. A folder is complete or does not exist. An error
+    of this plugin does not hide why training failed.
     """
 
     Options = ExceptionCheckpointOptions

@@ -18,18 +18,18 @@ class FiniteCheckOptions(PluginOptions):
     action: Literal["fail", "skip", "warn"] = Field(
         "fail", description="Fail the run, skip the update, or warn at the next log."
     )
-    gradients: bool = Field(True, description="Look at the gradients of each update.")
-    parameters: bool = Field(False, description="Look at the parameters too, before each update.")
-    missing: bool = Field(True, description="Look for trained parameters without a gradient in the first update.")
+    gradients: bool = Field(True, description="Check the gradients of each update.")
+    parameters: bool = Field(False, description="Also check the parameters, before each update.")
+    missing: bool = Field(True, description="Check the first update for trained parameters without a gradient.")
 
 
 class FiniteCheck:
-    """Find gradients and parameters that are not finite, and name the parameters.
+    """Find gradients and parameters that are not finite, and name them.
 
-    Gradients are looked at once an update, reduced over ranks, unscaled and before clipping, all in one pass. `"fail"`
-    and `"skip"` read the result in each update, before it is made, and all ranks act alike; `"warn"` adds up on the
-    device and reads at the next log. Parameters that are not finite cannot be repaired by skipping: they fail the
-    run unless the action is `"warn"`. Missing gradients only warn unless it is `"fail"`.
+    Gradients are checked once per update, after reduction and unscaling and before clipping, in one pass. `"fail"` and
+    `"skip"` read the result before each update, and all ranks act alike; `"warn"` accumulates on the device and reads
+    at the next log. Skipping cannot repair parameters: if they are not finite, the run fails unless the action is
+    `"warn"`. Missing gradients cause a warning unless the action is `"fail"`.
     """
 
     Options = FiniteCheckOptions

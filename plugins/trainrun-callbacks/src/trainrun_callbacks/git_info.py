@@ -20,20 +20,16 @@ _PATIENCE = 30.0  # seconds that git may take for one answer
 class GitInfoOptions(PluginOptions):
     """Which repository, and whether it must be clean."""
 
-    folder: str = Field(
-        ".", min_length=1, description="A folder in the repository; relative to where the command is called."
-    )
-    clean: bool = Field(False, description="Refuse to launch while files are changed.")
-    untracked: bool = Field(False, description="Whether files that git does not know count as changes.")
-    diff: int = Field(
-        1_000_000, ge=0, description="The largest difference that is kept, in bytes; a larger one is left out."
-    )
+    folder: str = Field(".", min_length=1, description="Folder in the repository, relative to the current directory.")
+    clean: bool = Field(False, description="Refuse to launch with uncommitted changes.")
+    untracked: bool = Field(False, description="Count untracked files as changes.")
+    diff: int = Field(1_000_000, ge=0, description="Largest diff to write, in bytes; a larger one is omitted.")
 
 
 class GitInfo:
-    """Write commit, branch, and the changes since into `git/` of the run directory, when the run is launched.
+    """Write commit, branch and uncommitted changes to `git/` in the run directory when the run is launched.
 
-    With `clean` a launch with changed files is refused before anything is created.
+    With `clean`, a launch with uncommitted changes is refused before anything is created.
     """
 
     Options = GitInfoOptions

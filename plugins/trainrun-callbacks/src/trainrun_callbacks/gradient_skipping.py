@@ -22,20 +22,20 @@ class GradientSkippingOptions(PluginOptions):
 
     threshold: float | None = Field(None, gt=0, description="Skip updates whose gradients have a larger norm.")
     norm_type: Annotated[float, Field(gt=0)] | Literal["inf"] = Field(
-        2.0, description='The p of the norm; `"inf"` is the largest absolute value.'
+        2.0, description='Order p of the p-norm; `"inf"` is the largest absolute value.'
     )
-    start: int = Field(100, ge=1, description="The first step to which `threshold` applies: early norms are large.")
-    non_finite: bool = Field(True, description="Skip updates whose norm is not a number or infinite, from step 1 on.")
-    max_in_a_row: int = Field(100, ge=1, description="Fail the run after so many skipped updates in a row.")
+    start: int = Field(100, ge=1, description="First step to which `threshold` applies; early norms are large.")
+    non_finite: bool = Field(True, description="Skip updates whose norm is NaN or infinite, from step 1 on.")
+    max_in_a_row: int = Field(100, ge=1, description="Fail the run after this many skipped updates in a row.")
 
 
 class GradientSkipping:
-    """Skip the update where the norm of the gradients is above `threshold`, or is no finite number.
+    """Skip an update if the norm of its gradients is above `threshold` or not finite.
 
-    The norm is that of all gradients, over all ranks, unscaled and before clipping, so that all ranks decide alike.
-    Where ranks have different gradients (`parallel.strategy = "none"`), all skip what one of them would.
-    What is infinite is a matter of `non_finite` alone: with `non_finite = false` neither NaN nor an infinite norm is
-    skipped. A skipped update leaves model, optimizer and scheduler as they were, and counts as a step.
+    The norm is that of all gradients over all ranks, unscaled and before clipping, so that all ranks decide alike. If
+    ranks have different gradients (`parallel.strategy = "none"`), all ranks skip if one of them would. `threshold`
+    does not apply to NaN and infinity: with `non_finite = false` such updates are not skipped. A skipped update leaves
+    model, optimizer and scheduler unchanged, and counts as a step.
     """
 
     Options = GradientSkippingOptions

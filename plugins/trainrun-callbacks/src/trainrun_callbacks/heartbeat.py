@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 class HeartbeatOptions(PluginOptions):
     """How often."""
 
-    seconds: float = Field(60.0, ge=0.05, description="Seconds between two lines, also while a step does not end.")
-    steps: int | None = Field(None, ge=1, description="Also a line every so many steps.")
+    seconds: float = Field(60.0, ge=0.05, description="Seconds between two lines, also during a long step.")
+    steps: int | None = Field(
+        None, ge=1, description="Number of steps after which to write another line; by default, none."
+    )
 
 
 class Heartbeat:
-    """Write a line to rank 0's log every so often, and log `heartbeat/longest_step`.
+    """Write a line to rank 0's log at intervals, and log `heartbeat/longest_step`.
 
-    The line says step, epoch, phase, the last loss that was logged and its age, and how long ago a step ended, in
-    seconds. The metric is the longest time between the ends of two steps since the last log, of the slowest rank.
+    The line shows step, epoch, phase, the last logged loss and its age, and the seconds since the last step ended. The
+    metric is the longest time between the ends of two steps since the last log, on the slowest rank.
     """
 
     Options = HeartbeatOptions

@@ -20,18 +20,18 @@ _CHECKPOINT = re.compile(r"step-([0-9]+)")
 class LastCheckpointOptions(PluginOptions):
     """What the link is called, and when to save."""
 
-    link: str = Field("last", pattern=LINK_NAME, max_length=64, description="The name of the link.")
+    link: str = Field("last", pattern=LINK_NAME, max_length=64, description="Name of the link.")
     every: Duration | None = Field(
         None,
-        description="Training time between two checkpoints of this plugin, such as `10m`; left out, it makes none.",
+        description="Training time between two checkpoints that this plugin requests, such as `10m`; by default, none.",
     )
 
 
 class LastCheckpoint:
-    """Keep a link to the newest checkpoint, whoever asked for it; and ask for one whenever `every` has passed.
+    """Link to the newest checkpoint, and request one whenever `every` has passed.
 
-    The time is that of rank 0, which tells the others by its vote. What has passed is in the checkpoint, so that an
-    attempt goes on counting where the one before it was saved.
+    Rank 0 measures the time and requests the checkpoint by a vote. The elapsed time is saved in the checkpoint, and a
+    resumed attempt continues from it. The link points to any newest checkpoint, also one that another plugin requested.
     """
 
     Options = LastCheckpointOptions

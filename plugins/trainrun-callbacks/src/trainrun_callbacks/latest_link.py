@@ -20,17 +20,17 @@ class LatestLinkOptions(PluginOptions):
         "latest-{name}",
         pattern=_NAME,
         max_length=128,
-        description="The link to the run that was launched or resumed last.",
+        description="Link to the run that was launched or resumed last.",
     )
     finished: str | None = Field(
-        "latest-finished", pattern=_NAME, max_length=128, description="The link to the last run that ended well."
+        "latest-finished", pattern=_NAME, max_length=128, description="Link to the last run that ended successfully."
     )
 
 
 class LatestLink:
-    """Point links in the folder of the runs to this one: when it is launched, and when it has ended well.
+    """Link to this run in the folder of runs: when it is launched, and when it has ended successfully.
 
-    Each is moved on by one rename, so that it leads to a run at any moment; of launches at the same time the last wins.
+    Each link is replaced by one rename, so that it always points to a run; of simultaneous launches the last wins.
     """
 
     Options = LatestLinkOptions

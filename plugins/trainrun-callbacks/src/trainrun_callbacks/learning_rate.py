@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 class LearningRateMonitorOptions(PluginOptions):
     """What to log beside the learning rate."""
 
-    momentum: bool = Field(False, description="Also log the momentum (of Adam and its like: the first beta).")
+    momentum: bool = Field(
+        False, description="Also log the momentum (for Adam and similar optimizers, the first beta)."
+    )
     weight_decay: bool = Field(False, description="Also log the weight decay.")
 
 
 class LearningRateMonitor:
-    """Log the learning rate of each parameter group, as it is used in the update that is logged.
+    """Log the learning rate of each parameter group, as used in the logged update.
 
-    The metrics are `lr/0`, `lr/1` and so on, by the group's name where it has one.
+    The metrics are `lr/0`, `lr/1` and so on, or by the group's name if it has one.
     """
 
     Options = LearningRateMonitorOptions

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class MemorySnapshotOptions(PluginOptions):
     """How much to remember."""
 
-    entries: int = Field(100_000, ge=1, description="How many allocations and frees to remember.")
-    stacks: bool = Field(True, description="Also remember where in the source each one comes from.")
+    entries: int = Field(100_000, ge=1, description="Number of allocations and frees to record.")
+    stacks: bool = Field(True, description="Also record the source line of each.")
 
 
 class MemorySnapshot:
     """Record the allocations of a GPU, and write them to `memory/rank-N-step-S.pickle` when it runs out of memory.
 
-    Such a file opens at pytorch.org/memory_viz. Beside it, `….txt` has the allocator's own summary. On a CPU it only
-    notes that there is nothing to record. It never changes the outcome: the run fails as it would have.
+    Open the file at pytorch.org/memory_viz. A `….txt` next to it has the allocator's own summary. On a CPU there is
+    nothing to record, and the plugin logs that. It never changes the outcome of the run.
     """
 
     Options = MemorySnapshotOptions

@@ -18,16 +18,16 @@ class MetricCheckOptions(PluginOptions):
     """Which metrics there must be, and what it means if one is missing."""
 
     expect: list[Annotated[str, Field(min_length=1)]] = Field(
-        min_length=1, description="Names of metrics, or patterns such as `eval/*` of which at least one must be there."
+        min_length=1, description="Names of metrics, or patterns such as `eval/*` that at least one metric must match."
     )
-    on_missing: Literal["fail", "warn"] = Field("fail", description="Whether the run fails, or is only told about.")
+    on_missing: Literal["fail", "warn"] = Field("fail", description="Fail the run, or only warn.")
 
 
 class MetricCheck:
-    """Look for the expected metrics in the first log of training, and in the first evaluation of each split.
+    """Check that the first log of training and the first evaluation of each split have the expected metrics.
 
-    Those that begin with the name of an evaluated split are looked for in its evaluation, all others in the first log
-    after a step. Each is looked for once; a resumed run does not look again.
+    A metric whose name starts with an evaluated split is expected in its evaluation, any other in the first log after
+    a step. Each is checked once; a resumed run does not check again.
     """
 
     Options = MetricCheckOptions

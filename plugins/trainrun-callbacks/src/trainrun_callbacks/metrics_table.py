@@ -28,22 +28,21 @@ class MetricsTableOptions(PluginOptions):
     metrics: list[Pattern] = Field(["*"], min_length=1, description="Shell patterns of the metrics to show.")
     exclude: list[Pattern] = Field(
         ["phase/*", "memory/*", "system/*", "heartbeat/*", "throughput/*", "parameters/*", "gradients/*", "batches/*"],
-        description="Shell patterns of metrics to leave out: by default those of monitors that log many.",
+        description="Shell patterns of metrics to omit; by default, those of monitors that log many.",
     )
     at: list[Literal["log", "evaluation", "epoch"]] = Field(
         ["log", "evaluation"],
         min_length=1,
         description="When to add a row: at each log of training metrics, after each evaluation, at the end of each"
-        " epoch (with the newest value of everything).",
+        " epoch (with the newest value of every metric).",
     )
 
 
 class MetricsTable:
-    """Add a row of metrics to `metrics.txt` in the run directory, and show it on the console.
+    """Add rows of metrics to `metrics.txt` in the run directory, and show them on the console.
 
-    Rank 0 writes, on a thread of its own, and the launching process shows each row once: in colour where standard
-    error is a terminal, else as plain text. A metric that was not there before gets a column further to the right,
-    under a new header.
+    Rank 0 writes in a thread, and the launching process shows each row once: in colour if standard error is a terminal,
+    otherwise as plain text. A new metric gets a column on the right, under a new header.
     """
 
     Options = MetricsTableOptions

@@ -17,19 +17,17 @@ Mode = Literal["min", "max"]
 class WatchOptions(PluginOptions):
     """Which evaluation metric to watch."""
 
-    monitor: str = Field(
-        min_length=1, metric=True, description="The evaluation metric to watch, such as `eval/accuracy`."
-    )
+    monitor: str = Field(min_length=1, metric=True, description="Evaluation metric to watch, such as `eval/accuracy`.")
     must_exist: Literal["first", "later"] = Field(
         "first",
-        description="When the metric must be there: in the `first` evaluation of its split, or `later`, by the end.",
+        description="Require the metric in the `first` evaluation of its split, or `later`, by the end of training.",
     )
 
 
 class MonitorOptions(WatchOptions):
     """Which evaluation metric to watch, and what is good."""
 
-    mode: Mode = Field("min", description="Whether smaller or larger is better.")
+    mode: Mode = Field("min", description="Whether a smaller (`min`) or a larger (`max`) value is better.")
 
 
 class Monitor:

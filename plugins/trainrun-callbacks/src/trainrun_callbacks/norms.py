@@ -28,29 +28,31 @@ class NormsOptions(PluginOptions):
 
     gradients: Choice = Field(
         True,
-        description="Of gradients: true for all of them as `total`, shell patterns of parameter names, or a table of"
-        ' them by the name to log, such as { all = "*", head = "fc*" }.',
+        description="Log norms of gradients: true for one `total`, shell patterns of parameter names, or a table from"
+        ' names to log to patterns, such as { all = "*", head = "fc*" }.',
     )
-    parameters: Choice = Field(False, description="The same of the parameters, before the update.")
+    parameters: Choice = Field(False, description="Log norms of parameters before the update, chosen in the same way.")
     updates: Choice = Field(
         False,
-        description="The same of what the update changes, divided by the norm of the parameters. Costs a copy of the"
-        " parameters in the steps that are logged.",
+        description="Log norms of updates, divided by those of the parameters, chosen in the same way. Copies the"
+        " parameters in each logged step.",
     )
     each: list[Pattern] = Field(
         [],
-        description="Shell patterns of parameters that also get a metric each, by their names: of those of the three"
-        " that are asked for.",
+        description="Shell patterns of parameters that also get their own metrics, for each of the three that is"
+        " enabled.",
     )
-    norm_type: Annotated[float, Field(gt=0)] | Literal["inf"] = Field(2.0, description='The p of the p-norm, or "inf".')
+    norm_type: Annotated[float, Field(gt=0)] | Literal["inf"] = Field(
+        2.0, description='Order p of the p-norm, or "inf".'
+    )
 
 
 class Norms:
-    """Log `grad_norm/NAME`, `param_norm/NAME` and `update_ratio/NAME` of the steps that are logged.
+    """Log `grad_norm/NAME`, `param_norm/NAME` and `update_ratio/NAME` in logged steps.
 
-    NAME is that of a group, or with `each` of a parameter. Gradients are taken as they are before clipping: reduced
-    over ranks, and without the loss scale of fp16.
-    Sharded parameters count as a whole. Nothing is read by the host before the log.
+    NAME is that of a group, or with `each` that of a parameter. Gradients are measured before clipping, reduced over
+    ranks, and without the loss scale of fp16. Sharded parameters count as a whole. The host reads nothing before the
+    log.
     """
 
     Options = NormsOptions

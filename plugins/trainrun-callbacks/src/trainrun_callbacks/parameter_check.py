@@ -18,19 +18,19 @@ _SHOWN = 5
 class ParameterCheckOptions(PluginOptions):
     """How often, and what is compared beside the parameters."""
 
-    every: int = Field(100, ge=1, description="Steps between two comparisons; there is one more at the end.")
+    every: int = Field(100, ge=1, description="Number of steps between two comparisons; the end of training adds one.")
     buffers: bool = Field(
-        False, description="Compare the buffers too; those of BatchNorm differ between two forwards by nature."
+        False, description="Also compare buffers; those of BatchNorm differ between ranks after a forward."
     )
-    optimizer: bool = Field(False, description="Compare the tensors of the optimizer's state too.")
-    on_difference: Literal["fail", "warn"] = Field("fail", description="Whether the run fails, or is only told about.")
+    optimizer: bool = Field(False, description="Also compare the tensors of the optimizer state.")
+    on_difference: Literal["fail", "warn"] = Field("fail", description="Fail the run, or only warn.")
 
 
 class ParameterCheck:
     """Compare a hash of every parameter over all ranks, and name those that differ.
 
-    Replicas become unlike when something changes the model or its gradients on some ranks only. One worker has nobody
-    to compare with.
+    Replicas diverge when something changes the model or its gradients on some ranks only. With one worker there is
+    nothing to compare.
     """
 
     Options = ParameterCheckOptions

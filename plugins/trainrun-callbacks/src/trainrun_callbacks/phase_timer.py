@@ -22,11 +22,9 @@ class PhaseTimerOptions(PluginOptions):
     """What to say about the phases."""
 
     percentiles: list[Percent] = Field(
-        [50, 95], min_length=1, description="Which percentiles over the steps since the last log, from 1 to 100."
+        [50, 95], min_length=1, description="Percentiles to log, over the steps since the last log, from 1 to 100."
     )
-    slowest_rank: bool = Field(
-        True, description="Also log which rank takes longest until its gradients meet those of the others."
-    )
+    slowest_rank: bool = Field(True, description="Also log which rank takes longest until its gradients are reduced.")
 
 
 class PhaseTimer:

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 class PlateauCheckOptions(WatchOptions):
     """Which metric the scheduler is stepped with."""
 
-    monitor: str = Field(min_length=1, metric=True, description="The evaluation metric, such as `eval/loss`.")
+    monitor: str = Field(
+        min_length=1, metric=True, description="Evaluation metric to step the scheduler with, such as `eval/loss`."
+    )
 
 
 class PlateauCheck:
-    """Let a `torch.optim.lr_scheduler.ReduceLROnPlateau` of the task work as it should.
+    """Step the task's `torch.optim.lr_scheduler.ReduceLROnPlateau` with a metric.
 
-    Such a scheduler wants a metric, and trainrun steps schedulers once an update, without any. With this plugin it is
-    stepped with `monitor` at the end of each evaluation that has it, on all ranks alike, and not after
-    updates. The launch is refused where the metric's split is not evaluated, and the run fails where there is no such
-    metric when there must be one, or where the task's scheduler is of another kind and has no use for one.
+    Such a scheduler needs a metric, but trainrun steps schedulers once per update, without one. This plugin steps it
+    with `monitor` at the end of each evaluation that has the metric, on all ranks alike, and not after updates. The
+    launch is refused if the metric's split is not evaluated. The run fails if a required metric is missing, or if the
+    task's scheduler takes no metric.
     """
 
     Options = PlateauCheckOptions

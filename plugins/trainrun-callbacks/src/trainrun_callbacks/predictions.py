@@ -27,13 +27,15 @@ Record = dict[str, Any]
 class PredictionsOptions(PluginOptions):
     """What to write, of which splits."""
 
-    splits: list[str] | None = Field(None, min_length=1, description="Which splits; all that are evaluated by default.")
+    splits: list[str] | None = Field(
+        None, min_length=1, description="Splits to write; by default, all that are evaluated."
+    )
     batch: list[Pattern] = Field(
         [],
-        description="Shell patterns of tensors of the batch to write too, such as `labels`, or `1` by its place.",
+        description="Shell patterns of tensors of the batch to write too, such as `labels`, or `1` by position.",
     )
     from_step: int = Field(0, ge=0, description="Write only evaluations from this step on.")
-    shard_mib: float = Field(64.0, gt=0, description="MiB in one file.")
+    shard_mib: float = Field(64.0, gt=0, description="MiB per file.")
 
 
 class Predictions:

@@ -20,27 +20,27 @@ _ASKED = "profiler/asked"
 class ProfilerOptions(PluginOptions):
     """When to record, and what."""
 
-    wait: int = Field(5, ge=0, description="Steps to leave alone before each recording.")
-    warmup: int = Field(2, ge=0, description="Steps in which the profiler runs and nothing is kept.")
-    active: int = Field(3, ge=1, description="Steps to record.")
-    repeat: int = Field(1, ge=1, description="How many recordings to make.")
+    wait: int = Field(5, ge=0, description="Number of steps to skip before each recording.")
+    warmup: int = Field(2, ge=0, description="Number of steps to profile without recording.")
+    active: int = Field(3, ge=1, description="Number of steps to record.")
+    repeat: int = Field(1, ge=1, description="Number of recordings.")
     on_demand: bool = Field(
         False,
-        description="Record only when asked: when there is a file `profile` in the run directory at a step that is"
-        " logged. It is removed, and all ranks begin with the next step.",
+        description="Record only on request: if the run directory has a file `profile` at a logged step. The file is"
+        " removed, and all ranks start with the next step.",
     )
-    ranks: list[int] | None = Field(None, min_length=1, description="Which ranks record; all of them by default.")
-    record_shapes: bool = Field(False, description="Keep the shapes of operands.")
-    profile_memory: bool = Field(False, description="Keep what is allocated and freed.")
-    with_stack: bool = Field(False, description="Keep where in the source each operation comes from.")
-    with_flops: bool = Field(False, description="Keep estimates of floating-point operations.")
+    ranks: list[int] | None = Field(None, min_length=1, description="Ranks that record; by default, all.")
+    record_shapes: bool = Field(False, description="Record the shapes of operands.")
+    profile_memory: bool = Field(False, description="Record allocations and frees.")
+    with_stack: bool = Field(False, description="Record the source line of each operation.")
+    with_flops: bool = Field(False, description="Record estimates of floating-point operations.")
 
 
 class Profiler:
     """Write Chrome traces to `profiles/rank-N-step-S.json.gz` in the run directory; S is the last step in them.
 
-    They open in Perfetto (ui.perfetto.dev) and chrome://tracing. While it records, steps take longer; otherwise it
-    costs nothing. Where training fails on a GPU while it records, that trace is lost.
+    Open them in Perfetto (ui.perfetto.dev) or chrome://tracing. Steps take longer only while it records. If training
+    fails on a GPU during a recording, that trace is lost.
     """
 
     Options = ProfilerOptions

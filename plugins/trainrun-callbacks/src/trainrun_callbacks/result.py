@@ -24,8 +24,8 @@ class ResultOptions(PluginOptions):
 
     best: dict[str, Literal["min", "max"]] = Field(
         {},
-        description="Metrics, and whether smaller or larger is better; those that `best-checkpoint` and "
-        "`early-stopping` monitor are taken without being named here.",
+        description="Metrics whose best value to report, each with `min` or `max`; those that `best-checkpoint` and "
+        "`early-stopping` monitor are included automatically.",
     )
 
 

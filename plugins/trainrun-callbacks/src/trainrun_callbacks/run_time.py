@@ -16,10 +16,10 @@ _TRAINING = "run_time/training"
 
 
 class RunTime:
-    """Log `run_time/training`, the seconds of training over all attempts, and tell at the end what took how long.
+    """Log `run_time/training`, the seconds of training over all attempts, and report all times at the end.
 
-    Training goes on counting where a checkpoint was saved: steps that were lost do not count. At the end of a launch
-    the event `run_time` holds the seconds of the launch and of each of its attempts, and what was logged of training.
+    A resumed run continues from the time saved in its checkpoint: lost steps do not count. At the end of a launch, the
+    event `run_time` has the seconds of the launch, of each attempt, and of training.
     """
 
     on_error = "disable"

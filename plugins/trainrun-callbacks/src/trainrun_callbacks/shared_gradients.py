@@ -19,21 +19,21 @@ class Scaled(PluginOptions):
     """Some parameters, and a factor."""
 
     match: list[str] = Field(min_length=1, description="Globs of parameter names.")
-    factor: float = Field(ge=0, description="What the gradients of these parameters are multiplied by.")
+    factor: float = Field(ge=0, description="Factor for the gradients of these parameters.")
 
 
 class SharedGradientsOptions(PluginOptions):
     """Which gradients to scale."""
 
-    groups: list[Scaled] = Field(min_length=1, description="Globs of parameter names and a factor each.")
+    groups: list[Scaled] = Field(min_length=1, description="Groups of parameters, each with a factor.")
 
 
 class SharedGradients:
-    """Multiply the gradients of the parameters that a group matches by its factor, in every backward.
+    """Multiply gradients by a factor per group of parameters, in every backward.
 
     A parameter that is used n times in a forward gets the sum of n gradients; with the factor 1/n it gets their mean.
-    The first group that matches any of a parameter's names counts. The factor is applied as the gradient arrives,
-    before it is added to those of earlier micro-batches and reduced over ranks.
+    The first group that matches any of a parameter's names applies. The gradient is multiplied as it arrives, before it
+    is added to those of earlier micro-batches and reduced over ranks.
     """
 
     Options = SharedGradientsOptions

@@ -22,15 +22,15 @@ class SpikeGuardOptions(PluginOptions):
     """What a spike is, and what to do about one."""
 
     action: Literal["warn", "checkpoint", "stop", "skip"] = Field(
-        "warn", description="Warn, ask for a checkpoint, stop the training, or skip the update."
+        "warn", description="Warn, request a checkpoint, stop the training, or skip the update."
     )
     method: Literal["median", "mean"] = Field(
-        "median", description="Median and median absolute deviation, or mean and standard deviation."
+        "median", description="Compare with median and median absolute deviation, or with mean and standard deviation."
     )
-    window: int = Field(100, ge=2, description="How many updates before a loss it is compared with.")
-    min_history: int = Field(20, ge=2, description="Losses that must be known before one can be a spike.")
-    threshold: float = Field(6.0, gt=0, description="A spike is so many standard deviations above the middle.")
-    min_rise: float = Field(0.0, ge=0, description="A spike is at least this much above the middle.")
+    window: int = Field(100, ge=2, description="Number of previous updates to compare a loss with.")
+    min_history: int = Field(20, ge=2, description="Number of losses needed before one can be a spike.")
+    threshold: float = Field(6.0, gt=0, description="A loss this many deviations above the median or mean is a spike.")
+    min_rise: float = Field(0.0, ge=0, description="Smallest rise above the median or mean that can be a spike.")
 
 
 class SpikeGuard:

@@ -17,17 +17,18 @@ class SystemMonitorOptions(PluginOptions):
 
     seconds: float = Field(10.0, ge=0.1, description="Seconds between two samples.")
     gpus: bool | Literal["auto"] = Field(
-        "auto", description='Also look at GPUs; "auto": where nvidia-ml-py is installed and there are some.'
+        "auto", description='Also monitor GPUs; "auto" does so if nvidia-ml-py is installed and there is a GPU.'
     )
 
 
 class SystemMonitor:
-    """Log `system/…` of each machine, as sampled last by a thread of its own.
+    """Log `system/…` of each machine: CPU, memory, disk, network, and GPUs.
 
     `cpu_percent`, `memory_percent`, `memory_gib`, `process_gib` (of the worker), `disk_percent` and `disk_free_gib`
-    (where the run directory is), `sent_mib_per_second` and `received_mib_per_second`, and of each GPU `gpuN/percent`,
-    `gpuN/memory_percent`, `gpuN/celsius` and `gpuN/watts`, where N counts as NVML (and nvidia-smi) does, whatever
-    CUDA_VISIBLE_DEVICES says. Machines other than the first are `system/nodeN/…`.
+    (of the run directory), `sent_mib_per_second` and `received_mib_per_second`, and for each GPU `gpuN/percent`,
+    `gpuN/memory_percent`, `gpuN/celsius` and `gpuN/watts`, with N as NVML and nvidia-smi count, regardless of
+    CUDA_VISIBLE_DEVICES. Machines other than the first are `system/nodeN/…`. A thread takes the samples, and each log
+    has the last one.
     Needs psutil (`trainrun-callbacks[system]`), and nvidia-ml-py for GPUs (`trainrun-callbacks[nvidia]`).
     """
 

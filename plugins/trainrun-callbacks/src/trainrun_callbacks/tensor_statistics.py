@@ -28,22 +28,26 @@ class TensorStatisticsOptions(PluginOptions):
 
     parameters: Choice = Field(
         False,
-        description="Parameters: true for all as `total`, shell patterns of names, or a table of them by the name to"
-        " log.",
+        description="Log statistics of parameters: true for one `total`, shell patterns of names, or a table from names"
+        " to log to patterns.",
     )
-    gradients: Choice = Field(False, description="The same of gradients: reduced, unscaled and before clipping.")
-    batches: Choice = Field(False, description="The same of the tensors of a batch: `input_ids`, or `0` by place.")
+    gradients: Choice = Field(
+        False, description="Log statistics of gradients (reduced, unscaled, before clipping), chosen in the same way."
+    )
+    batches: Choice = Field(
+        False, description="Log statistics of tensors of the batch, by name (`input_ids`) or position (`0`)."
+    )
     statistics: list[Statistic] = Field(
-        ["mean", "std", "min", "max", "nonfinite"], min_length=1, description="Which statistics to log."
+        ["mean", "std", "min", "max", "nonfinite"], min_length=1, description="Statistics to log."
     )
 
 
 class TensorStatistics:
-    """Log `WHAT/NAME/STATISTIC`, such as `gradients/total/std`, of the steps that are logged.
+    """Log `WHAT/NAME/STATISTIC`, such as `gradients/total/std`, in logged steps.
 
     Mean, standard deviation, minimum and maximum are those of the finite values; `nonfinite` is the share of the
-    others. Sharded parameters count as a whole. Batches are those of all ranks: their standard deviation is the
-    mean over the micro-batches. Nothing is read by the host before the log.
+    others. Sharded parameters count as a whole. For batches, all ranks count, and the standard deviation is the mean
+    over the micro-batches. The host reads nothing before the log.
     """
 
     Options = TensorStatisticsOptions

@@ -22,26 +22,26 @@ class ThroughputOptions(PluginOptions):
         None,
         min_length=1,
         secret=False,
-        description="Count tokens in the tensor of the batch whose name fits this shell pattern: `input_ids`, or `0` by"
-        " its place.",
+        description="Count tokens in the tensor of the batch whose name matches this shell pattern, such as"
+        " `input_ids`, or `0` by position.",
     )
     count: Literal["elements", "sum"] = Field(
-        "elements", description="A token is an element of that tensor, or what adds 1 to its sum (a mask)."
+        "elements", description="Count the `elements` of that tensor, or take its `sum` (a mask)."
     )
-    flops: bool = Field(False, description="Count what the first micro-batch computes, and log the rate of it.")
+    flops: bool = Field(False, description="Count the FLOPs of the first micro-batch, and log FLOPs per second.")
     flops_per_sample: float | None = Field(
-        None, gt=0, description="What a sample computes, forward and backward, instead of counting it."
+        None, gt=0, description="FLOPs per sample, forward and backward; replaces the count."
     )
     peak_flops: float | None = Field(
-        None, gt=0, description="What one device could compute in a second; known of common GPUs."
+        None, gt=0, description="Peak FLOPs per second of one device; known for common GPUs."
     )
 
 
 class Throughput:
-    """Log `throughput/samples`, `throughput/tokens` and `throughput/steps`: each a second, over all ranks.
+    """Log `throughput/samples`, `throughput/tokens` and `throughput/steps`: per second, over all ranks.
 
-    The time of evaluations and of waiting for checkpoints does not count. With `flops` also `throughput/flops`, those
-    of the model a second over all ranks, and `throughput/mfu`, their share of what the devices could compute.
+    Time in evaluations and waiting for checkpoints does not count. With `flops`, also log `throughput/flops`, the FLOPs
+    per second over all ranks, and `throughput/mfu`, their share of the peak of the devices.
     """
 
     Options = ThroughputOptions

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 class WeightAveragingOptions(AveragingOptions):
     """Which steps to average, and what the average is used for."""
 
-    start: int = Field(ge=1, description="The first step whose weights are averaged; late in the training.")
+    start: int = Field(ge=1, description="First step whose weights to average, late in the training.")
     evaluate: Literal["average", "model"] = Field(
-        "average", description="What evaluations use from `start` on: the average, or the weights."
+        "average", description="From `start` on, evaluate with the average (`average`) or with the weights (`model`)."
     )
-    finish: bool = Field(True, description="Put the average into the model when training has ended.")
+    finish: bool = Field(True, description="Put the average into the model at the end of training.")
 
 
 class WeightAveraging(Averaging):
-    """Average the weights of every `every`-th step from `start` on, all with the same weight.
+    """Average the weights of every `every`-th step from `start` on, with equal weights.
 
     This is stochastic weight averaging: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization" (2018). Steps whose update was skipped do not count. With `finish` the average is in the model when
-    `on_completed` and `on_worker_end` fire. That is after the last checkpoint: a checkpoint holds the weights in
-    the model and the average in this plugin's state, so that training can go on from it.
+    `on_completed` and `on_worker_end` fire. This is after the last checkpoint: a checkpoint holds the weights in
+    the model and the average in this plugin's state, so that training can resume from it.
 
     The running statistics of batch normalisation are those of the weights, not of the average: a warning says so.
     """

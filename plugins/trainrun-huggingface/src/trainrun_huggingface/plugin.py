@@ -25,20 +25,22 @@ class HuggingFaceOptions(ServerOptions):
     repo: str | None = Field(
         None,
         max_length=96,
-        description="The repository, as `owner/name`, or a name alone for one of your own. Left out: the run's name.",
+        description="Repository, as `owner/name`, or only the name of one of your own; by default, the run's name.",
     )
-    create: bool = Field(True, description="Make the repository where it is not there.")
-    private: bool = Field(True, description="A repository that is made is private.")
+    create: bool = Field(True, description="Create the repository if it does not exist.")
+    private: bool = Field(True, description="Create the repository as private.")
     weights: str = Field(
         "newest",
         pattern=r"^[\w.-]+$",
-        description="The weights to upload: `newest` for those of the newest checkpoint, `none`, or a link to a "
-        "checkpoint or to weights, such as `best`.",
+        description="Weights to upload: `newest` for those of the newest checkpoint, `none`, or a link to a checkpoint "
+        "or to weights, such as `best`.",
     )
-    code: bool = Field(False, description="Upload the snapshot of the task's code, too.")
-    unfinished: bool = Field(False, description="Upload also when the run failed, or was stopped from outside.")
+    code: bool = Field(False, description="Also upload the snapshot of the task's code.")
+    unfinished: bool = Field(False, description="Also upload if the run failed or was stopped from outside.")
     deadline: float = Field(
-        600.0, gt=0, description="Seconds at the end of a launch for the upload; `trainrun sync` does it later."
+        600.0,
+        gt=0,
+        description="Time limit in seconds for the upload at the end of a launch; `trainrun sync` resumes it.",
     )
 
     @pydantic.field_validator("repo")

@@ -23,18 +23,20 @@ class MLflowOptions(ServerOptions):
     tracking_uri: str | None = Field(
         None,
         min_length=1,
-        description="A server (`http://…`) or database (`sqlite:///…`). Left out: MLFLOW_TRACKING_URI, else a database "
-        "in the folder of runs, `mlflow.db`.",
+        description="Server (`http://…`) or database (`sqlite:///…`); by default, MLFLOW_TRACKING_URI if it is set, "
+        "otherwise the database `mlflow.db` in the folder of runs.",
     )
-    experiment: str | None = Field(None, min_length=1, description="The experiment; left out, the name of the run.")
-    name: str | None = Field(None, min_length=1, description="What the run is called; left out, its id.")
+    experiment: str | None = Field(
+        None, min_length=1, description="Name of the experiment; by default, the name of the run."
+    )
+    name: str | None = Field(None, min_length=1, description="Name of the run in MLflow; by default, its id.")
     tags: dict[str, str] = Field({}, description="Tags of the run.")
 
 
 class MLflow(TrackerPlugin):
     """Log metrics, hyper-parameters, files and outcome to MLflow: a server, or a database on this machine.
 
-    A resumed run goes on in the run of MLflow that it had. Its package is used in a process beside the client only.
+    A resumed run continues the same MLflow run. Only a separate process next to the client imports the package.
     """
 
     Options = MLflowOptions

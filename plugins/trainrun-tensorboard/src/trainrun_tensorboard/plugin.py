@@ -21,7 +21,7 @@ class TensorBoardOptions(TrackerOptions):
 
     folder: Path = Field(
         Path("tensorboard"),
-        description="Where event files go: a folder of the run, or an absolute one in which each run gets a folder.",
+        description="Folder for event files: relative to the run directory, or absolute, with a subfolder per run.",
     )
 
     @pydantic.field_validator("folder")

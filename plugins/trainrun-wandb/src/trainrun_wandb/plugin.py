@@ -21,20 +21,20 @@ class WandbOptions(ServerOptions):
     mode: Literal["online", "offline", "disabled"] = Field(
         "online", description="`offline` writes into the run's folder, for `wandb sync`; `disabled` does nothing."
     )
-    project: str | None = Field(None, min_length=1, description="The project; left out, the name of the run.")
-    entity: str | None = Field(None, min_length=1, description="User or team; left out, W&B's own default.")
-    name: str | None = Field(None, min_length=1, description="What the run is called; left out, its id.")
-    group: str | None = Field(None, min_length=1, description="Runs of one group are shown together.")
+    project: str | None = Field(None, min_length=1, description="Name of the project; by default, the name of the run.")
+    entity: str | None = Field(None, min_length=1, description="User or team; by default, that of your W&B account.")
+    name: str | None = Field(None, min_length=1, description="Name of the run in W&B; by default, its id.")
+    group: str | None = Field(None, min_length=1, description="Group under which W&B shows the run.")
     tags: list[str] = Field([], description="Tags of the run.")
     code: bool = Field(False, description="Upload the run's snapshot of the task's code.")
-    system: bool = Field(True, description="Have W&B measure the machine too: CPU, memory, GPUs.")
+    system: bool = Field(True, description="Let W&B also measure the machine: CPU, memory, GPUs.")
 
 
 class Wandb(TrackerPlugin):
     """Log metrics, hyper-parameters and outcome to Weights & Biases, online or offline.
 
-    W&B's run has the id of trainrun's, so that a resumed run goes on there as well. Its package is used in a process
-    beside the client only.
+    The W&B run has the id of the trainrun run, so that a resumed run continues it. Only a separate process next to the
+    client imports the package.
     """
 
     Options = WandbOptions

@@ -23,17 +23,17 @@ _SENDER, _SELF = ("wandb", ":Wandb"), ("wandb-watch", ":WandbWatch")  # what a t
 class WandbWatchOptions(PluginOptions):
     """What to watch, and how often."""
 
-    every: int = Field(100, ge=1, description="Steps between two looks; taken at the next step that is logged.")
-    log: list[Literal["gradients", "parameters"]] = Field(["gradients"], description="What to watch.")
-    match: list[str] = Field(["*"], description="Globs of the names of parameters.")
-    bins: int = Field(64, ge=2, le=512, description="Bins of a histogram.")
+    every: int = Field(100, ge=1, description="Number of steps between two histograms; made at the next logged step.")
+    log: list[Literal["gradients", "parameters"]] = Field(["gradients"], description="Tensors to watch.")
+    match: list[str] = Field(["*"], description="Globs of parameter names.")
+    bins: int = Field(64, ge=2, le=512, description="Number of bins per histogram.")
 
 
 class WandbWatch:
-    """Histograms of gradients and parameters for the `wandb` plugin, as `gradients/NAME` and `parameters/NAME`.
+    """Log histograms of gradients and parameters for the `wandb` plugin, as `gradients/NAME` and `parameters/NAME`.
 
-    Made on the device, from what rank 0 holds: all of them under DDP, its shard under FSDP2. They go to the host in one
-    transfer, when the step is logged.
+    They are computed on the device, from what rank 0 holds: whole tensors with DDP, its shards with FSDP2. One transfer
+    moves them to the host when the step is logged.
     """
 
     Options = WandbWatchOptions

@@ -39,7 +39,7 @@ class Trail:
     class Options(PluginOptions):
         """What `trainrun verify-resume` sets."""
 
-        last: int | None = Field(None, ge=1, description="Vote to stop after this step, where no other end is set.")
+        last: int | None = Field(None, ge=1, description="Vote to stop after this step if no other end is set.")
         stop_at: int | None = Field(None, ge=1, description="In the first attempt, vote to stop after this step.")
         kill_at: int | None = Field(None, ge=1, description="In the first attempt, the step that `signal` ends.")
         signal: int = Field(9, ge=1, description="The number of the signal that the last rank gets.")
