@@ -17,11 +17,11 @@ HERE = Path(__file__).parent
 COSTS = HERE / "costs.json"
 
 INTRO = """\
-Every plugin that trainrun itself and its own distributions bring. The tables are what the plugins declare; `trainrun
-plugins` shows the same of what is installed with you, and `trainrun hooks train.toml` how it plays together. *Cost* is
-what the plugin's hooks took on rank 0 for each step of a training, by the ledger that every run keeps, as
-`tests/benchmarks/monitoring.py` measures it. What runs in the client only, or only at the beginning and end of a run,
-costs a step nothing. What a plugin has PyTorch do on its behalf is not in the ledger: its own page says what that is.
+All plugins of trainrun and of its own distributions. The tables show what the plugins declare. `trainrun plugins` lists
+the plugins that you have installed, and `trainrun hooks train.toml` shows how they work together. *Cost* is the time of
+the plugin's hooks on rank 0 per training step. Every run records it, and `tests/benchmarks/monitoring.py` measures the
+numbers here. A plugin that runs only in the client, or only at the start and end of a run, costs nothing in a step.
+Work that a plugin has PyTorch do is not included: the page of the plugin describes it.
 """
 
 Table = Callable[[tuple[str, ...], list[tuple[str, ...]]], str]

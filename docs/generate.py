@@ -243,8 +243,8 @@ def command_section(path: str, command: click.Command, context: click.Context) -
 
 
 COMMANDS_INTRO = """\
-The answer of a command goes to stdout, everything else to stderr. Every command explains itself with `--help`. What
-exit codes mean: [outcomes.md](outcomes.md).
+Commands print their results to stdout, and all other messages to stderr. `--help` explains each command. For exit
+codes, see [outcomes.md](outcomes.md).
 """
 
 

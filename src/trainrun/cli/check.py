@@ -34,14 +34,14 @@ class Checked(NamedTuple):
 @options.override
 @options.plugin
 @click.option("--why", "why", metavar="KEY", help="Show where the value of KEY comes from.")
-@click.option("--print", "show", is_flag=True, help="Print the resolved recipe, defaults filled in, secrets left out.")
+@click.option("--print", "show", is_flag=True, help="Print the resolved recipe, with defaults and without secrets.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["text", "json", "github"]),
-    help="How to report: text, one JSON document, or annotations of GitHub Actions.  [default: text]",
+    help="Output format: text, one JSON document, or GitHub Actions annotations.  [default: text]",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 @options.refresh
 @options.traceback
 @answers_only
@@ -56,10 +56,10 @@ def command(
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Check each RECIPE (train.toml if none is given) and everything it names, and start nothing.
+    """Check each RECIPE (default: train.toml) and everything it names; start nothing.
 
-    All problems are reported at once, with file, line and column. Exit code 2 means that the recipe
-    is wrong, 4 that a plugin is. All recipes are checked, and the exit code is that of the first one that is wrong.
+    All problems are reported at once, with file, line and column. Exit code 2 means that a recipe is wrong, 4 that a
+    plugin is. All recipes are checked, and the exit code is that of the first wrong one.
     """
     if as_json and form not in {None, "json"}:
         raise UsageError(f"--json and --format {form}: use one of them")

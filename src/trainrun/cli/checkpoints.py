@@ -34,30 +34,29 @@ _METRICS = 3
 
 @click.command("checkpoints")
 @options.run
-@click.option("--verify", "full", is_flag=True, help="Read every file, and exit with 1 if any checkpoint is bad.")
+@click.option("--verify", "full", is_flag=True, help="Read every file; exit with 1 if any checkpoint is bad.")
 @click.option(
     "--export",
     "out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the model's weights of one checkpoint to FILE, as safetensors.",
+    help="Write the model weights of one checkpoint to FILE, as safetensors.",
 )
 @click.option(
     "--step",
     type=click.IntRange(min=0),
     metavar="N",
     shell_complete=completing.steps,
-    help="Export this step, not the newest good one.",
+    help="Export this step instead of the newest good one.",
 )
-@click.option("--force", is_flag=True, help="Let --export replace a file.")
+@click.option("--force", is_flag=True, help="Let --export overwrite a file.")
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool, out: Path | None, **chosen: Any) -> None:
-    """List the checkpoints of RUN, the newest first: step, size, age, whether each is good, and its metrics.
+    """List the checkpoints of RUN, newest first: step, size, age, state and metrics.
 
-    Names and sizes are compared with what was saved; --verify reads every byte as well, and looks whether weights are
-    finite if an older version saved them without a look. A bad checkpoint is never loaded: a run continues from the
-    newest good one.
+    Names and sizes of files are checked; --verify also reads every byte, and checks that weights are finite if an older
+    version saved them without that check. A bad checkpoint is never loaded: a run resumes from the newest good one.
 
     RUN is an id, a part of one, a path, or `latest`.
     """

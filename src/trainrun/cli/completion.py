@@ -35,9 +35,9 @@ _SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "f
 @click.command("completion")
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 def command(*, shell: str) -> None:
-    """Print the script that makes SHELL complete trainrun's commands.
+    """Print the completion script for a shell.
 
-    Commands, run ids, plugins, hooks, the keys of -o, steps of checkpoints and faults are completed.
+    It completes commands, run ids, plugins, hooks, keys of -o, checkpoint steps and faults.
 
     For bash, in ~/.bashrc: eval "$(trainrun completion bash)"
 

@@ -27,22 +27,22 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="How many workers to try an all-reduce with.",
+    help="Number of workers for the all-reduce check.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds that each check may take before it has failed.",
+    help="Time limit in seconds per check.",
 )
 @options.as_json
 def command(*, recipe: str | None, workers: int, timeout: float, as_json: bool) -> None:
-    """Examine this machine: Python, torch, devices, workers, folders, network, limits, plugins.
+    """Check this machine: Python, torch, devices, workers, folders, network, limits, plugins.
 
-    With RECIPE, also the recipe, its folder and what it preloads. Every check is tried out for real, in a process that
-    is given up when it hangs. Exit code 0 means that nothing failed, 4 that something did; warnings count for nothing.
-    The end of the answer is for bug reports: it leaves out secrets, home directories, and names of users and machines.
+    With RECIPE, also check the recipe, its folder and the modules it preloads. Each check runs in its own process and
+    is killed if it hangs. Exit code 0 means that no check failed, 4 that one did; warnings do not count. The end of
+    the output is for bug reports: it omits secrets, home directories, and names of users and machines.
     """
     from trainrun.doctor import report  # noqa: PLC0415 - help should not pay for it
     from trainrun.doctor.examine import examine  # noqa: PLC0415

@@ -34,7 +34,7 @@ _PROSE = 120  # columns of a manual, at most
     metavar="NAME",
     multiple=True,
     shell_complete=completing.hooks,
-    help="Show this hook alone, with its manual; may be repeated.",
+    help="Show only this hook, with its manual. May be repeated.",
 )
 @options.as_json
 @options.refresh
@@ -48,9 +48,9 @@ def command(
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """List the hooks; with RECIPE, show what will run in each, in which order and why.
+    """List all hooks; with RECIPE, show what runs in each, in which order and why.
 
-    What is wrong with the recipe or a plugin in it is reported after the answer, with exit code 2 or 4.
+    Errors in the recipe or its plugins are reported after the list, with exit code 2 or 4.
     """
     if recipe is None:
         if overrides or plugins:

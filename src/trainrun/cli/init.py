@@ -13,11 +13,11 @@ from trainrun.errors import UsageError
 
 @click.command("init")
 @click.argument("path", metavar="[PATH]", default="train.toml")
-@click.option("--full", "whole", is_flag=True, help="Write every table and key with default and meaning.")
+@click.option("--full", "whole", is_flag=True, help="Write every table and key, with default and description.")
 def command(*, path: str, whole: bool) -> None:
-    """Write a commented recipe to PATH (train.toml when left out). Nothing is ever overwritten.
+    """Write a commented recipe to PATH (default: train.toml); never overwrite a file.
 
-    With --full it has all tables and keys. What is commented out shows the defaults.
+    With --full, it has all tables and keys. Lines that are commented out show the defaults.
     """
     text = _full() if whole else _template()
     target = Path(path) / "train.toml" if Path(path).is_dir() else Path(path)

@@ -38,15 +38,15 @@ _TRACE = "launch-trace"
 @options.nodes
 @options.node_rank
 @options.rdzv_endpoint
-@click.option("--dry-run", is_flag=True, help="Print what would be started; start and create nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan of the run; start and create nothing.")
 @click.option(
     "--trace",
     "traced",
     metavar="HOOK",
     multiple=True,
     shell_complete=completing.hooks,
-    help="Write each call of HOOK in the first steps into the run's logs folder: order, types of arguments, time. May "
-    "be repeated; `all` is every hook.",
+    help="Write each call of HOOK in the first steps to the run's logs folder: order, argument types, time. "
+    "May be repeated; `all` traces every hook.",
 )
 @options.quiet
 @options.as_json
@@ -71,16 +71,16 @@ def command(  # noqa: PLR0913 - one for each option
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Train by RECIPE (train.toml if none is given) on this machine, or together with others.
+    """Train a model from RECIPE (default: train.toml) on this machine or on several.
 
-    For several machines run the same command on each, with a --node-rank of its own. --dry-run shows what would be
-    started: workers, the run directory but for two words, the environment, and which hooks run where.
+    On several machines, run the same command on each, with its own --node-rank. --dry-run prints the workers, the run
+    directory (without its random words), the environment, and which hooks run in which process.
 
-    Ctrl-C once finishes the step and ends in good order, twice ends at once. The exit code says how it
-    ended: 0 finished, or stopped by a vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong;
-    4 something is missing, here, in a plugin, or another node; 75 stopped from outside or a node was lost, resume
-    with `trainrun resume`; 93 no progress in three attempts: restarting will not help; 130 Ctrl-C; 143 SIGTERM, and
-    the last step is not saved.
+    Ctrl-C stops after the current step, and a second Ctrl-C stops at once. Exit codes: 0 finished, or stopped by a
+    vote or `trainrun stop`; 1 training failed; 2 recipe or command line is wrong; 4 something is missing on this
+    machine, in a plugin or on another node; 75 stopped from outside or a node was lost, resume with `trainrun
+    resume`; 93 no progress in three attempts: restarting will not help; 130 Ctrl-C; 143 SIGTERM, and the last step is
+    not saved.
     """
     overrides = (*overrides, *([] if nodes is None else [f"launch.nodes={nodes}"]))
     overrides = (*overrides, *(_tracing(traced, recipe, overrides, plugins) if traced else ()))

@@ -58,22 +58,29 @@ def _since(_: click.Context, __: click.Parameter, value: str | None) -> float:
 
 @click.command("logs")
 @options.run
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the run ends.")
 @click.option(
-    "--rank", "ranks", multiple=True, metavar="N|all", callback=_ranks, help="Everything of this rank; may be repeated."
+    "--rank",
+    "ranks",
+    multiple=True,
+    metavar="N|all",
+    callback=_ranks,
+    help="Show everything of this rank. May be repeated.",
 )
 @click.option(
     "--source",
     "sources",
     multiple=True,
     type=click.Choice(get_args(Source)),
-    help="Only what workers print (output) or log (records), the metrics, the client's log, or what the agent prints; "
-    "may be repeated.",
+    help="Show only what workers print (output) or log (records), the metrics, the client's log, or what the agent "
+    "prints. May be repeated.",
 )
-@click.option("--since", callback=_since, metavar="TIME", help="Only what came since: 5m, 1h30m, or 2026-11-21T18:30.")
-@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
+@click.option(
+    "--since", callback=_since, metavar="TIME", help="Show only what came since: 5m, 1h30m, or 2026-11-21T18:30."
+)
+@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Start with the last N lines.")
 @options.base
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document per line.")
 def command(
     *,
     run: str,
@@ -85,12 +92,12 @@ def command(
     base: Path,
     as_json: bool,
 ) -> None:
-    """Show what RUN has logged and printed, of all attempts, in the order of time.
+    """Show the logs and output of all attempts of RUN, in order of time.
 
-    Without --rank that is everything of rank 0 and of the client, the metrics, and the warnings and errors of all
-    ranks. What a worker prints stands behind a bar; with `--source output --rank N` it is shown as it was printed.
+    Without --rank, show everything of rank 0 and of the client, the metrics, and the warnings and errors of all ranks.
+    A bar marks what a worker prints; with `--source output --rank N` it is shown as it was printed.
 
-    RUN is an id, a part of one, a path, or `latest`. Ctrl-C ends a --follow, never the run.
+    RUN is an id, a part of one, a path, or `latest`. Ctrl-C ends --follow, not the run.
     """
     paths = find(run, base)
     logs = Logs(paths, _wanted(ranks, sources, since))

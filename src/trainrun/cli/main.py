@@ -22,25 +22,25 @@ from trainrun.rundir.secrets import session
 
 # Name, module and one line of help: `trainrun --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "launch": ("trainrun.cli.launch", "Train by a recipe."),
+    "launch": ("trainrun.cli.launch", "Train a model from a recipe."),
     "resume": ("trainrun.cli.resume", "Resume a run from its last checkpoint."),
     "check": ("trainrun.cli.check", "Check a recipe and everything it names."),
-    "hooks": ("trainrun.cli.hooks", "Show every hook, and what a recipe runs in it."),
+    "hooks": ("trainrun.cli.hooks", "List hooks, and what a recipe runs in each."),
     "plugins": ("trainrun.cli.plugins", "List the installed plugins."),
-    "init": ("trainrun.cli.init", "Write a recipe that explains itself."),
+    "init": ("trainrun.cli.init", "Write a commented recipe."),
     "schema": ("trainrun.cli.schema", "Print the JSON Schema of recipes, for editors."),
-    "new-plugin": ("trainrun.cli.new_plugin", "Write a plugin's distribution to start from."),
-    "new-task": ("trainrun.cli.new_task", "Write a task with its recipe and test to start from."),
+    "new-plugin": ("trainrun.cli.new_plugin", "Create the distribution of a new plugin."),
+    "new-task": ("trainrun.cli.new_task", "Create a new task with recipe and test."),
     "smoke": ("trainrun.cli.smoke", "Run a few steps with every feature enabled, for CI."),
-    "verify-resume": ("trainrun.cli.verify_resume", "Prove that a recipe resumes bit for bit."),
+    "verify-resume": ("trainrun.cli.verify_resume", "Check that a resumed run is bit for bit the same."),
     "ps": ("trainrun.cli.ps", "List runs."),
-    "status": ("trainrun.cli.status", "Show where a run is, and what its plugins cost."),
-    "watch": ("trainrun.cli.watch", "Watch a run as it goes."),
-    "logs": ("trainrun.cli.logs", "Show what a run has logged and printed."),
+    "status": ("trainrun.cli.status", "Show the state of a run, and what its plugins cost."),
+    "watch": ("trainrun.cli.watch", "Watch a run live."),
+    "logs": ("trainrun.cli.logs", "Show the logs and output of a run."),
     "stop": ("trainrun.cli.stop", "Ask a run to stop."),
     "checkpoints": ("trainrun.cli.checkpoints", "List a run's checkpoints, verify them, export weights."),
     "why": ("trainrun.cli.why", "Explain a run: decisions, errors, restarts, outcome."),
-    "completion": ("trainrun.cli.completion", "Print the script that completes commands in a shell."),
+    "completion": ("trainrun.cli.completion", "Print the completion script for a shell."),
     "sync": ("trainrun.cli.sync", "Upload metrics that trackers have missed."),
     "doctor": ("trainrun.cli.doctor", "Check this machine and suggest fixes."),
 }
@@ -157,10 +157,10 @@ def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
     callback=_choose_color,
     is_eager=True,
     expose_value=False,
-    help="Colour the output; auto follows the terminal, NO_COLOR and FORCE_COLOR.",
+    help="Colour the output; auto depends on the terminal, NO_COLOR and FORCE_COLOR.",
 )
 def cli() -> None:
-    """Train models by TOML recipes: torchrun workers, and every hook open to plugins.
+    """Train PyTorch models from TOML recipes, and extend every step with plugins.
 
     Start with `trainrun init`, then `trainrun launch train.toml`.
     """

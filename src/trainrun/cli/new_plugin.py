@@ -208,12 +208,12 @@ _FILES: Mapping[str, str] = {
     "parent",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder to write the new one into.  [default: this one]",
+    help="Parent of the new folder.  [default: current directory]",
 )
 def command(name: str, parent: Path) -> None:
-    """Write a new plugin's distribution into the folder NAME.
+    """Create the distribution of a new plugin in the folder NAME.
 
-    It holds a plugin with options, its entry point, a test, a README, a licence and a CI workflow, and works as it is.
+    It has a working plugin with options, its entry point, a test, a README, a licence and a CI workflow.
     """
     package = scaffold.module_of(name, "new-plugin")
     folder = parent / name

@@ -125,12 +125,12 @@ _FILES: Mapping[str, str] = {
     "parent",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder to write the new one into.  [default: this one]",
+    help="Parent of the new folder.  [default: current directory]",
 )
 def command(name: str, parent: Path) -> None:
-    """Write a task with its recipe and its test into the folder NAME.
+    """Create a new task with recipe and test in the folder NAME.
 
-    It trains as it is; put your own model and data in place of its own.
+    The task trains as it is; replace its model and data with your own.
     """
     module = scaffold.module_of(name, "new-task")
     folder = parent / name

@@ -54,7 +54,7 @@ override = click.option(
     multiple=True,
     metavar="KEY=VALUE|~KEY",
     shell_complete=completing.keys,
-    help="Set a key of the recipe, as in -o optimizer.lr=1e-3, or remove one, as in -o ~train.steps.",
+    help="Set a key of the recipe, such as -o optimizer.lr=1e-3, or remove one, such as -o ~train.steps.",
 )
 plugin = click.option(
     "-p",
@@ -63,16 +63,16 @@ plugin = click.option(
     multiple=True,
     metavar="NAME",
     shell_complete=completing.plugins,
-    help="Enable a plugin; no:NAME turns it off.",
+    help="Enable a plugin; no:NAME disables it.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-refresh = click.option("--refresh", is_flag=True, help="Import plugins and task again instead of trusting the cache.")
+refresh = click.option("--refresh", is_flag=True, help="Import plugins and task again instead of using the cache.")
 traceback = click.option(
     "--traceback",
     is_flag=True,
     expose_value=False,
     callback=lambda context, _, value: context.meta.update({TRACEBACK: value}),
-    help="If plugins or task cannot be imported, show the whole traceback.",
+    help="Show full tracebacks of failed imports of plugins and task.",
 )
 base = click.option(
     "--dir",
@@ -80,7 +80,7 @@ base = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="The folder that holds the runs.",
+    help="Folder that holds the runs.",
 )
 allow_changes = click.option(
     "--allow-changes", is_flag=True, help="Resume even if changes to recipe or plugins affect training."
@@ -96,16 +96,14 @@ ranks = click.option(
     callback=_ranks,
     default="zero",
     show_default=True,
-    help="Whose output to show: that of rank 0, of all, of none, or of these. All of it is in the run's logs folder.",
+    help="Show the output of rank 0, of all ranks, of none, or of these. The run's logs folder has all of it.",
 )
-nodes = click.option(
-    "--nodes", type=click.IntRange(1), help="Number of machines, in place of the recipe's launch.nodes."
-)
-node_rank = click.option("--node-rank", type=click.IntRange(0), help="Which of the machines this is, from 0 on.")
+nodes = click.option("--nodes", type=click.IntRange(1), help="Number of machines (overrides launch.nodes).")
+node_rank = click.option("--node-rank", type=click.IntRange(0), help="Rank of this machine, counted from 0.")
 rdzv_endpoint = click.option(
     "--rdzv-endpoint",
     metavar="HOST:PORT",
-    help="Where node 0 is: a name or address that all nodes know, and a port that is free on node 0.",
+    help="Address of node 0, reachable from all nodes, and a free port on it.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the final summary.")
 run = click.argument("run", metavar="[RUN]", default="latest", shell_complete=completing.runs)

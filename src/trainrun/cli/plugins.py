@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @options.refresh
 @options.traceback
 def command(*, as_json: bool, refresh: bool) -> None:
-    """List every plugin that is installed, and what is wrong with those that do not work.
+    """List all installed plugins, and the errors of those that do not work.
 
-    An installed plugin does nothing until a recipe names it in a table [plugins.NAME], or -p NAME does.
+    An installed plugin does nothing until a recipe has a table [plugins.NAME], or -p NAME enables it.
     """
     from trainrun.plugin.catalogue import catalogue  # noqa: PLC0415 - help should not pay for it
 

@@ -24,9 +24,9 @@ _HEADER = ("run", "state", "step", "attempt", "started", "took", "why")
 @options.base
 @options.as_json
 def command(*, base: Path, as_json: bool) -> None:
-    """List the runs in a folder, the newest first: running, ended, or died without an outcome.
+    """List the runs in a folder, newest first: running, ended, or died without an outcome.
 
-    A run has died when its launcher is gone and has left no outcome: it was killed, or its machine was.
+    A run has died if its launcher is gone and left no outcome, because it was killed or its machine failed.
     """
     runs = [_summary(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
     if as_json:

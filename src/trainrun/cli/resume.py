@@ -1,4 +1,4 @@
-"""`trainrun resume`: go on with a run."""
+"""`trainrun resume`: resume a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "start",
     metavar="STEP|CHECKPOINT",
     shell_complete=completing.steps,
-    help="Go on from this checkpoint: a step of the run, or a path. Newer ones are put aside, none is removed.",
+    help="Resume from this checkpoint: a step of the run, or a path. Newer ones are moved aside, not removed.",
 )
 @options.allow_changes
 @options.trust_checkpoint
@@ -55,12 +55,12 @@ def command(  # noqa: PLR0913 - one for each option
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Go on with RUN where its newest good checkpoint left it, in the same directory.
+    """Resume RUN from its newest good checkpoint, in the same directory.
 
-    RUN is an id, a part of one, a path, or `latest`. It resumes with the recipe that it was made with, and
-    overrides on top; secrets are read from the recipe that it was launched by, or are given again with -o. What
-    changes the training is refused unless --allow-changes says otherwise. A run that has made all its steps is left
-    as it is. The exit codes are those of `trainrun launch`; 4 also says that no checkpoint is good.
+    RUN is an id, a part of one, a path, or `latest`. It resumes with its own recipe plus overrides. Secrets are read
+    from the recipe file that it was launched from, or given again with -o. Changes that affect training are refused
+    without --allow-changes. A run that has completed all its steps is left unchanged. The exit codes are those of
+    `trainrun launch`; 4 also means that no checkpoint is good.
     """
     from trainrun.launch.resume import resume  # noqa: PLC0415 - help should not pay for it
 

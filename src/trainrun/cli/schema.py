@@ -23,14 +23,14 @@ _BESIDE = "-"  # what --write without a path stands for
     is_flag=False,
     flag_value=_BESIDE,
     metavar="[PATH]",
-    help="Write a file, by default beside RECIPE.",
+    help="Write the schema to a file, by default next to RECIPE.",
 )
 @options.plugin
 def command(*, recipe: str | None, target: str | None, plugins: tuple[str, ...]) -> None:
     """Print the JSON Schema (draft-07) of recipes.
 
-    With RECIPE, the tables of its task and of the plugins it enables are part of it. Editors with a
-    TOML language server then complete and check recipes while they are typed.
+    With RECIPE, the schema includes the tables of its task and plugins. An editor with a TOML language server can then
+    complete and check recipes while you type.
     """
     if target is not None and target.endswith(".toml") and recipe is None:
         recipe, target = target, _BESIDE  # `schema --write train.toml`: the recipe is meant, not the file to write

@@ -47,21 +47,21 @@ _FIXED = (
 @options.recipe
 @options.override
 @options.plugin
-@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="How many steps to make.")
+@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="Number of steps.")
 @click.option(
     "--inject",
     multiple=True,
     metavar="FAULT[,FAULT…]",
     shell_complete=completing.faults,
-    help="Launch once for each fault instead, such as sigterm@3, kill:rank1@5, nan@2 or raise:PLUGIN.HOOK, and compare "
-    "what follows with what has to.",
+    help="Instead, launch once per fault, such as sigterm@3, kill:rank1@5, nan@2 or raise:PLUGIN.HOOK, and check "
+    "that each ends as expected.",
 )
 @click.option(
     "--skip",
     multiple=True,
     type=click.Choice(CHECKS),
-    help="Leave out a check that the recipe cannot pass, such as micro-batches if a loss compares the samples of a "
-    "batch with one another.",
+    help="Skip a check that the recipe cannot pass, such as micro-batches if a loss compares the samples of a "
+    "batch with each other. May be repeated.",
 )
 @options.as_json
 @options.refresh
@@ -80,15 +80,16 @@ def command(
 ) -> None:
     """Run a few steps of RECIPE with every feature enabled.
 
-    That is on 2 CPU workers, with evaluation, a checkpoint and all its plugins.
+    RECIPE (default: train.toml) runs on 2 CPU workers, with evaluation, a checkpoint and all its plugins. New workers
+    then resume from the checkpoint for 2 more steps. After each of these runs, both workers must have equal parameters.
 
-    Without RECIPE it is train.toml. Then new workers resume from the checkpoint for 2 more steps. Each time the
-    parameters of both workers must be equal at the end. Then short trainings are compared: an update made whole, in
-    micro-batches and on two ranks; training with and without an evaluation; the samples of two ranks. Each check ends
-    in a line, "ok", "failed" or "not compared" with the reason; docs/correctness.md explains them. The run's folder is
-    temporary, and kept only after a failure. Exit codes are those of `trainrun launch`, and 1 if a check failed; with
-    --inject 0 if all was as it has to be, else 1. --json prints one document: how each launch ended, the checks, and
-    the hooks that were called, or with --inject the faults with what was expected and seen.
+    Short trainings are then compared: an update made whole, in micro-batches and on two ranks; training with and
+    without an evaluation; the samples of two ranks. Each check prints "ok", "failed", or "not compared" with the
+    reason; docs/correctness.md explains them.
+
+    The folder of the runs is temporary, and kept only after a failure. Exit codes are those of `trainrun launch`, and 1
+    if a check failed. With --inject, 0 means that all faults ended as expected, and 1 that one did not. --json prints
+    one document with the outcomes, the checks and the called hooks, or the faults with what was expected and seen.
     """
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415

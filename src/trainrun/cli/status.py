@@ -30,7 +30,7 @@ _COSTS = 10
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool) -> None:
-    """Show where RUN is: attempt, step, metrics, each worker, and the time that plugins take.
+    """Show the state of RUN: attempt, step, metrics, workers, and the time that plugins take.
 
     RUN is an id, a part of one, a path, or `latest`.
     """

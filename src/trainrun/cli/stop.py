@@ -30,17 +30,17 @@ _SLACK = 45.0  # seconds beyond the grace in which a client tears down and calls
 
 @click.command("stop")
 @options.run
-@click.option("--now", is_flag=True, help="Do not wait for the end of the step.")
-@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept with the run's outcome.")
+@click.option("--now", is_flag=True, help="Stop at once instead of at the end of the step.")
+@click.option("--reason", default="", metavar="TEXT", help="Reason to record in the run's outcome.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the run has ended.")
 @options.base
 @options.as_json
 def command(*, run: str, now: bool, reason: str, wait: bool, base: Path, as_json: bool) -> None:
-    """Ask RUN to stop after the step that it is in; all ranks stop after the same one.
+    """Ask RUN to stop after its current step; all ranks stop after the same step.
 
-    It leaves a request in the run directory and sends no signal, so it works from every machine that sees the
-    directory. It exits with 0 when the run has ended (with --no-wait: when it was asked), with 1 if the run
-    has not ended by the recipe's grace and some, and with 2 if the run was not running.
+    The command writes a request to the run directory and sends no signal, so it works from any machine with access to
+    the directory. Exit codes: 0 the run has ended (with --no-wait: the request is written); 1 the run has not ended
+    some time after the recipe's launch.grace; 2 the run was not running.
 
     RUN is an id, a part of one, a path, or `latest`.
     """

@@ -29,20 +29,28 @@ from trainrun.tracking.process import Order
 @click.command("sync")
 @options.run
 @options.base
-@click.option("--tracker", "chosen", multiple=True, metavar="NAME", help="Only this one, by its table in the recipe.")
+@click.option(
+    "--tracker",
+    "chosen",
+    multiple=True,
+    metavar="NAME",
+    help="Send only to this tracker, by its table in the recipe. May be repeated.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds that each tracker gets.",
+    help="Time limit in seconds per tracker.",
 )
 @options.as_json
 def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Send the trackers of RUN what they lack: after an outage, or when its client was killed.
+    """Upload metrics that the trackers of RUN have missed.
 
-    RUN is an id, a part of one, a path, or `latest`. It must be over. Records that a tracker has are not sent
-    again. Ends with 4 where one could still not be reached.
+    Use it after an outage, or if the client was killed. Records that a tracker already has are not sent again. Exits
+    with 4 if a tracker still cannot be reached.
+
+    RUN is an id, a part of one, a path, or `latest`. It must have ended.
     """
     paths = find_own(run, base, "sync")
     owner = held(paths)

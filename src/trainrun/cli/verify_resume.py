@@ -70,20 +70,18 @@ def _signal(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 
 @click.command(NAME)
 @options.recipe
-@click.option(
-    "--at", type=click.IntRange(min=1), required=True, help="The step after which one training is interrupted."
-)
-@click.option("--steps", type=click.IntRange(min=2), required=True, help="How many steps both make.")
+@click.option("--at", type=click.IntRange(min=1), required=True, help="Step after which to interrupt one training.")
+@click.option("--steps", type=click.IntRange(min=2), required=True, help="Number of steps of both trainings.")
 @click.option(
     "--kill",
     "number",
     metavar="SIGNAL",
     callback=_signal,
-    help="Kill a worker in the step after --at by this signal, -9 or KILL, instead of an agreed stop.",
+    help="Kill a worker with this signal (-9 or KILL) in the step after --at, instead of stopping the run.",
 )
 @options.override
 @options.plugin
-@click.option("--keep", is_flag=True, help="Keep the folder with both trainings, and name it.")
+@click.option("--keep", is_flag=True, help="Keep the folder with both trainings, and print its path.")
 @options.as_json
 @options.refresh
 @options.traceback
@@ -100,13 +98,14 @@ def command(  # noqa: PLR0913 - one for each option
     as_json: bool,
     refresh: bool,
 ) -> None:
-    """Prove that RECIPE (train.toml if none is given) resumes as if it had never been interrupted.
+    """Check that a resumed run of RECIPE (default: train.toml) is bit for bit the same.
 
-    It is trained twice, in a temporary folder: straight, and stopped after step --at and resumed. Batches, random
-    numbers, losses, parameters, optimizer, scheduler and the state of each plugin are compared bit for bit, and so is
-    every other optimizer that the task or a plugin holds. Exit code
-    0: all are equal; 1: the first that differs is named; 2: the command line or the recipe is wrong. Where a training
-    fails, it is shown, and its folder kept; the exit code is then that of `trainrun launch`.
+    RECIPE is trained twice in a temporary folder: without interruption, and stopped after step --at and resumed.
+    Batches, random numbers, losses, parameters, scheduler, plugin states, the optimizer, and other optimizers of the
+    task and of plugins are compared bit for bit.
+
+    Exit codes: 0 all are equal; 1 something differs, and the first difference is reported; 2 the command line or the
+    recipe is wrong. If a training fails, its folder is kept, and the exit code is that of `trainrun launch`.
     """
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415

@@ -29,10 +29,10 @@ _PACE = 0.3  # seconds between two looks
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool) -> None:
-    """Watch RUN until it ends: progress, every rank, the last events, and what plugins cost.
+    """Watch RUN until it ends: progress, ranks, last events, and what plugins cost.
 
-    Of a run that is over, and where there is no terminal, everything is shown once. Ctrl-C ends the watching with exit
-    code 130 and leaves the run alone.
+    If the run has ended, or there is no terminal, everything is printed once. Ctrl-C exits with code 130 and does not
+    affect the run.
 
     RUN is an id, a part of one, a path, or `latest`.
     """

@@ -43,7 +43,7 @@ _ODD = {
 @options.base
 @options.as_json
 def command(*, run: str, base: Path, as_json: bool) -> None:
-    """Explain RUN: what was decided at which step, errors, restarts, and the outcome.
+    """Explain RUN: decisions by step, errors, restarts, and the outcome.
 
     RUN is an id, a part of one, a path, or `latest`.
     """
