@@ -30,35 +30,17 @@ WORDS = {
 }
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
-    "pages": {
-        "answers": 6,
-        "goes on": 11,
-        "tells": 11,
-        "somebody": 5,
-        "where": 46,
-        "else": 10,
-        "beside": 6,
-        "so many": 6,
-    },
-    "messages": {
-        "answers": 20,
-        "goes on": 11,
-        "tells": 12,
-        "somebody": 6,
-        "where": 30,
-        "else": 6,
-        "beside": 3,
-        "so many": 4,
-    },
+    "pages": {"tells": 4, "where": 13, "else": 3, "beside": 2},
+    "messages": {"answers": 19, "goes on": 6, "tells": 8, "somebody": 6, "where": 16, "else": 4, "beside": 1},
     "docstrings": {
-        "answers": 106,
-        "goes on": 81,
-        "tells": 131,
-        "somebody": 131,
-        "where": 392,
-        "else": 97,
-        "beside": 37,
-        "so many": 12,
+        "answers": 104,
+        "goes on": 73,
+        "tells": 129,
+        "somebody": 127,
+        "where": 371,
+        "else": 94,
+        "beside": 34,
+        "so many": 11,
     },
 }
 
