@@ -15,6 +15,7 @@ _PLUGINS: dict[str, tuple[str, ...]] = {
         "environment",
         "epoch-progress",
         "epoch-timer",
+        "evaluation-timer",
         "exception-checkpoint",
         "finite-check",
         "git-info",
