@@ -221,7 +221,7 @@ def test_signal_waits_for_the_answer(run: Any) -> None:
 
 
 def test_run_without_an_owner(run: Any) -> None:
-    with pytest.raises(Exception, match="nobody owns this run"):
+    with pytest.raises(Exception, match="this run has no owner"):
         injecting("sigterm@3").on_step_start(run)
 
 

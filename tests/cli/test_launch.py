@@ -161,7 +161,7 @@ def test_dry_run_shows_the_launch_and_creates_nothing(here: Path, capsys: pytest
     [
         (["-o", "train.stepz=1"], 2, "train.stepz: unknown key"),
         (["-o", "checkpoint.resume=nowhere"], 4, "nowhere"),
-        (["--nodes", "2"], 2, "say on each of them which one it is"),
+        (["--nodes", "2"], 2, "give each node its rank and the address of node 0"),
         (["--trace", "on_stepend"], 2, "--trace: no hook is called 'on_stepend'; did you mean 'on_step_end'?"),
     ],
 )

@@ -102,7 +102,8 @@ def test_a_worker_that_cannot_stop_says_where_it_sits(project: Any, wait_for: An
         ended = project.finish(command)
     assert ended.code == 143
     assert ended.verdict == (
-        "terminated: rank 1 failed at step 3: it was told to stop, and sat in on_step_start of plugin sleepy at step 3"
+        "terminated: rank 1 failed at step 3: it did not stop in time, and was still in on_step_start of plugin sleepy"
+        " at step 3"
     )
 
 

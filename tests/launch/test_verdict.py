@@ -267,11 +267,13 @@ def test_a_worker_that_ended_itself_because_it_was_told_to(
     launch: Launch, number: signal.Signals | None, state: str, code: int, cause: str | None
 ) -> None:
     put(launch, 0, "training")
-    told = error(100, "it was told to stop, and sat in setup", type="Terminated", kind="told_to_stop", exit_code=143)
+    told = error(
+        100, "it did not stop in time, and was still in setup", type="Terminated", kind="told_to_stop", exit_code=143
+    )
     put(launch, 1, "failed", error=told, step=4)
     outcome = verdict(launch, 1, signal=number)
     assert (outcome.state, outcome.exit_code, outcome.cause) == (state, code, cause)
-    assert outcome.reason == "rank 1 failed at step 4: it was told to stop, and sat in setup"
+    assert outcome.reason == "rank 1 failed at step 4: it did not stop in time, and was still in setup"
 
 
 # --- what was saved ---

@@ -203,7 +203,7 @@ BROKEN = ["", "garbage", "[1]", "{}", "[" * 100_000, '{"host": "a", "boot": "b",
 def test_broken_record_is_somebodys_while_it_is_young(paths: RunPaths, text: str) -> None:
     leave(paths, text)
     assert held(paths) is None
-    with pytest.raises(UsageError, match="owned by a process that cannot be told"):
+    with pytest.raises(UsageError, match="owned by an unknown process"):
         Lease.acquire(paths)
     leave(paths, text, age=90)
     Lease.acquire(paths).release()

@@ -114,7 +114,7 @@ EVENTS = [
         {"event": "trusted", "checkpoint": "/c", "reasons": ["it belongs to user 7"]},
         "/c was trusted, though it belongs to user 7",
     ),
-    ({"event": "trusted", "checkpoint": "/c"}, "/c was trusted, though nobody knows why"),
+    ({"event": "trusted", "checkpoint": "/c"}, "/c was trusted, though no reason is recorded"),
     ({}, "None"),
 ]
 

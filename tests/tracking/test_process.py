@@ -74,7 +74,7 @@ def test_a_tracker_that_hangs_is_left_at_the_deadline(start: Any, server: Any, l
     sender.end(FINISHED)
     delivery = sender.join()
     assert time.monotonic() - began < 5
-    assert str(delivery) == "2 of 2 records could not be sent (there was no answer in time)"
+    assert str(delivery) == "2 of 2 records could not be sent (there was no response in time)"
     helper = int((server.folder / "hanging").read_text())
     until(lambda: not process.running(helper), 5)
 

@@ -90,5 +90,5 @@ def test_a_loader_of_the_task_cannot_do_it(training: Any, regression: Any) -> No
         def build_dataloader(self) -> Iterator[Any]:
             return iter([(torch.ones(4, 3), torch.ones(4, 1))])
 
-    with pytest.raises(TrainingError, match="the train loader is not trainrun's"):
+    with pytest.raises(TrainingError, match="only the train loader of trainrun can change"):
         training(OwnLoader, Grow, **EPOCHS)

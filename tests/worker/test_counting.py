@@ -139,7 +139,7 @@ def test_one_warning_names_the_parts_and_the_way_out() -> None:
     (warning,) = said
     assert warning == (
         "split 'eval': the number of samples in a batch, a dict, is not known: its parts have no one number of rows in"
-        " common (x (4, 3), inner[0] (7,), inner[1] of length 1); such batches count alike, whatever they hold."
+        " common (x (4, 3), inner[0] (7,), inner[1] of length 1); such batches all have the same weight."
         " evaluation_step may return (value, weight) for a metric, and that counts instead"
     )
 

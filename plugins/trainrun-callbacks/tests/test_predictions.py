@@ -87,7 +87,7 @@ def test_an_evaluation_that_was_broken_off_has_no_index(fork_recipe: ForkRecipe)
             return super().evaluation_step(model, batch)
 
     result = fork_recipe(RECIPE, task=Breaks, fails=True)
-    with pytest.raises(ValueError, match=r"rank-0.json: missing; the evaluation was broken off"):
+    with pytest.raises(ValueError, match=r"rank-0.json: missing; the evaluation was interrupted"):
         list(read_predictions(folder(result)))
 
 
@@ -124,7 +124,7 @@ def test_a_task_without_predictions_is_told_what_to_answer(run_recipe: RunRecipe
 
     result = run_recipe(RECIPE, task=Silent)
     (decision,) = [event for event in result.events if event.get("decision") == "disable"]
-    assert 'answer them as "predictions", beside the metrics' in decision["reason"]
+    assert 'return them as "predictions", next to the metrics' in decision["reason"]
 
 
 def test_what_cannot_be_written_is_raised_in_training() -> None:

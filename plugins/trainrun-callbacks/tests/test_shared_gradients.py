@@ -85,4 +85,4 @@ def test_sharded_parameters_are_vetoed_and_refused(fork_recipe: ForkRecipe) -> N
     assert veto.startswith('parallel.strategy = "fsdp": ')
     assert shared(**{"*": 0.5}).check_recipe(Recipe.from_data(data)) is None
     failed = fork_recipe(RECIPE, shared(**{"*": 0.5}), task=Tied, overrides=["parallel.strategy=fsdp"], fails=True)
-    assert "past the place where they could be scaled" in str(failed.error)
+    assert "arrive in parts, too late to be scaled" in str(failed.error)

@@ -29,6 +29,6 @@ def test_a_disk_that_does_not_answer_does_not_hold_the_worker(waiting: int) -> N
     assert begun.wait(10)
     for _ in range(waiting):  # the queue is full then
         writer.put(lambda: None)
-    with pytest.raises(TimeoutError, match=r"files: not all is written 0.05 s after training; look at the disk"):
+    with pytest.raises(TimeoutError, match=r"files: not all is written 0.05 s after training; check the disk"):
         writer.close(0.05)
     answer.set()

@@ -74,7 +74,7 @@ def test_what_its_own_process_has_lost_is_sent_once_more(make_run: Any, stand_in
     run.log(4, 5, 6)
     until(lambda: run.cursor.step == 5)
     delivery = run.end()
-    assert str(delivery) == "how the run ended could not be sent (there was no answer in time)"
+    assert str(delivery) == "how the run ended could not be sent (there was no response in time)"
     until(lambda: of_run(run.paths.root) == [])
     stand_in.start()
     run.start()

@@ -61,7 +61,7 @@ def _share_server(key: bytes | None) -> None:
     """
     server: Any = forkserver._forkserver
     if server._forkserver_address is None or server._forkserver_alive_fd is None:
-        raise RuntimeError("multiprocessing does not tell where the fork server of this process listens")
+        raise RuntimeError("multiprocessing has no address of the fork server of this process")
     server.ensure_running = _do_nothing
     if key is not None:
         server._forkserver_authkey = key

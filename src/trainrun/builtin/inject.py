@@ -275,7 +275,7 @@ _FIRE: dict[str, Callable[[Fault, Run], None]] = {
 def _client(run: Run) -> int:
     owner = held(run.paths)
     if owner is None:
-        raise TrainingError(f"{run.paths.lease}: nobody owns this run; there is no launching process to strike")
+        raise TrainingError(f"{run.paths.lease}: this run has no owner; there is no launching process to signal")
     return owner.pid
 
 

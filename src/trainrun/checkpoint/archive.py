@@ -124,7 +124,7 @@ class _Archive:
     def _storage(self, told: Any) -> _Storage:
         kind, of, key, _, count = told
         if kind != "storage" or type(key) is not str or type(count) is not int or not isinstance(of, Name):
-            _bad("it names a storage in a way that is not known")
+            _bad("it names a storage in an unknown way")
         dtype = None if of == _UNTYPED else _STORAGES[of.name]
         size = count * (1 if dtype is None else WIDTHS[dtype])
         if self._sizes[key] != size:

@@ -98,7 +98,7 @@ def _load(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, int]]:
 def _tensors(metadata: Mapping[str, Any], files: Mapping[str, int]) -> dict[str, Stored]:
     tables = metadata["state_dict_metadata"], metadata["storage_data"]
     if not all(isinstance(table, dict) for table in tables):
-        _bad("it does not say which tensors there are, and where")
+        _bad("it does not list its tensors and their files")
     places = _places(tables[1], files)
     found = {name: _stored(name, told, places) for name, told in tables[0].items()}
     if places:
@@ -127,7 +127,7 @@ def _places(told: Mapping[Any, Any], files: Mapping[str, int]) -> dict[tuple[str
 def _place(told: Mapping[str, Any], files: Mapping[str, int]) -> Place:
     name, offset, length = told["relative_path"], told["offset"], told["length"]
     if told.get("transform_descriptors"):
-        _bad("it says where the tensors are in a way that is not known")
+        _bad("it stores tensors in an unknown way")
     if not isinstance(name, str) or name not in files:
         _bad(f"it names the file {name!r:.80}, which is not in its folder")
     if type(offset) is not int or type(length) is not int or not 0 <= offset < offset + length <= files[name]:

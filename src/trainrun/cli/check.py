@@ -33,7 +33,7 @@ class Checked(NamedTuple):
 @options.recipes
 @options.override
 @options.plugin
-@click.option("--why", "why", metavar="KEY", help="Show where the value of KEY comes from.")
+@click.option("--why", "why", metavar="KEY", help="Show the source of the value of KEY.")
 @click.option("--print", "show", is_flag=True, help="Print the resolved recipe, with defaults and without secrets.")
 @click.option(
     "--format",

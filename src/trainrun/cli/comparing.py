@@ -82,7 +82,7 @@ def unlike_data(one: Measured, other: Measured, how: tuple[str, str]) -> str:
     )
 
 
-UNTOLD = "because the samples in a batch of the train loader cannot be told apart"
+UNTOLD = "because the samples in a batch of the train loader cannot be distinguished"
 
 
 def without(measured: Measured) -> str:

@@ -68,14 +68,14 @@ class $plugin:
     """Log how long an update takes as `$name/seconds`, every few steps."""
 
     Options = ${plugin}Options
-    on_error = "disable"  # it only observes: training goes on without it
+    on_error = "disable"  # it only observes: training continues without it
 
     def __init__(self, options: ${plugin}Options) -> None:
         self._options = options
         self._began = 0.0
         self._measured = 0
 
-    # `trainrun hooks` lists every hook; take whichever of its arguments you need, by name.
+    # `trainrun hooks` lists every hook; take any of its arguments, by name.
     @hookimpl
     def on_step_start(self) -> None:
         self._began = perf_counter()
@@ -148,7 +148,7 @@ Name it in a recipe:
 every = 10
 ```
 
-`trainrun hooks train.toml` shows where it will run, and after whom. `.github/workflows/ci.yml` runs the tests on
+`trainrun hooks train.toml` shows in which process and order it runs. `.github/workflows/ci.yml` runs the tests on
 GitHub; `LICENSE` is MIT's: name yourself, or choose another one.
 """
 

@@ -23,7 +23,7 @@ from trainrun.printing import TRACE, shorten
 from trainrun.rundir.secrets import scrub, scrub_all
 
 _PLACE = re.compile(r"(?P<file>[^\n]+):(?P<line>\d+):(?P<col>\d+)")
-_NOTE = re.compile(r"(?P<where>[^\n]+?:\d+:\d+): (?P<what>.*)", re.DOTALL)
+_NOTE = re.compile(r"(?P<place>[^\n]+?:\d+:\d+): (?P<what>.*)", re.DOTALL)
 
 
 def colored() -> bool | None:
@@ -134,7 +134,7 @@ def annotation(level: str, recipe: str, problem: Problem) -> str:
 def annotation_of_note(recipe: str, note: str) -> str:
     """Return the workflow command that shows a note."""
     found = _NOTE.fullmatch(note)
-    problem = Problem(found["where"], found["what"]) if found else Problem("note", note)
+    problem = Problem(found["place"], found["what"]) if found else Problem("note", note)
     return annotation("notice", recipe, problem)
 
 

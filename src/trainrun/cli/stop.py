@@ -111,5 +111,5 @@ def _answer(paths: RunPaths, outcome: Outcome | None, *, ended: bool) -> dict[st
 
 def _still_running(paths: RunPaths, *, now: bool) -> str:
     named = as_argument(paths)
-    hint = "the client does not answer" if now else f"`trainrun stop {named} --now` does not wait for the step"
+    hint = "the client does not respond" if now else f"`trainrun stop {named} --now` does not wait for the step"
     return f"{paths.run_id} has not ended yet; {hint}; `trainrun watch {named}` shows what it does"

@@ -37,7 +37,7 @@ def seen_twice(one: Sequence[str], other: Sequence[str]) -> Told:
         )
     if len(shared) * 2 <= len(here.keys() | there.keys()):
         return "ok", f"{stated}, as equal samples in the data may be"
-    return "not compared", f"because {stated}, and samples are too few or too much alike to tell why"
+    return "not compared", f"because {stated}, and the samples are too few or too similar to show why"
 
 
 def _tail(heads: int, coins: int) -> float:

@@ -165,7 +165,7 @@ def _interrupted(trial: Trial, folder: Path) -> Path:
     root = _complete((outcome, what), trial, "interrupted")
     starts = [event["step"] for event in read_lines(RunPaths(root).events)[0] if event.get("event") == "resume"]
     if not starts or not trial.at <= starts[0] < trial.steps:
-        raise Ended(f"the training did not go on from the checkpoint of step {trial.at}, but from {starts}", outcome)
+        raise Ended(f"the training did not resume from the checkpoint of step {trial.at}, but from {starts}", outcome)
     return root
 
 

@@ -141,7 +141,7 @@ def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
     if mode == "never":
         if not asked.sets_mode:
             raise UsageError(
-                f'{paths.root}: its recipe says checkpoint.resume = "never"; to go on: -o checkpoint.resume=auto; '
+                f'{paths.root}: its recipe says checkpoint.resume = "never"; to resume: -o checkpoint.resume=auto; '
                 "to start over at step 0: -o checkpoint.resume=never"
             )
         return wish

@@ -70,8 +70,8 @@ def require_trust(checkpoint: Path, *, trust: bool) -> list[str]:
     reasons = distrust(checkpoint)
     if reasons and not trust:
         raise BadCheckpoint(
-            f"{checkpoint}: somebody else may have written it: {'; '.join(reasons[:5])}; "
-            "if you know who did: --trust-checkpoint"
+            f"{checkpoint}: another user may have written it: {'; '.join(reasons[:5])}; "
+            "if you trust that user: --trust-checkpoint"
         )
     return reasons
 
@@ -80,7 +80,7 @@ def tell_of_trust(paths: RunPaths, checkpoint: Path, say: Say, *, trust: bool) -
     """As `require_trust`; what is trusted all the same is told."""
     reasons = require_trust(checkpoint, trust=trust)
     if reasons:
-        say(f"warning: {checkpoint} is trusted, though somebody else may have written it: {'; '.join(reasons[:5])}")
+        say(f"warning: {checkpoint} is trusted, though another user may have written it: {'; '.join(reasons[:5])}")
         _event(paths, "trusted", checkpoint=str(checkpoint), reasons=reasons)
 
 

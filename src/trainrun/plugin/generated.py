@@ -53,14 +53,14 @@ def generate(
         *(f"    {names} = 0, 0.0, 0.0" for names in figures),
         f"    def hook({', '.join(map(_variable, signature(spec)))}):",
         f"        nonlocal {', '.join(figures)}",
-        *(["        answers = []"] if spec.kind in GATHERED else []),
+        *(["        results = []"] if spec.kind in GATHERED else []),
         "        faulty = False",
         *([f"        outer = slots[{CRUMB}]"] if pulse else []),
         "        begun = clock()",
         *(f"        {line}" for place, link in enumerate(links) for line in _link_lines(place, link, spec, pulse)),
         *([f"        slots[{CRUMB}] = outer"] if pulse else []),
         *(["        if faulty: settle()"] if spec.kind == "event" else []),
-        *(["        return answers"] if spec.kind in GATHERED else []),
+        *(["        return results"] if spec.kind in GATHERED else []),
         f"    return hook, lambda: [{', '.join(f'Figures({names})' for names in figures)}]",
     ]
     exec(compile("\n".join(lines), f"<hook {spec.hook}>", "exec"), namespace)  # noqa: S102 - from our own templates
@@ -85,10 +85,10 @@ def _link_lines(place: int, link: Link, spec: SpecInfo, pulse: Pulse | None) -> 
     arguments = ", ".join(_argument(place, name, link, spec) for name in link.impl.arguments)
     before, after = ("begun", "ended") if place % 2 == 0 else ("ended", "begun")
     handle = f"faulty = True; failed{place}(error)" if spec.kind == "event" else f"raise failure{place}(error)"
-    answer = "" if spec.kind == "event" else "answer = "
+    assign = "" if spec.kind == "event" else "result = "
     lines = [
         *([f"slots[{CRUMB}] = {pulse.crumb(link.member.instance.name, spec.hook)}"] if pulse else []),
-        f"try: {answer}impl{place}({arguments})",
+        f"try: {assign}impl{place}({arguments})",
         f"except CAUGHT as error: {handle}",
         f"{after} = clock()",
         f"took = {after} - {before}",
@@ -98,11 +98,11 @@ def _link_lines(place: int, link: Link, spec: SpecInfo, pulse: Pulse | None) -> 
     ]
     if spec.kind == "provider":
         restore = f"slots[{CRUMB}] = outer; " if pulse else ""
-        lines.append(f"if answer is not None: {restore}return answer")
+        lines.append(f"if result is not None: {restore}return result")
     if spec.kind == "vote":
-        lines.append(f"if answer is not None: answer = judge{place}(answer)")
+        lines.append(f"if result is not None: result = judge{place}(result)")
     if spec.kind in GATHERED:
-        lines.append(f"if answer is not None: answers.append((name{place}, answer))")
+        lines.append(f"if result is not None: results.append((name{place}, result))")
     return lines
 
 

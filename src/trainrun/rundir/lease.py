@@ -272,7 +272,7 @@ def _changed(path: Path) -> float:
 
 
 def _owned(paths: RunPaths, owner: LeaseInfo | None) -> UsageError:
-    who = owner or f"a process that cannot be told from {paths.lease}"
+    who = owner or f"an unknown process, which {paths.lease} does not name"
     return UsageError(f"{paths.root}: this run is owned by {who}; it can have one owner at a time")
 
 

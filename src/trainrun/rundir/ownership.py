@@ -26,7 +26,7 @@ def require_own(paths: RunPaths, named: Path, doing: str) -> None:
         return
     user = os.geteuid()
     raise EnvironmentProblem(
-        f"{paths.root}: somebody else may have made this run, and {doing} would do as you what its files say: "
+        f"{paths.root}: another user may have made this run, and {doing} would do with your rights what its files say: "
         f"{'; '.join(reasons[:_SHOWN])}. If it is yours: chown -R {user} and chmod -R go-w. To train on from its "
         "weights, launch a recipe of your own with -o checkpoint.resume=CHECKPOINT --trust-checkpoint"
     )

@@ -165,7 +165,7 @@ def _of_checkpoint(kind: str, event: Mapping[str, Any]) -> str:
     """What became of a checkpoint, or of an attempt through it."""
     path = str(event.get("checkpoint"))
     name, reasons = path.rpartition("/")[2], event.get("reasons")
-    reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "nobody knows why"
+    reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "no reason is recorded"
     return {
         "resume": f"attempt {event.get('attempt')} resumes from step {event.get('step')} ({name})",
         "quarantine": f"{name} is damaged and was left out: {reason}",

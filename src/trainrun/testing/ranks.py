@@ -107,5 +107,5 @@ def _received(connection: Connection) -> Any:
     try:
         answer = pickle.loads(connection.recv_bytes())  # noqa: S301 - from a process that was forked here
     except EOFError:
-        return RankError("Died", "the rank died without an answer", "")
+        return RankError("Died", "the rank died without a result", "")
     return RankError(*answer) if isinstance(answer, _Raised) else answer

@@ -44,7 +44,7 @@ class Delivery(NamedTuple):
         if self.complete:
             return f"all {self.sent} records were sent"
         what = f"{self.left} of {self.sent + self.left} records" if self.left else "how the run ended"
-        return f"{what} could not be sent ({self.trouble or 'there was no answer in time'})"
+        return f"{what} could not be sent ({self.trouble or 'there was no response in time'})"
 
 
 class TrackerProcess:

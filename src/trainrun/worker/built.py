@@ -142,7 +142,7 @@ def join(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
         if missing > 0 and any(one is not functions[0] for one in functions):
             raise TaskError(
                 f"{missing} parameter groups were added, and the {type(scheduler).__name__} has a function for each of"
-                f" the {len(functions)} others; append to its lr_lambdas where you call add_param_group"
+                f" the {len(functions)} others; append to its lr_lambdas when you call add_param_group"
             )
         functions.extend(functions[:1] * missing)
 

@@ -107,7 +107,7 @@ def _end_late(record: Record, beat: Beat) -> NoReturn:
     """Leave, from a thread, while the main thread sits somewhere and does not come to the end of its step."""
     try:
         record.update(beat.phase, beat.step)
-        record.fail(Terminated(f"it was told to stop, and sat {beat.place}", beat.instance, beat.hook))
+        record.fail(Terminated(f"it did not stop in time, and was still {beat.place}", beat.instance, beat.hook))
     finally:
         os._exit(ExitCode.TERMINATED)
 

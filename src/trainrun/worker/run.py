@@ -40,7 +40,7 @@ class Run:
         self._state = state
         self._instance = instance
         self.options = options
-        """The plugin's own validated options; None where it declares none."""
+        """The plugin's own validated options; None if it declares none."""
         self.logger = logger
         """A structlog logger bound to run, rank and plugin; writes to `logs/rank-N.jsonl`."""
 

@@ -125,7 +125,7 @@ class Saving:
         if seconds is not None and seconds > self._grace and not self._slow:
             self._slow = True
             session.warn(
-                f"a save took {seconds:.3g} s, longer than launch.grace ({self._grace:g} s): a run that is told to stop"
+                f"a save took {seconds:.3g} s, longer than launch.grace ({self._grace:g} s): a run that is stopped"
                 " may be killed before its last checkpoint is saved; raise launch.grace"
             )
 
@@ -163,7 +163,7 @@ class Saving:
             session.hooks.on_checkpoint_failed(str(checkpoints / folder(step)), reason)
         if session.state.recipe.train.nonfinite == "fail":
             raise TrainingError(
-                f'{message}; lower the learning rate or look at the data, or set train.nonfinite = "warn" to continue'
+                f'{message}; lower the learning rate or check the data, or set train.nonfinite = "warn" to continue'
             )
         session.warn(message)
 

@@ -311,7 +311,7 @@ class Session:
         step, every = self.state.step, self.state.recipe.train.log_every
         message = (
             f"train/loss is {loss} at step {step} (mean of steps {max(1, step - every + 1)} to {step}); "
-            'lower the learning rate or look at the data, or set train.nonfinite = "warn" to go on'
+            'lower the learning rate or check the data, or set train.nonfinite = "warn" to continue'
         )
         if self.state.recipe.train.nonfinite == "fail":
             raise TrainingError(message)

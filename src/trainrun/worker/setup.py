@@ -177,7 +177,7 @@ class Worker:
         if start is None:
             return
         restore(session, start)
-        self.logger.info("going on", checkpoint=str(start.checkpoint), step=session.state.step)
+        self.logger.info("resuming", checkpoint=str(start.checkpoint), step=session.state.step)
         if self.hooks.on_resume:
             self.hooks.on_resume(str(start.checkpoint), start.differences)
 
@@ -252,8 +252,8 @@ class Worker:
             return SampledBatches(loader, self._batch_sizes())
         if self.hooks.choose_batch_size:
             raise TaskError(
-                "a plugin answers choose_batch_size, but the train loader is not trainrun's, which alone can make other"
-                " batches of it; let build_dataset answer with a dataset that has a length, or turn that plugin off"
+                "a plugin implements choose_batch_size, but only the train loader of trainrun can change its batches;"
+                " let build_dataset return a dataset that has a length, or disable that plugin"
             )
         world, table = self.state.world, self.recipe.train
         return ForeignBatches(

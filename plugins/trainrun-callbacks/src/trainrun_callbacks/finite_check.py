@@ -113,7 +113,7 @@ class FiniteCheck:
     def _fail_on(self, what: str) -> None:
         if names := self._take(what):
             raise TrainingError(
-                f"{what} that are not finite: {_listed(names)}; lower the learning rate or look at the data"
+                f"{what} that are not finite: {_listed(names)}; lower the learning rate or check the data"
             )
 
 

@@ -45,8 +45,8 @@ class PlateauCheck:
         if not _wants_metric(found):
             kind = "none" if found is None else type(found).__name__
             raise UsageError(
-                f"the learning-rate scheduler is {kind}, which needs no metric; answer build_scheduler with a"
-                " torch.optim.lr_scheduler.ReduceLROnPlateau, or turn this plugin off"
+                f"the learning-rate scheduler is {kind}, which needs no metric; return a"
+                " torch.optim.lr_scheduler.ReduceLROnPlateau from build_scheduler, or disable this plugin"
             )
         self._scheduler = MetricStepped(found)
         return self._scheduler

@@ -73,7 +73,7 @@ class Predictions:
             return
         if "predictions" not in outputs:
             raise TrainingError(
-                'predictions: evaluation_step answered none; answer them as "predictions", beside the metrics'
+                'predictions: evaluation_step returned none; return them as "predictions", next to the metrics'
             )
         values = {"predictions": outputs["predictions"]}
         if self._options.batch:
@@ -172,7 +172,7 @@ def _indices(folder: Path) -> list[dict[str, Any]]:
 def _index(folder: Path, rank: int) -> dict[str, Any]:
     path = folder / f"rank-{rank}.json"
     if not path.exists():
-        raise ValueError(f"{path}: missing; the evaluation was broken off, or is still going on")
+        raise ValueError(f"{path}: missing; the evaluation was interrupted, or has not ended")
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return index
 

@@ -75,8 +75,8 @@ class SharedGradients:
 
 _SHOWN = 20
 _NOT_SHARDED = (
-    'parallel.strategy = "fsdp": gradients of sharded parameters arrive in parts, past the place where they could be'
-    ' scaled; take "ddp", or scale within the model'
+    'parallel.strategy = "fsdp": gradients of sharded parameters arrive in parts, too late to'
+    ' be scaled; use "ddp", or scale within the model'
 )
 
 

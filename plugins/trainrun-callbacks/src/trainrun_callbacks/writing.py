@@ -45,8 +45,8 @@ class FileWriter:
             self._thread.join(max(0.0, deadline - monotonic()))
         if self._thread.is_alive():
             raise TimeoutError(
-                f"{self._thread.name}: not all is written {seconds:g} s after training; look at the disk, or for a"
-                " device that does not answer"
+                f"{self._thread.name}: not all is written {seconds:g} s after training; check the disk, or look"
+                " for a device that does not respond"
             )
 
     def _raise(self) -> None:

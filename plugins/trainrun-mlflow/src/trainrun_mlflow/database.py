@@ -65,7 +65,8 @@ def _holds_nothing(file: Path) -> bool:
     """Whether this is a database of MLflow's without a run, as far as it goes."""
     try:
         with closing(sqlite3.connect(file)) as database:
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            kinds = database.execute("SELECT type, name FROM sqlite_master")
+            tables = {name for kind, name in kinds if kind == "table"}
             if "runs" in tables and database.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None:
                 return False
     except sqlite3.Error:

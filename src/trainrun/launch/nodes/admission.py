@@ -241,7 +241,7 @@ def _take(channel: Channel, kind: type[M]) -> M:
 
 def _expect(message: Message, kind: type[M], *, patience: float = 0.0) -> M:
     if not isinstance(message, kind):
-        raise Refused(f"it sent {message.kind!r} where {kind.__name__.lower()!r} belongs", patience=patience)
+        raise Refused(f"it sent {message.kind!r} instead of {kind.__name__.lower()!r}", patience=patience)
     return message
 
 

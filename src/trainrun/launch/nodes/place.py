@@ -31,7 +31,7 @@ def find_place(recipe: Mapping[str, Any], node_rank: int | None, endpoint: str |
         return None
     if node_rank is None or endpoint is None:
         raise UsageError(
-            f"launch.nodes is {nodes}: say on each of them which one it is and where node 0 is; "
+            f"launch.nodes is {nodes}: give each node its rank and the address of node 0; "
             f"for example --node-rank 0 --rdzv-endpoint node0:{PORT}"
         )
     return Place(node_rank, nodes, parse(endpoint))

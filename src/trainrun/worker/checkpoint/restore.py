@@ -128,7 +128,7 @@ def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadCheckpoint(f"{path}: expected a dict, got a {type(found).__name__}")
     if wrong := [key for key, kind in keys.items() if not isinstance(found.get(key), kind)]:
-        raise BadCheckpoint(f"{path}: it lacks {', '.join(wrong)}, or has something else by that name")
+        raise BadCheckpoint(f"{path}: missing, or of the wrong type: {', '.join(wrong)}")
     return found
 
 

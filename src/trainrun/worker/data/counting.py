@@ -27,7 +27,7 @@ EVALUATION_WEIGHT = "evaluation_step may return (value, weight) for a metric"
 TRAINING_WEIGHT = 'training_step may return {"loss": mean, "weight": units}'
 
 Readings = frozenset[int | None]
-"""The sizes that a part may be read to have; None is one that is not known. Empty where there is nothing to count."""
+"""The sizes that a part may be read to have; None is one that is not known. Empty if there is nothing to count."""
 
 _NOTHING: Readings = frozenset()
 _UNKNOWN: Readings = frozenset((None,))
@@ -64,7 +64,7 @@ class SampleCounter:
             found = f"its parts have no one number of rows in common ({parts})" if parts else "no part of it has rows"
             warn(
                 f"{self.where}: the number of samples in a batch, a {type(batch).__name__}, is not known: {found};"
-                f" such batches count alike, whatever they hold. {self._weight}, and that counts instead"
+                f" such batches all have the same weight. {self._weight}, and that counts instead"
             )
         return size
 

@@ -224,8 +224,8 @@ class ForeignBatches:
         if state["processes"] != here and self._reader.minds_processes:
             raise TaskError(
                 f"the train loader, {name}, had {state['processes']} processes when the checkpoint was made and has"
-                f" {here} now, but its place is that of each process; set num_workers (data.workers in the recipe,"
-                f" where the loader is trainrun's) to {state['processes']}"
+                f" {here} now, but it saves its position per process; set num_workers (data.workers in the recipe,"
+                f" if the loader is trainrun's) to {state['processes']}"
             )
         self._loaded = dict(state)
 

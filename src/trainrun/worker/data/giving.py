@@ -189,7 +189,7 @@ class Giver:
             return loader
         if sharded is None and not (_is_whole(samplers) and self._all_alike(loader, sampler)):
             raise TaskError(
-                f"{where}: build_dataloader returned a DataLoader with a {_named(samplers)}, and it cannot be told"
+                f"{where}: build_dataloader returned a DataLoader with a {_named(samplers)}, and it is not known"
                 f" whether its {self._world.size} workers have the same samples or each its share; let build_dataset"
                 " return the dataset and leave out build_dataloader, or give the loader a DistributedSampler, or say on"
                 " the loader, its dataset or its sampler: `sharded = True` if it has only the share of its worker,"

@@ -248,7 +248,7 @@ def reader_of(loader: Iterable[Any], seed: int, world: World, warn: Warn) -> Rea
         return Replayed(loader, seed, world, warn)
     if processes(loader) and not getattr(loader, "in_order", True):
         raise TaskError(
-            f"the train loader, {described(loader)}, has in_order=False, so that its state does not tell which batches"
+            f"the train loader, {described(loader)}, has in_order=False, so that its state does not show which batches"
             " were used; make it with in_order=True"
         )
     return Asked(loader, seed, world, holder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NOTHING: Any = object()
-"""Stands for a batch where there is none."""
+"""Stands for a missing batch."""
 
 
 @dataclass
