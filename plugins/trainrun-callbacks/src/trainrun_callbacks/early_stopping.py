@@ -28,8 +28,8 @@ class EarlyStoppingOptions(MonitorOptions):
 class EarlyStopping:
     """Stop when a metric has not improved for `patience` evaluations, or has reached `threshold`.
 
-    It also stops when all learning rates are at most `min_lr` and none has risen since the last evaluation; the rise
-    excludes a warm-up.
+    It also stops when all learning rates are at most `min_lr` and none has risen since the last evaluation, as
+    they do in a warm-up.
     """
 
     Options = EarlyStoppingOptions

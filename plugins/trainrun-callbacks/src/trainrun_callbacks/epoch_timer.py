@@ -16,7 +16,7 @@ class EpochTimer:
     """Log `seconds/epoch`, and `seconds/SPLIT` for the evaluation of each split: those of the slowest rank.
 
     The time of an epoch includes its evaluations. An epoch that is interrupted and resumed counts
-    the time of both parts, not the time between them. Where training ends within an epoch, that one is not logged.
+    the time of both parts, not the time between them. If training ends within an epoch, that epoch is not logged.
     """
 
     on_error = "disable"

@@ -30,12 +30,12 @@ class PhaseTimerOptions(PluginOptions):
 class PhaseTimer:
     """Log the seconds that a step spends in each of its phases, as percentiles over the steps since the last log.
 
-    `phase/data` is waiting for the loader, `phase/move` the way to the device, then `phase/forward`, `phase/backward`,
-    `phase/optimizer` (reduction where it is not part of the backward, clipping and update) and `phase/step` as a
-    whole, each of the slowest rank; `phase/evaluation/SPLIT` and `phase/checkpoint` are the time in which training
-    stood still for them. On a GPU, forward, backward and optimizer are timed by the GPU, and what it has not come to
-    yet is in the next log. `phase/work` is the mean time until a rank's gradients can meet those of the others, of
-    the slowest rank; `phase/slowest_rank` is which that was, at the log before.
+    Each is that of the slowest rank. `phase/data` is waiting for the loader, and `phase/move` the copy to the device.
+    `phase/forward`, `phase/backward` and `phase/optimizer` (clipping, update, and reduction outside of the backward)
+    follow; `phase/step` is the whole step. `phase/evaluation/SPLIT` and `phase/checkpoint` are the time in which
+    training waits for them. On a GPU, forward, backward and optimizer are timed by the GPU, and what it has not yet
+    finished is in the next log. `phase/work` is the mean time until a rank's gradients can be reduced;
+    `phase/slowest_rank` is the rank that took longest, as of the previous log.
     """
 
     Options = PhaseTimerOptions

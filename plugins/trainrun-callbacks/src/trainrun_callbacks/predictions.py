@@ -41,11 +41,11 @@ class PredictionsOptions(PluginOptions):
 class Predictions:
     """Write what `evaluation_step` calls `"predictions"` to `predictions/SPLIT-step-S/` in the run directory.
 
-    Each rank writes its own samples, without those that only fill up the last batch, into `rank-N-I.pt`, and at the end
-    of the evaluation `rank-N.json`, which says what is there: an evaluation that was broken off has none.
-    `trainrun_callbacks.predictions.read_predictions` gives the samples back in the order of the dataset.
+    Each rank writes its own samples, without those that only pad the last batch, to `rank-N-I.pt`. At the end of the
+    evaluation it writes the index `rank-N.json`; an interrupted evaluation has none.
+    `trainrun_callbacks.predictions.read_predictions` returns the samples in the order of the dataset.
 
-    Predictions are a tensor with one row a sample, a list with one item a sample, or a mapping or tuple of those.
+    Predictions are a tensor with one row per sample, a list with one item per sample, or a mapping or tuple of those.
     """
 
     Options = PredictionsOptions

@@ -34,14 +34,14 @@ class SpikeGuardOptions(PluginOptions):
 
 
 class SpikeGuard:
-    """Compare each update's loss, the mean over ranks, with those before it; NaN and infinity are always spikes.
+    """Compare each update's loss (the mean over ranks) with previous ones; NaN and infinity are always spikes.
 
     With `"median"` the deviation is 1.4826 times the median absolute deviation, so that a threshold means the same with
     both methods for losses that are normally distributed, and a spike itself hardly counts. Every finite loss goes
-    into the window: a level that lasts is no spike for long.
+    into the window, so a lasting rise soon is no spike.
 
-    Losses are looked at when metrics are logged: once for each log the device is waited for, and the ranks add up. With
-    `"skip"` both happen in each update, before it is made.
+    Losses are checked when metrics are logged, with one wait for the device and one reduction over ranks per log. With
+    `"skip"`, both happen before each update.
     """
 
     Options = SpikeGuardOptions

@@ -29,7 +29,7 @@ class WeightAveraging(Averaging):
     `on_completed` and `on_worker_end` fire. This is after the last checkpoint: a checkpoint holds the weights in
     the model and the average in this plugin's state, so that training can resume from it.
 
-    The running statistics of batch normalisation are those of the weights, not of the average: a warning says so.
+    The running statistics of batch normalisation are those of the weights, not of the average; a warning reports this.
     """
 
     Options = WeightAveragingOptions

@@ -54,7 +54,7 @@ class HuggingFaceOptions(ServerOptions):
 class HuggingFace(TrackerPlugin):
     """Upload the trained model to the model hub of Hugging Face when the run has ended: one commit, with a model card.
 
-    Its package is used in a process beside the client only.
+    Only a separate process next to the client imports the package.
     """
 
     Options = HuggingFaceOptions

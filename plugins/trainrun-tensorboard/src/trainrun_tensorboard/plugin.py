@@ -37,8 +37,8 @@ class TensorBoardOptions(TrackerOptions):
 class TensorBoard(TrackerPlugin):
     """Write metrics, hyper-parameters, the recipe and the outcome as TensorBoard's event files.
 
-    A process beside the client writes them, so that training does not wait for the disk. Needs no package:
-    TensorBoard itself is only needed to look at them.
+    A separate process next to the client writes them, so that training does not wait for the disk. It needs no package:
+    TensorBoard itself is only needed to view them.
     """
 
     Options = TensorBoardOptions
