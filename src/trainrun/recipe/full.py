@@ -71,7 +71,7 @@ def _line(schema: Schema, key: str, node: Schema, live: Mapping[str, Any], *, re
     if key in live:
         standard = "" if default is None or default == live[key] else f" Default: {toml_value(default)}."
         return f"{key} = {toml_value(live[key])}{_note(node, standard)}"
-    lacking = " Required." if required else " No default."
+    lacking = " Required." if required else " Not set by default."
     value = _example(schema, node) if default is None else default
     return f"# {key} = {toml_value(value)}{_note(node, lacking if default is None else '')}"
 
