@@ -95,7 +95,7 @@ def test_a_module_that_touches_cuda() -> None:
     nothing = Footprint(frozenset(), {}, frozenset(), cuda=False)
     judge(verdict, "greedy", nothing, nothing._replace(cuda=True), "leave it out")
     assert verdict.finding().status == "failed"
-    assert "greedy touches CUDA" in verdict.finding().finding
+    assert "greedy uses CUDA" in verdict.finding().finding
 
 
 def test_the_footprint_sees_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

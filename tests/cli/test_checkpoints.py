@@ -67,7 +67,7 @@ def test_they_are_listed(paths: RunPaths, save: Save, capsys: pytest.CaptureFixt
     assert first.endswith("accuracy 0.5  b 1  c 2  and 2 more")
     assert second.startswith("100   ")
     assert "bad: 'rank-0.pt' is missing" in second
-    assert shown.err == "put aside, not used: bad-step-000050\n"
+    assert shown.err == "moved aside, not used: bad-step-000050\n"
 
 
 def test_links_are_named_beside_the_step_they_lead_to(
@@ -149,11 +149,11 @@ def test_export_the_newest_good_one(
     assert run(["checkpoints", str(paths.root), "--export", "weights.safetensors"]) == 0
     shown = capsys.readouterr()
     assert shown.out.endswith(" KiB, the weights of step-000100\n")
-    assert shown.err == "not good, and passed over: step-000200; --verify says why\n"
+    assert shown.err == "not good, and skipped: step-000200; --verify shows why\n"
     assert b'"weight":{"dtype":"F32","shape":[1100]' in Path("weights.safetensors").read_bytes()
 
     assert run(["checkpoints", str(paths.root), "--export", "weights.safetensors"]) == 2
-    assert "--force replaces it" in capsys.readouterr().err
+    assert "--force overwrites it" in capsys.readouterr().err
     export = ["--export", "weights.safetensors", "--step", "100", "--force", "--json"]
     assert run(["checkpoints", str(paths.root), *export]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -75,7 +75,7 @@ def test_write_replaces_a_schema_and_nothing_else(capsys: pytest.CaptureFixture[
     assert run(["schema", "--write", "old.json"]) == 0
     assert run(["schema", "--write", "mine.json"]) == 2
     assert run(["schema", "--write", "no/such/folder.json"]) == 2
-    assert "mine.json: exists and is no JSON Schema" in capsys.readouterr().err
+    assert "mine.json: exists and is not a JSON Schema" in capsys.readouterr().err
     assert Path("mine.json").read_text() == '{"mine": 1}'
 
 

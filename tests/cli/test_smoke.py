@@ -190,7 +190,7 @@ def test_plugin_that_does_not_take_its_state_back_fails(
     install_distribution("watchers", {"watchers.py": WATCHER}, {"forgetful": "watchers:Forgetful"})
     result = smoke(tmp_path, RECIPE, "-p", "forgetful", "--steps", "2")
     assert result.exit_code == 1
-    assert "2 steps were well; resuming from their checkpoint failed:" in result.stdout
+    assert "2 steps succeeded; resuming from their checkpoint failed:" in result.stdout
     assert "plugin 'forgetful'" in result.stdout
     assert "load_state_dict" in result.stdout
     (kept,) = (line.removeprefix("the folder is kept: ") for line in result.stdout.splitlines() if "is kept" in line)

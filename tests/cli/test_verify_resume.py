@@ -99,8 +99,8 @@ def test_killed_with_a_plugin_that_saves_no_state(tmp_path: Path, folder: Path) 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--at", "5", "--steps", "5"], "--at 5: it has to come before the last step, --steps 5"),
-        (["--at", "6", "--steps", "5"], "--at 6: it has to come before the last step, --steps 5"),
+        (["--at", "5", "--steps", "5"], "--at 5: must be less than --steps 5"),
+        (["--at", "6", "--steps", "5"], "--at 6: must be less than --steps 5"),
     ],
 )
 def test_step_that_comes_too_late_starts_nothing(tmp_path: Path, folder: Path, arguments: list[str], what: str) -> None:

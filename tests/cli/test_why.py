@@ -82,7 +82,7 @@ def test_attempts_tell_where_they_started_and_what_became_of_checkpoints(
     rows = [line.split() for line in shown]
     assert ["attempt", "from", "step", "took", "state", "then", "reason"] in rows
     assert [row[:2] for row in rows if row[-2:] == ["failed", "no"]] == [["2", "5"], ["3", "7"]]
-    assert "warning: bad-step-000009 is damaged and was left out: a is missing" in shown
+    assert "warning: bad-step-000009 is damaged and was skipped: a is missing" in shown
 
 
 def test_changes_since_the_checkpoint_are_told_with_was_and_is(

@@ -236,7 +236,7 @@ def test_from_a_step_of_the_run_puts_newer_ones_aside(failed: Runs, capsys: pyte
     assert failed.resume(start=5).ok
     assert failed.starts == ["step-000005"]
     assert (failed.paths.checkpoints / "superseded-step-000007").is_dir()
-    assert "a newer checkpoint is put aside as checkpoints/superseded-step-000007" in capsys.readouterr().err
+    assert "a newer checkpoint is moved aside as checkpoints/superseded-step-000007" in capsys.readouterr().err
 
 
 def test_from_a_step_that_is_not_there(failed: Runs) -> None:

@@ -122,7 +122,7 @@ def test_never_starts_over_and_puts_aside_what_is_in_the_way(launch: Launch, sav
     start, said = prepared(with_mode(launch, "never"), attempt=2)
     assert start["checkpoint"] is None
     assert said == [
-        "note: a newer checkpoint is put aside as checkpoints/superseded-step-000005",
+        "note: a newer checkpoint is moved aside as checkpoints/superseded-step-000005",
         'starting at step 0: checkpoint.resume is "never"',
     ]
     assert [event["checkpoint"][-11:] for event in events(launch, "set_aside")] == ["step-000005"]

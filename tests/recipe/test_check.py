@@ -120,7 +120,7 @@ def test_unknown_keys_say_where_they_belong(problems: Problems, text: str, hint:
     [
         ("", "task: is missing; expected a table"),
         ("[task]\n", "task.use: is missing; expected a string that is not empty"),
-        ("[train]\n", "train: how long to train is not said; set train.steps or train.epochs"),
+        ("[train]\n", "train: the length of training is not set; set train.steps or train.epochs"),
         (
             '[train]\nsteps = 1\n[evaluate]\nsplits = ["eval", "train"]\n',
             "evaluate.splits: 'train' names what is trained on",

@@ -41,7 +41,7 @@ def test_recipes_that_extend_each_other(write: Write) -> None:
     write('extends = "b.toml"\n', "a.toml")
     write('extends = "./a.toml"\n', "b.toml")
 
-    assert "b.toml:1:1: extends: recipes extend each other in a circle: a.toml → b.toml → a.toml" in _error(
+    assert "b.toml:1:1: extends: the recipes extend each other in a cycle: a.toml → b.toml → a.toml" in _error(
         Path("a.toml")
     )
 

@@ -104,11 +104,11 @@ EVENTS = [
     ),
     (
         {"event": "quarantine", "checkpoint": "/r/checkpoints/bad-step-000005", "reasons": ["'a' is missing", "b"]},
-        "bad-step-000005 is damaged and was left out: 'a' is missing",
+        "bad-step-000005 is damaged and was skipped: 'a' is missing",
     ),
     (
         {"event": "set_aside", "checkpoint": "/r/checkpoints/superseded-step-000005"},
-        "superseded-step-000005 was put aside",
+        "superseded-step-000005 was moved aside",
     ),
     (
         {"event": "trusted", "checkpoint": "/c", "reasons": ["it belongs to user 7"]},

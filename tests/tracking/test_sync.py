@@ -69,7 +69,7 @@ def test_a_run_that_goes_on_is_refused(left: RunPaths, capsys: Any) -> None:
         assert sync(left) == 2
     finally:
         lease.release()
-    assert "the run is not over, and sends to its trackers itself" in capsys.readouterr().err
+    assert "the run has not ended, and sends to its trackers itself" in capsys.readouterr().err
 
 
 def test_an_unknown_tracker_is_told_with_those_there_are(left: RunPaths, capsys: Any) -> None:

@@ -63,7 +63,7 @@ def report(result: Result, name: str = "attempt-1-rank-0") -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("place", "state", "step"),
-    [("on_step_start", "not begun", 2), ("optimizer_step", "may be half made", None), ("on_step_end", "complete", 3)],
+    [("on_step_start", "not begun", 2), ("optimizer_step", "may be incomplete", None), ("on_step_end", "complete", 3)],
 )
 def test_the_report_is_honest_about_the_update(run_recipe: RunRecipe, place: str, state: str, step: int | None) -> None:
     result = run_recipe(RECIPE, fails(place), fails=True)
@@ -75,7 +75,7 @@ def test_the_report_is_honest_about_the_update(run_recipe: RunRecipe, place: str
     assert told["not_finite"] == []
     assert "raised ValueError" in told["error"]
     assert "Traceback" in told["traceback"]
-    assert "no checkpoint" in told["what"]
+    assert "not a checkpoint" in told["what"]
     assert told["weights"] == "the whole model, as this rank has it"
 
 
@@ -176,7 +176,7 @@ def test_a_full_disk_hides_nothing(run_recipe: RunRecipe, monkeypatch: pytest.Mo
     assert "as asked" in str(result.error)
     assert failures(result) == []
     log = result.paths.rank_log(0).read_text()
-    assert "what the failing rank had was not saved" in log
+    assert "the state of the failing rank was not saved" in log
     assert "No space left on device" in log
 
 

@@ -88,7 +88,7 @@ def torch_itself(torch: Any, seconds: float) -> Finding:
     if seconds > _SLOW:
         verdict.warn("that is slow", "install it on a local disk; network file systems are slow with many files")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        verdict.fail("it was built without gloo, by which workers speak", "install an official build")
+        verdict.fail("it was built without gloo, which workers need to communicate", "install an official build")
     return verdict.finding(version=version, build=build, import_seconds=round(seconds, 3))
 
 
@@ -127,7 +127,7 @@ def judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out:
     python = sorted(after.names[thread] for thread in new if thread in after.names)
     native = len(new) - len(python)
     if after.cuda and not before.cuda:
-        verdict.fail(f"{name} touches CUDA when it is imported, and that cannot be forked", out)
+        verdict.fail(f"{name} uses CUDA when it is imported, and that cannot be forked", out)
     if python:
         verdict.fail(f"{name} starts a thread when it is imported ({', '.join(python)}), which workers would lack", out)
     if native > 0:
@@ -176,12 +176,12 @@ def _try_device(verdict: Verdict, torch: Any, index: int) -> None:
         total = torch.ones(1024, device=f"cuda:{index}").sum().item()
         free, all_of_it = torch.cuda.mem_get_info(index)
     except Exception as error:
-        verdict.fail(f"GPU {index} does not compute: {reason(error)}", "see what nvidia-smi and dmesg say of it")
+        verdict.fail(f"GPU {index} does not compute: {reason(error)}", "check it with nvidia-smi and dmesg")
         return
     if total != 1024:
         verdict.fail(f"GPU {index} computes wrongly: 1024 ones are {total:g}", "have it replaced")
     if free < all_of_it / 2:
-        verdict.warn(f"GPU {index} is more than half full", "end what uses it; nvidia-smi shows that")
+        verdict.warn(f"GPU {index} is more than half full", "stop the processes that use it; nvidia-smi lists them")
 
 
 def _driver() -> str | None:

@@ -76,7 +76,7 @@ def _give_up(number: int, frame: FrameType | None) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
 
     del frame
-    raise SignalException("the client gave the attempt up", signal.Signals(number))
+    raise SignalException("the client gave up the attempt", signal.Signals(number))
 
 
 def _answer(lines: TextIO, command: Mapping[str, Any], run_dir: Path, workers: int) -> None:

@@ -123,7 +123,7 @@ def _list(paths: RunPaths, *, full: bool, as_json: bool) -> None:
     else:
         echo(f"no checkpoints in {paths.root}", err=True)
     if aside and not as_json:
-        echo(f"put aside, not used: {', '.join(path.name for path in aside)}", err=True)
+        echo(f"moved aside, not used: {', '.join(path.name for path in aside)}", err=True)
     if full and any(row.problem for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -168,12 +168,12 @@ def _answer(paths: RunPaths, rows: Sequence[Row], aside: Sequence[Path], *, full
 
 def _refuse_without_export(chosen: dict[str, Any]) -> None:
     if chosen["step"] is not None or chosen["force"]:
-        raise UsageError("--step and --force say what --export does; add --export FILE")
+        raise UsageError("--step and --force are options of --export; add --export FILE")
 
 
 def _export(paths: RunPaths, out: Path, *, step: int | None, force: bool, as_json: bool) -> None:
     if os.path.lexists(out) and not force:
-        raise UsageError(f"{out}: there is a file already; --force replaces it")
+        raise UsageError(f"{out}: the file exists; --force overwrites it")
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}")
     checkpoint = named(paths.root if step is None else _of_step(paths, step))
@@ -199,7 +199,7 @@ def _tell_of_newer(paths: RunPaths, checkpoint: Path) -> None:
     chosen = step_of(checkpoint.name) or 0
     newer = [found.path.name for found in scan(paths.checkpoints) if found.step > chosen]
     if newer:
-        echo(f"not good, and passed over: {', '.join(newer)}; --verify says why", err=True)
+        echo(f"not good, and skipped: {', '.join(newer)}; --verify shows why", err=True)
 
 
 def _run_export(checkpoint: Path, out: Path, *, force: bool) -> None:

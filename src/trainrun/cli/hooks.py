@@ -54,7 +54,7 @@ def command(
     """
     if recipe is None:
         if overrides or plugins:
-            raise UsageError("hooks: -o and -p change a recipe; name one")
+            raise UsageError("hooks: -o and -p change a recipe; give its path")
         _show_all(wanted, as_json=as_json, refresh=refresh)
         return
     from trainrun.launch.busy import Busy  # noqa: PLC0415 - help should not pay for it
@@ -118,7 +118,7 @@ def _catalogue_lines(found: Catalogue) -> Iterator[str]:
     rows = [(spec.hook, spec.locus, spec.kind, spec.ranks or "-", spec.summary) for spec in found.specs.values()]
     yield from columns([head, *rows], width=terminal_width())
     yield ""
-    yield "trainrun hooks RECIPE shows who runs in each; trainrun hooks --hook NAME shows its manual."
+    yield "trainrun hooks RECIPE shows what runs in each; trainrun hooks --hook NAME shows its manual."
 
 
 # --- with a recipe -----------------------------------------------------------------------------

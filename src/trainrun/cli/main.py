@@ -233,7 +233,7 @@ def _complain(error: Exception) -> tuple[int, Sequence[Problem]]:
         return error.exit_code, reporting.problems_of(error)
     if isinstance(error, OSError) and error.errno in _STORAGE:  # a full disk may come up anywhere, and is no bug
         what = f"{error.filename or 'a file'} cannot be written: {error.strerror}"
-        code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "make room, or use another folder")
+        code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "free some space, or use another folder")
     elif isinstance(error, OSError) and error.errno in _LIMITS:
         what = f"{error.strerror}: {_LIMITS[error.errno]} is too low for this command"
         code, problem = ExitCode.ENVIRONMENT, Problem("trainrun", what, "`trainrun doctor` shows limits")

@@ -37,7 +37,7 @@ def _default_recipe(context: click.Context, parameter: click.Parameter, value: A
         return value
     if not Path(RECIPE).is_file():
         what = f"no recipe is given, and there is no {RECIPE} in this folder"
-        raise click.UsageError(f"{what}; name one, or write one with `trainrun init`", context)
+        raise click.UsageError(f"{what}; give its path, or write one with `trainrun init`", context)
     return (RECIPE,) if parameter.nargs == -1 else RECIPE
 
 

@@ -66,7 +66,7 @@ def _write(path: Path, text: str) -> Path:
     from trainrun.rundir.files import read_json, write_atomic  # noqa: PLC0415
 
     if path.exists() and "$schema" not in (read_json(path) or {}):
-        raise UsageError(f"{path}: exists and is no JSON Schema; name another file after --write")
+        raise UsageError(f"{path}: exists and is not a JSON Schema; give another path to --write")
     try:
         write_atomic(path, text)
     except OSError as error:

@@ -235,7 +235,7 @@ def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
     if not last.ok:
         yield from filter(None, [closing.trace(last)])
         if last is not first:
-            yield f"{first.step} steps were well; resuming from their checkpoint failed:"
+            yield f"{first.step} steps succeeded; resuming from their checkpoint failed:"
         yield from closing.lines(last)
         yield f"the folder is kept: {last.run}"
         return

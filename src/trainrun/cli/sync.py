@@ -55,7 +55,7 @@ def command(*, run: str, base: Path, chosen: tuple[str, ...], timeout: float, as
     paths = find_own(run, base, "sync")
     owner = held(paths)
     if owner is not None:
-        raise UsageError(f"{paths.run_id}: the run is not over, and sends to its trackers itself ({owner})")
+        raise UsageError(f"{paths.run_id}: the run has not ended, and sends to its trackers itself ({owner})")
     deliveries = [_send(paths, instance, timeout) for instance in _instances(paths, chosen)]
     if as_json:
         rows = [{**one._asdict(), "complete": _complete(paths, one)} for one in deliveries]

@@ -111,7 +111,7 @@ def command(  # noqa: PLR0913 - one for each option
     from trainrun.plugin.resolve import resolve  # noqa: PLC0415
 
     if at >= steps:
-        raise UsageError(f"--at {at}: it has to come before the last step, --steps {steps}")
+        raise UsageError(f"--at {at}: must be less than --steps {steps}")
     with Busy() as busy:
         resolved = resolve(recipe, overrides, plugins, refresh=refresh, tell=busy.importing)
     resolved.require()

@@ -23,7 +23,7 @@ _AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
 _LEAVE = 3.0  # seconds for a killed process to be gone
 _KEPT = 20_000  # characters of its output that are searched for where it hung
 _FRAME = re.compile(r'^ *File "([^<][^"]*)", line (\d+)', re.MULTILINE)  # as faulthandler writes it, innermost first
-_REPORT = "a check of trainrun's own must not break: please report it with the lines below"
+_REPORT = "this is a bug in trainrun: please report it with the lines below"
 
 
 class Examination(NamedTuple):

@@ -67,7 +67,8 @@ def memory(_: Context) -> Iterator[Finding]:
         verdict.say(f"the container may use {size(found.memory)}, of which {size(found.memory_used or 0)} is used")
     if left < _LITTLE_MEMORY:
         verdict.warn(
-            "that is little: each worker needs about half a GiB and its model", "end something, or ask for more"
+            "that is little: each worker needs about half a GiB and its model",
+            "stop other processes, or request more memory",
         )
     yield verdict.finding(total_bytes=total, available_bytes=available, limit_bytes=found.memory)
 

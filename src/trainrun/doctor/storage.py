@@ -36,7 +36,7 @@ def run_directory(context: Context) -> Iterator[Finding]:
     missing = "" if folder == asked else ", not there yet"
     verdict.say(f"{settings.run_dir}{missing}: {mount.kind}, {size(space.free)} free{_owned(folder)}")
     times = _try_out(context, verdict, folder)
-    _judge_space(verdict, space, SCARCE, "free some, or set run.dir to a roomier place")
+    _judge_space(verdict, space, SCARCE, "free some space, or set run.dir to a folder with more")
     _judge_sharing(verdict, mount, settings)
     yield verdict.finding(
         path=str(asked),
@@ -159,7 +159,9 @@ def _try_out(context: Context, verdict: Verdict, folder: Path) -> dict[str, floa
                 except OSError as error:
                     verdict.fail(f"{name} does not work there: {error.strerror or error}", other)
     except OSError as error:
-        verdict.fail(f"it is not writable: {error.strerror or error}", "make it so, or set run.dir to another folder")
+        verdict.fail(
+            f"it is not writable: {error.strerror or error}", "make it writable, or set run.dir to another folder"
+        )
     return times
 
 

@@ -53,7 +53,7 @@ def pick(paths: RunPaths, say: Say) -> Path | None:
     """The run's newest good checkpoint; None where it has none. Bad ones are put aside, and that is told."""
     choice = choose(paths.checkpoints)
     for path, reasons in choice.rejected:
-        say(f"warning: a checkpoint is not good and is left out; it is kept as {short(paths, path)}: {reasons[0]}")
+        say(f"warning: a checkpoint is not good and is skipped; it is kept as {short(paths, path)}: {reasons[0]}")
         _event(paths, "quarantine", checkpoint=str(path), reasons=reasons)
     return choice.path
 
@@ -61,7 +61,7 @@ def pick(paths: RunPaths, say: Say) -> Path | None:
 def put_aside(paths: RunPaths, newer_than: int, say: Say) -> None:
     """Rename the run's checkpoints of later steps, so that nothing goes on from them, and tell of it."""
     for path in set_aside(paths.checkpoints, newer_than):
-        say(f"note: a newer checkpoint is put aside as {short(paths, path)}")
+        say(f"note: a newer checkpoint is moved aside as {short(paths, path)}")
         _event(paths, "set_aside", checkpoint=str(path))
 
 

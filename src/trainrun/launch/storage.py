@@ -63,7 +63,7 @@ def without_storage(outcome: Outcome, paths: RunPaths, found: str) -> Outcome:
     checkpoint = newest(paths)
     saved = f"newest checkpoint: {checkpoint.path}" if checkpoint is not None else "there is no checkpoint to resume"
     code = ExitCode.RESUMABLE if checkpoint is not None else ExitCode.ENVIRONMENT
-    then = "; make room, then trainrun resume continues from there" if checkpoint is not None else ""
+    then = "; free some space, then trainrun resume continues from there" if checkpoint is not None else ""
     reason = f"the run directory {paths.root} cannot be written any more: {found}; {saved}{then}"
     failure = outcome.first_failure and replace(outcome.first_failure, traceback=None)
     return replace(outcome, state="failed", exit_code=int(code), reason=reason, cause=None, first_failure=failure)

@@ -198,7 +198,7 @@ class _Enabling:
         module, _ = split(target)
         entry = next((one for one in self._installed.entry_points if (one.group, one.value) == (PLUGINS, target)), None)
         if is_path(target) and not Path(module).is_file():
-            self._wrong(wish.place, f"there is no file {wish.use!r}", "paths start at the recipe's folder")
+            self._wrong(wish.place, f"there is no file {wish.use!r}", "paths are relative to the recipe's folder")
         elif not is_path(target) and not _is_module(module):
             self._unknown(wish)
         else:

@@ -116,7 +116,7 @@ def _base(path: Path, source: Source, seen: list[Path]) -> Path | None:
     base = path.parent / value
     if base.resolve() in seen:
         cycle = " → ".join(step.name for step in [*seen, base])
-        raise RecipeError([place.problem(f"extends: recipes extend each other in a circle: {cycle}")])
+        raise RecipeError([place.problem(f"extends: the recipes extend each other in a cycle: {cycle}")])
     if not base.exists():
         raise RecipeError([place.problem(f"extends: no such file: {base}", "the path is relative to this file")])
     return base

@@ -43,7 +43,7 @@ def _length(data: Mapping[str, Any]) -> Iterator[Broken]:
     if "steps" in train and "epochs" in train:
         yield Broken(("train", "epochs"), "steps and epochs are both set", "keep one of the two")
     if "steps" not in train and "epochs" not in train:
-        yield Broken(("train",), "how long to train is not said", "set train.steps or train.epochs")
+        yield Broken(("train",), "the length of training is not set", "set train.steps or train.epochs")
 
 
 def _batches(data: Mapping[str, Any]) -> Iterator[Broken]:

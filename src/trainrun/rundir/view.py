@@ -168,7 +168,7 @@ def _of_checkpoint(kind: str, event: Mapping[str, Any]) -> str:
     reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "no reason is recorded"
     return {
         "resume": f"attempt {event.get('attempt')} resumes from step {event.get('step')} ({name})",
-        "quarantine": f"{name} is damaged and was left out: {reason}",
-        "set_aside": f"{name} was put aside",
+        "quarantine": f"{name} is damaged and was skipped: {reason}",
+        "set_aside": f"{name} was moved aside",
         "trusted": f"{path} was trusted, though {reason}",
     }[kind]

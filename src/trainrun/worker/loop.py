@@ -75,7 +75,7 @@ def _epoch(session: Session) -> None:
         if state.step == state.total_steps:
             break
     if state.step == begun_at and state.stop is None and not resumed:
-        raise TaskError("the train loader gave no batch in a whole epoch; look at the dataset, or at data.drop_last")
+        raise TaskError("the train loader gave no batch in a whole epoch; check the dataset and data.drop_last")
     _end_epoch(session)
 
 

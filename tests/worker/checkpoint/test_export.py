@@ -103,7 +103,7 @@ def test_what_the_format_does_not_have_is_named(tensor: torch.Tensor, tmp_path: 
 def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="there is a file already; --force replaces it"):
+    with pytest.raises(UsageError, match="the file exists; --force overwrites it"):
         export(checkpoint, out)
     assert out.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
@@ -123,7 +123,7 @@ def test_a_file_system_without_links(
     out = tmp_path / "weights"
     if taken:
         out.touch()
-        with pytest.raises(UsageError, match="there is a file already"):
+        with pytest.raises(UsageError, match="the file exists"):
             export(checkpoint, out)
     else:
         export(checkpoint, out)

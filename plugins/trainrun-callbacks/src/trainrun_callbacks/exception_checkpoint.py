@@ -85,16 +85,16 @@ class ExceptionCheckpoint:
             writing.given_up.set()
             writing.problem = f"it took longer than {self._options.patience:g} s"
         if writing.problem is not None:
-            run.logger.warning("what the failing rank had was not saved", reason=writing.problem)
+            run.logger.warning("the state of the failing rank was not saved", reason=writing.problem)
         else:
-            run.logger.info("saved what the failing rank had", folder=str(writing.folder))
+            run.logger.info("saved the state of the failing rank", folder=str(writing.folder))
 
     def _report(self, run: Run, error: BaseException) -> dict[str, Any]:
         complete = self._updated == run.step
-        state = "complete" if complete else "may be half made" if self._updating else "not begun"
+        state = "complete" if complete else "may be incomplete" if self._updating else "not begun"
         strategy = run.recipe.parallel.strategy if run.world.size > 1 else "none"
         return {
-            "what": "what one rank had when it failed; it is no checkpoint, and `trainrun resume` does not take it",
+            "what": "the state of one rank when it failed; not a checkpoint: `trainrun resume` does not use it",
             "run": run.paths.run_id,
             "attempt": run.attempt,
             "rank": run.world.rank,

@@ -44,7 +44,7 @@ class FiniteCheck:
     def check_recipe(self, recipe: Recipe) -> str | None:
         if recipe.train.precision == "fp16" and self._options.gradients and self._options.action == "fail":
             return (
-                "under fp16 gradients overflow now and then, until the loss scale fits, and such updates are left out;"
+                "under fp16 gradients overflow now and then, until the loss scale fits, and such updates are skipped;"
                 ' set action = "warn"'
             )
         return None

@@ -67,7 +67,7 @@ def _linked(scratch: Path, out: Path) -> bool:
         os.link(scratch, out)
     except OSError as error:
         if os.path.lexists(out):
-            raise UsageError(f"{out}: there is a file already; --force replaces it") from None
+            raise UsageError(f"{out}: the file exists; --force overwrites it") from None
         if error.errno not in _NO_LINKS:
             raise
         return False
