@@ -30,16 +30,16 @@ WORDS = {
 }
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
-    "pages": {"tells": 4, "where": 13, "else": 3, "beside": 2},
-    "messages": {"answers": 19, "goes on": 6, "tells": 8, "somebody": 6, "where": 16, "else": 4, "beside": 1},
+    "pages": {"tells": 4, "where": 10, "else": 3},
+    "messages": {},
     "docstrings": {
         "answers": 104,
         "goes on": 73,
         "tells": 129,
         "somebody": 127,
-        "where": 371,
+        "where": 369,
         "else": 94,
-        "beside": 34,
+        "beside": 32,
         "so many": 11,
     },
 }
