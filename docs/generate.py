@@ -100,7 +100,7 @@ def hooks_page() -> str:
     parts += ["\n".join(f"* `{name}`: {text}" for name, text in ARGUMENTS.items())]
     for title, hooks in phases():
         parts += [f"## {title[0].upper()}{title[1:]}"]
-        parts += [table(("hook", "where", "kind", "ranks", "arguments"), [hook_row(hook) for hook in hooks])]
+        parts += [table(("hook", "process", "kind", "ranks", "arguments"), [hook_row(hook) for hook in hooks])]
         parts += [hook_section(hook) for hook in hooks]
     return "\n\n".join(parts) + "\n"
 

@@ -113,7 +113,7 @@ that the line states; `<checkpoint>` and `<evaluation>` stand for the parts of t
         if it failed at once:
             on_checkpoint_failed
 
-An exception, or a process that is told to end, breaks off the worker's part at any point; then come `on_exception`
+An exception, or a signal that ends the process, breaks off the worker's part at any point; then come `on_exception`
 and `on_worker_end`. A stop breaks off an evaluation after any of its batches, and the loop over steps and epochs.
 
 Kinds: all hookimpls of an *event* run, and what they return is ignored; the first value of a *provider* that is
@@ -151,8 +151,8 @@ def check_recipe(recipe: Recipe) -> str | list[str] | None:
 
     Called once in `trainrun check`, `smoke` and `launch`, when the recipe is valid and nothing has been created yet.
     `recipe` is the resolved recipe. Return a problem, a list of problems, or None. Any problem ends the command with
-    exit code 2, and the problems of all plugins are shown together. Anything else ends it with code 4. The task cannot
-    implement this hook.
+    exit code 2, and the problems of all plugins are shown together. Any other value ends it with code 4. The task
+    cannot implement this hook.
     """
 
 
@@ -228,7 +228,7 @@ def on_launch_end(launch: Launch, outcome: Outcome) -> None:
 
 @hookspec(locus="client", kind="provider")
 def sample_trials(sweep: Any) -> Any:
-    """Return the ask-and-tell object that proposes the trials of `sweep`. Called once for each sweep."""
+    """Return the sampler that proposes the trials of `sweep`. Called once for each sweep."""
 
 
 @hookspec(locus="client", kind="event")
@@ -265,8 +265,8 @@ def on_worker_start(run: Run) -> None:
 def build_model(run: Run, recipe: Recipe, device: torch.device) -> torch.nn.Module | None:
     """Build the model. Required.
 
-    Called once. Every rank is seeded alike before the call, so all build the same weights. `device` is where
-    the model will train; a model left on the CPU is moved there. Return the bare module: `parallelize_model` wraps it.
+    Called once. Every rank is seeded alike before the call, so all build the same weights. The model will train
+    on `device`; a model left on the CPU is moved there. Return the bare module: `parallelize_model` wraps it.
     """
 
 
@@ -318,8 +318,8 @@ def build_dataloader(run: Run, dataset: Any, split: str, world: World) -> Iterab
     Called once for each split. `dataset` is what `build_dataset` returned, or None; `world` holds this worker's rank
     and the number of workers. The default is a `torch.utils.data.DataLoader` over a sampler that visits each sample
     exactly once in an epoch, over all ranks. If the iterable has `set_epoch(epoch)`, that is called before each epoch.
-    A plain `DataLoader` over data that all ranks have is given out by trainrun; if trainrun cannot tell, an attribute
-    `sharded` of the loader, its dataset or its sampler must say it.
+    A plain `DataLoader` over data that all ranks have is given out by trainrun; if trainrun cannot find out, an
+    attribute `sharded` of the loader, its dataset or its sampler must say it.
     """
 
 
@@ -381,7 +381,7 @@ def on_step_start(run: Run, step: int, epoch: int) -> None:
 def collate(samples: list[Any], split: str) -> Any:
     """Make one batch of `samples`, which the dataset of `split` has returned. Optional.
 
-    Called once for each micro-batch of trainrun's own loaders, where the samples are: in the loader's processes if
+    Called once for each micro-batch of trainrun's own loaders, in the process that has the samples: a loader process if
     `data.workers` is set. Therefore it offers no `run`, and what it changes in its plugin stays there. Pad, pack or
     list what differs between samples here: sharding, batch sizes and the position in the data stay exact. The default
     is the dataset's `collate_fn` if it has one, and torch's `default_collate` otherwise. A loader from
@@ -413,7 +413,7 @@ def on_microbatch_start(run: Run, batch: Any, microbatch: int, size: int) -> Non
     """Called when a micro-batch is on the device, before its forward pass.
 
     `microbatch` counts from 0 within the update. `size` is how many of its samples count: 0 for a batch that is there
-    only because other ranks have one more, and 1 if the loader is the task's own and its batches do not tell their
+    only because other ranks have one more, and 1 if the loader is the task's own and its batches do not show their
     size.
     """
 
@@ -424,7 +424,7 @@ def training_step(run: Run, model: torch.nn.Module, batch: Any) -> Any:
 
     Called for each micro-batch, under autocast if the recipe's precision asks for it. Return the loss (a scalar
     tensor: the mean over the samples of `batch`), or a mapping that
-    holds it as `"loss"`. If the mean is over something else, such as tokens, the mapping also holds `"weight"`: over
+    holds it as `"loss"`. If the mean is over other units, such as tokens, the mapping also holds `"weight"`: over
     how many (a number, or a tensor on the device). Gradients and `train/loss` are then the mean over all of them in
     the update, however it is cut into micro-batches and ranks. Return a weight always or never; 0 leaves a micro-batch
     out. Other scalar tensors in the mapping are averaged with the same weights and logged as `train/NAME`. `model` is
@@ -610,7 +610,7 @@ def evaluation_step(run: Run, model: torch.nn.Module, batch: Any, split: str) ->
     """Evaluate one batch of `split`, without gradients. Required if there is a split to evaluate.
 
     Called for each batch. Return a mapping of names to values: each a scalar tensor or number that is the mean over
-    the samples of `batch`, or a pair (value, weight) if the mean is over something else, such
+    the samples of `batch`, or a pair (value, weight) if the mean is over other units, such
     as tokens. They are averaged by weight over all batches and ranks, each sample counted exactly
     once, and logged as `SPLIT/NAME`. The value of `"predictions"` may be anything: it is no metric, and is passed to
     `on_evaluation_batch_end` only.

@@ -30,15 +30,15 @@ WORDS = {
 }
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
-    "pages": {"tells": 4, "where": 10, "else": 3},
+    "pages": {"where": 1},
     "messages": {},
     "docstrings": {
         "answers": 104,
         "goes on": 73,
-        "tells": 129,
+        "tells": 125,
         "somebody": 127,
-        "where": 369,
-        "else": 94,
+        "where": 367,
+        "else": 91,
         "beside": 32,
         "so many": 11,
     },
