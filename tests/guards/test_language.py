@@ -30,7 +30,7 @@ WORDS = {
 }
 # How many there are. A line falls in the commit that rewords, and never rises.
 MOST: dict[str, dict[str, int]] = {
-    "pages": {"where": 1},
+    "pages": {},
     "messages": {},
     "docstrings": {
         "answers": 104,
