@@ -1,4 +1,4 @@
-"""Who answers a provider hook, and what the recipe's `[providers]` table may say about it."""
+"""Check the recipe's `[providers]` table against the plugins that implement provider hooks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from trainrun.plugin.plan import Members
 from trainrun.recipe.document import Document
 from trainrun.recipe.suggest import did_you_mean
 
-# Backends decide for themselves: each answers only for its own name in launch.backend.
+# Backends decide for themselves: each implements the hook only for its own name in launch.backend.
 _SHARED = ("start_workers",)
 
 
 def check_providers(document: Document, members: Members, specs: Mapping[str, SpecInfo]) -> list[Problem]:
-    """Lines of `[providers]` that name no provider or no answer to it, and hooks that need a line."""
+    """Return the problems of `[providers]`: wrong lines, and hooks that need a line.
+
+    A line is wrong if it names no provider hook, or no plugin that implements the hook.
+    """
     hooks = [name for name, spec in specs.items() if spec.kind == "provider"]
     chosen = chosen_providers(document)
     return [*_bad_lines(document, members, hooks, chosen), *_undecided(document, members, hooks, chosen)]

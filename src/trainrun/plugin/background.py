@@ -1,7 +1,7 @@
 """Background hookimpls: each plugin instance has one thread, fed by a bounded queue.
 
-A slow or stuck observer delays nobody: not training, not another observer, and the end of the
-run only up to one deadline that all queues share.
+A slow or stuck observer delays neither training nor another observer. It delays the end of the run only up to one
+deadline that all queues share.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Lost:
 class Background:
     """The thread and queue of one plugin instance.
 
-    `size` bounds the queue. When it is full, `"drop"` forgets the oldest job and counts it, `"block"` makes the caller
-    wait for room. The thread outlives whatever a job raises: otherwise every later job would be lost, or its caller
-    would wait for ever.
+    `size` bounds the queue. When it is full, `"drop"` discards the oldest job and counts it, and `"block"` makes the
+    caller wait for room. The thread survives every exception of a job: otherwise every later job would be lost, or its
+    caller would wait forever.
     """
 
     def __init__(self, name: str, size: int, when_full: Literal["drop", "block"]) -> None:

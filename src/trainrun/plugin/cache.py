@@ -15,7 +15,7 @@ from zlib import crc32
 
 from trainrun import __version__
 
-FORMAT = 4  # another one when descriptions hold or refuse something else
+FORMAT = 4  # another one when descriptions hold or refuse other things
 
 _MOST = 2000  # entries that are kept
 _OLDEST = 60 * 86400.0  # seconds since an entry was last used after which it is removed
@@ -24,7 +24,7 @@ _NAME = re.compile(r"(?:describe|installed|recipe-schema|validate)-(?:(?P<format
 
 
 def cache_folder() -> Path | None:
-    """``$TRAINRUN_CACHE_DIR``, else the user's cache folder; None for a user without a home."""
+    """Return ``$TRAINRUN_CACHE_DIR`` or the user's cache folder; None for a user without a home."""
     named = os.environ.get("TRAINRUN_CACHE_DIR")
     if named:
         return Path(named)
@@ -43,7 +43,10 @@ class Store:
         self._pruned = False
 
     def get(self, *key: str) -> Any:
-        """The value under `key`, or None where there is none or a file that it was made from has changed."""
+        """Return the value under `key`; None if there is none or it is outdated.
+
+        A value is outdated if a file that it was made from has changed.
+        """
         file = self._file(key)
         if file is None:
             return None
@@ -88,7 +91,10 @@ class Store:
         return isinstance(files, Mapping) and all(self._is_same(file, mark) for file, mark in files.items())
 
     def _is_same(self, file: str, mark: Any) -> bool:
-        """By size and time; where only the time differs, by content: a new checkout of the same text is no change."""
+        """Compare a file with its mark by size and time.
+
+        If only the time differs, compare the content: a new checkout of the same text is no change.
+        """
         if file not in self._stats:
             self._stats[file] = _stat(file)
         stat = self._stats[file]
@@ -121,7 +127,7 @@ def _use(file: Path) -> None:
 
 
 def _mark(file: str) -> list[Any] | None:
-    """Size, time and content of a file, None where it cannot be read."""
+    """Return size, time and content of a file; None if it cannot be read."""
     import hashlib  # noqa: PLC0415 - it loads OpenSSL, and what is unchanged needs no content
 
     stat = _stat(file)

@@ -22,7 +22,10 @@ _BUILTINS = dict(BUILTINS)
 
 
 class Listed(NamedTuple):
-    """One plugin. `error` says why it cannot be used, `switch` how to do without it; both None where it works."""
+    """One plugin of the catalogue.
+
+    `error` says why it cannot be used, and `switch` how to do without it. Both are None if it works.
+    """
 
     instance: Instance
     description: Description
@@ -70,7 +73,10 @@ class Catalogue(NamedTuple):
 
 
 def catalogue(*, refresh: bool = False) -> Catalogue:
-    """Look at everything that is there. `refresh`: describe it again, whatever the cache says."""
+    """Return every plugin that is installed or built in.
+
+    refresh: describe each plugin again, even if the cache has a description.
+    """
     installed = discover()
     everything = list(_all(installed))
     descriptions = describe([target for _, target in everything], installed.fingerprint, refresh=refresh)

@@ -1,4 +1,4 @@
-"""`enabled = { train.precision = "bf16" }`: a plugin that is on only where the recipe says something else too."""
+"""Conditions such as `enabled = { train.precision = "bf16" }`: the plugin is on only if the recipe has these values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def conditions(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unmet(wanted: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
-    """Which of the conditions does not hold in a recipe with its defaults; None where all hold.
+    """Return the condition that does not hold in a recipe; None if all hold.
 
+    data: the recipe with its defaults.
     wanted: from `conditions`; a list stands for any of its members.
     """
     for key, values in wanted.items():

@@ -52,7 +52,7 @@ class Cost:
         self._sources: list[tuple[str, Sequence[str], Callable[[], Sequence[Figures]]]] = []
 
     def watch(self, hook: str, instances: Sequence[str], read: Callable[[], Sequence[Figures]]) -> None:
-        """Take the figures of `instances` in `hook` from `read`, which answers in their order."""
+        """Take the figures of `instances` in `hook` from `read`, which returns them in that order."""
         self._sources.append((hook, instances, read))
 
     def table(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Describe plugins without importing them here: from the cache, else by a short-lived process that imports them."""
+"""Describe plugins without importing them here: from the cache, or by a short-lived process that imports them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What the description depends on, beside the sources."""
+        """Return what the description depends on, besides the sources."""
         anchored = self.location or is_path(self.target)
         where = (self.location,) if anchored else (str(Path.cwd()), *sys.path)
         return "describe", sys.executable, sys.version, self.target, self.distribution, self.version, *where
@@ -52,9 +52,10 @@ def describe(
 ) -> dict[str, Description]:
     """Describe each target; broken ones are described as such.
 
-    What worked is remembered until its sources change, what did not until anything is installed or
-    removed (`fingerprint`), or with `retry_broken` not at all. `timeout` is for each target; `tell` is called with each
-    that must be imported. `only_cached`: import nothing, and describe as broken what is not remembered.
+    A target that worked is remembered until its sources change. One that failed is remembered until a package is
+    installed or removed (`fingerprint`); with `retry_broken` it is not remembered at all. `timeout` is for each target.
+    `tell` is called with each target that must be imported. With `only_cached` nothing is imported, and a target that
+    is not remembered is described as broken.
     """
     store = Store(cache_folder())
     found = {} if refresh else _remembered(store, targets, fingerprint, retry_broken=retry_broken)
@@ -120,7 +121,7 @@ def _import(
 ) -> list[Any]:
     if not jobs:
         return []
-    # Everything that has to do with processes stays unloaded while the cache has all the answers.
+    # The modules for processes stay unloaded while the cache has every description.
     from trainrun.plugin.importer import answers  # noqa: PLC0415
 
     return list(answers(jobs, timeout, tell))

@@ -1,7 +1,7 @@
 """The process that imports plugins in order to describe them: `python -m trainrun.plugin.describe_process FD`.
 
-Reads one JSON request from stdin, answers with JSON lines on FD: for each job its index when it begins,
-and again with the answer. Where this process dies or hangs, its parent knows by the last line at what.
+It reads one JSON request from stdin and writes JSON lines to FD: for each job its index when it begins, and the index
+with the description when it ends. If this process dies or hangs, the last line shows its parent at which job.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is known of a plugin without importing it: the answer of the describe process, and its JSON form."""
+"""What is known of a plugin without importing it: the result of the describe process, and its JSON form."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class SpecInfo(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What importing `target` showed. Where `ok` is False, `error` says in one line why it cannot be used.
+    """What importing `target` showed. If `ok` is False, `error` says in one line why it cannot be used.
 
-    `traceback` is given where the plugin's own code raised. `unmarked` names functions that are
-    called like a hook but lack `@hookimpl`, `classes` those classes of a module that have hookimpls; `files` are the
-    sources that the answer depends on.
+    `traceback` is given if the plugin's own code raised. `unmarked` names functions that are called like a hook but
+    lack `@hookimpl`. `classes` names those classes of a module that have hookimpls. `files` are the sources that the
+    description depends on.
     """
 
     target: str

@@ -1,8 +1,8 @@
-"""Which plugins are installed, from metadata alone: nothing is imported.
+"""Find the installed plugins from metadata alone: nothing is imported.
 
-`importlib.metadata` answers the same questions, but importing it takes longer than all of this.
-Named tuples rather than dataclasses, here and in other modules that every command imports, because they
-are defined in a quarter of the time, and definitions are most of what a command that only reads does.
+`importlib.metadata` has the same information, but importing it takes longer than all of this.
+Here and in other modules that every command imports, named tuples take the place of dataclasses. They are defined in a
+quarter of the time, and definitions take most of the time of a command that only reads.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _parsed(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _identity(location: str) -> tuple[str, str]:
-    """Name and version from the metadata's head, else from the folder's name."""
+    """Return name and version from the head of the metadata, or from the folder's name."""
     name, _, version = Path(location).stem.partition("-")
     fields = {"Name": name, "Version": version}
     for file in ("METADATA", "PKG-INFO"):

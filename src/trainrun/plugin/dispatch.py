@@ -31,14 +31,16 @@ from trainrun.rundir.pulse import Pulse, Trail
 
 
 class Dispatcher:
-    """The hooks of one process. `dispatcher.on_step_end(step, epoch, loss, metrics)` calls a hook with its
-    arguments in the order of its spec, without `run`, which each plugin gets bound to itself. Where nobody on
-    this rank implements a hook the attribute is None, so that a loop can skip it.
+    """The hooks of one process.
+
+    `dispatcher.on_step_end(step, epoch, loss, metrics)` calls a hook with its arguments in the order of its spec. `run`
+    is left out: each plugin gets it bound to itself. If no plugin on this rank implements a hook, the attribute is
+    None, so that a loop can skip it.
 
     specs: every hookspec by name; `holders`: the modules or classes that pluggy reads them from.
     ranks: the rank classes that this process belongs to, such as {"all", "zero"}.
-    on_fault: told about errors that are survived; may be called from a background thread.
-    pulse: shown which hookimpl is running, where others look at this process; hooks then belong to one thread.
+    on_fault: called with errors that are survived; may be called from a background thread.
+    pulse: shows which hookimpl is running, if other processes look at this one; hooks then belong to one thread.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Dispatcher:
         return tuple(sorted(self._disabled))
 
     def disable(self, name: str) -> bool:
-        """Take the plugin instance out of every hook; answer whether it was in."""
+        """Take the plugin instance out of every hook; return whether it was in."""
         known = {member.instance.name for member in self.members}
         if name in known:
             self._disabled.add(name)
@@ -88,11 +90,11 @@ class Dispatcher:
         return name in known
 
     def asks_for(self, hook: str, argument: str) -> bool:
-        """Does any hookimpl, on whatever rank, take this argument?"""
+        """Return whether any hookimpl, on any rank, takes this argument."""
         return any(impl.hook == hook and argument in impl.arguments for member in self.members for impl in member.impls)
 
     def only_builtin(self, hook: str) -> bool:
-        """Does nobody but built-in plugins implement this hook?"""
+        """Return whether only built-in plugins implement this hook."""
         return all(
             member.instance.role == "builtin" for member in self.members for impl in member.impls if impl.hook == hook
         )
@@ -114,7 +116,7 @@ class Dispatcher:
         found = self._asked(hook)
         if not found:
             return ""
-        # Which of them it was is not known here. What is built in is meant only if nothing else is there.
+        # Which of them it was is not known here. A built-in plugin is meant only if there is no other.
         names = [one.where for one in found if one.role != "builtin"] or [found[0].where]
         around = [one.member.instance.name for one in self._links[hook] if one.impl.wrapper]
         wrapped = f", wrapped by {' and '.join(around)}" if around else ""
@@ -300,7 +302,7 @@ def _timed(generator: Any, meter: Meter, trail: Trail) -> Generator[None, Any, A
     try:
         try:
             result = yield
-        except BaseException as error:  # a wrapper is shown whatever came from within, and decides
+        except BaseException as error:  # a wrapper gets every exception from within, and decides
             trail.begin()
             started = perf_counter()
             generator.throw(error)

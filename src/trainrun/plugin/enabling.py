@@ -31,7 +31,10 @@ _BUILTINS = dict(BUILTINS)
 
 
 class Wish(NamedTuple):
-    """Somebody names a plugin: `place` says where, `why` who, and `table` what the recipe says about it."""
+    """The mention of a plugin: `place` says in which file or option, `why` by what.
+
+    `table` is what the recipe says about it.
+    """
 
     name: str
     role: Role
@@ -42,7 +45,7 @@ class Wish(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A wish for a plugin that is there. Nothing is known of the plugin yet but where it is."""
+    """A wish for a plugin that was found. Only its location is known yet."""
 
     wish: Wish
     instance: Instance
@@ -139,7 +142,7 @@ class _Enabling:
             return
         for name, (first, *_) in self._installed.plugins.items():
             used = any(request.instance.plugin == name for request in self.result.requests)
-            # The examples are tasks: as plugins they would answer for the recipe's own.
+            # The examples are tasks: as plugins they would implement hooks in place of the recipe's own task.
             if not used and name not in {*self._tables, *self._off} and first.distribution != "trainrun":
                 self._find(Wish(name, "plugin", name, self._place("run", "autoload"), "autoload"))
 

@@ -33,14 +33,15 @@ def _variable(argument: str) -> str:
 def generate(
     spec: SpecInfo, links: Sequence[Link], on_fault: Callable[[Fault], None], pulse: Pulse | None
 ) -> tuple[Call, Callable[[], list[Figures]]]:
-    """Write and compile the function that calls `links` in order, timing each and applying its error policy.
+    """Write and compile the function that calls `links` in order.
 
-    Each hookimpl gets its own copy of the arguments that the hook copies, so that none changes them for the next.
+    It times each hookimpl and applies its error policy. Each hookimpl gets its own copy of the arguments that the hook
+    copies, so that none changes them for the next.
 
-    Consecutive calls share a clock reading: the end of one is the start of the next. The figures are
-    variables of an enclosing function, which are faster to add to than the items of a list. Where there is a pulse it
-    shows each hookimpl while it runs, and at the end what ran before: one hook may call another. Answers with
-    the function, and with one that reads the figures.
+    Consecutive calls share a clock reading: the end of one is the start of the next. The figures are variables of an
+    enclosing function, because adding to them is faster than adding to the items of a list. A pulse, if there is one,
+    shows each hookimpl while it runs. At the end it shows what ran before, because one hook may call another. Returns
+    the function, and one that reads the figures.
     """
     places, guard = range(len(links)), Guard(on_fault)
     namespace: dict[str, Any] = {"CAUGHT": CAUGHT, "Figures": Figures, "clock": perf_counter, "settle": guard.settle}

@@ -1,7 +1,7 @@
-"""What stands around every call of a hookimpl: the error policy and who is to blame.
+"""Guard every call of a hookimpl: apply its error policy and name the plugin that failed.
 
-A hookimpl that raises is survived only if nothing half-done can stay behind: in an event, not in a
-wrapper, and not if it declares `mutates=True`. Everything else fails the run.
+A hookimpl that raises is survived only if nothing half-done can stay behind: in an event, not in a wrapper, and not if
+it declares `mutates=True`. Every other exception fails the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainrun.marker import Kind
 from trainrun.plugin.description import ImplInfo
 from trainrun.plugin.instance import Instance
 
-# Whatever it is, it has a plugin and a hook to be named: a plugin that calls sys.exit() must not look like an orderly
+# Every exception has a plugin and a hook to be named: a plugin that calls sys.exit() must not look like an orderly
 # end of the worker, and asyncio.CancelledError is no `Exception` either.
 CAUGHT = BaseException
 
@@ -26,7 +26,7 @@ Policy = Literal["fail", "disable", "warn"]
 
 
 class Interrupt(KeyboardInterrupt):
-    """Raised by trainrun itself into whatever runs: no error of the hookimpl that it breaks into."""
+    """Raised by trainrun itself into running code: no error of the hookimpl that it interrupts."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
 
 
 def switch(instance: Instance) -> str:
-    """Say how to do without the plugin, and where it comes from; nothing of the task and of built-in ones."""
+    """Return how to do without the plugin, and where it comes from.
+
+    The text is empty for the task and for built-in plugins.
+    """
     if instance.role != "plugin":
         return ""
     source = f" (from {instance.distribution} {instance.version})" if instance.distribution else ""
@@ -93,7 +96,7 @@ class Guard:
     def failed(self, instance: Instance, hook: str, action: Policy, error: BaseException) -> None:
         """Take note of `error`; the remaining hookimpls of the hook still run."""
         # A hookimpl may call hooks itself: what fails the run there is not for its own policy to survive. Nor is a
-        # Ctrl-C, which reaches the main thread as an exception in whatever it runs.
+        # Ctrl-C, which reaches the main thread as an exception in any code that it runs.
         if action == "fail" or isinstance(error, HookFailed | KeyboardInterrupt):
             self._fatal.append(failure(instance, hook, error))
         else:

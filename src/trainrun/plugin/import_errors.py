@@ -28,10 +28,10 @@ def summary(error: BaseException, *, whole: bool = False) -> str:
 
 
 def place_of(error: BaseException) -> str | None:
-    """Return FILE:LINE of the deepest frame in the user's own code; None if it has no part in the error.
+    """Return FILE:LINE of the deepest frame in the user's own code.
 
-    Own is what lies in the folder, or package, of the first file outside of trainrun and Python: what is deeper is
-    somebody else's, and was called from there.
+    None if that code has no part in the error. Own code is what lies in the folder, or package, of the first file
+    outside of trainrun and Python. Deeper frames belong to other packages and were called from there.
     """
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(from_the_user(error.__traceback__))]
     if not frames:

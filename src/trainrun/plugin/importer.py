@@ -1,4 +1,4 @@
-"""Import plugins where they can do no harm: in a process that is given up when it dies or hangs."""
+"""Import plugins in a process of their own, which is given up when it dies or hangs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trainrun.rundir.process import PYTHON
 
 TIMEOUT_VARIABLE = "TRAINRUN_DESCRIBE_TIMEOUT"
 _DEFAULT_TIMEOUT = 60.0
-_AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
+_AFTERLIFE = 1.0  # seconds for faulthandler to write the stack of a process that hangs
 _OUTPUT_KEPT = 4000
 _FRAME = re.compile(r'^ *File "([^<][^"]*)", line (\d+)', re.MULTILINE)  # as faulthandler writes it, innermost first
 
 
 @dataclass(frozen=True)
 class Died:
-    """In place of an answer: how the process ended at a job, and what the interpreter said about it."""
+    """In place of a result: how the process ended at a job, and the interpreter's message."""
 
     how: str
     output: str = ""
@@ -36,7 +36,9 @@ class Died:
 def answers(
     jobs: Sequence[Mapping[str, Any]], timeout: float | None, tell: Callable[[str], None] | None = None
 ) -> Iterator[Any]:
-    """The answer to each job. After one that kills the process, another process goes on with the rest.
+    """Yield the result of each job.
+
+    After a job that kills the process, another process continues with the rest.
 
     tell: called with the target of each job when it begins.
     """
@@ -69,7 +71,7 @@ class _Process:
         self._buffer = b""
 
     def answer(self, seconds: float) -> Any:
-        """Wait for the next answer."""
+        """Wait for the next result and return it."""
         deadline = time.monotonic() + seconds
         while True:
             line = self._line(deadline)
@@ -91,7 +93,7 @@ class _Process:
         return json.loads(line)
 
     def _hangs(self) -> Died:
-        """SIGABRT makes faulthandler write where it hangs."""
+        """Send SIGABRT, which makes faulthandler write the stack of the process that hangs."""
         self._popen.send_signal(signal.SIGABRT)
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_AFTERLIFE)

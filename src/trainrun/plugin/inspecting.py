@@ -30,7 +30,7 @@ class UnusableError(Exception):
 
 
 def describe_object(target: str, plugin: object) -> Description:
-    """Describe a plugin, a class or a module. Where it cannot be used, the description says why."""
+    """Describe a plugin, a class or a module. If it cannot be used, say why."""
     described = Description(
         target, doc=_doc(plugin), file=_file(plugin), line=_line(plugin), files=_files(target, plugin)
     )
@@ -41,7 +41,10 @@ def describe_object(target: str, plugin: object) -> Description:
 
 
 def options_of(plugin: object) -> type[PluginOptions] | None:
-    """The plugin's `Options` model, None where it declares none. Raises UnusableError where it is something else."""
+    """Return the plugin's `Options` model; None if it declares none.
+
+    Raise UnusableError if `Options` is no such model.
+    """
     options = _attribute(plugin, "Options")
     if options is None:
         return None
@@ -256,7 +259,7 @@ def _require_constructor(plugin: object, options: type[PluginOptions] | None) ->
     try:
         signature = inspect.signature(plugin)
     except (TypeError, ValueError):
-        return  # made in C: only making it tells
+        return  # made in C: only an instance shows it
     try:
         signature.bind(*([None] if options else []))
     except TypeError as error:
@@ -341,7 +344,10 @@ def _line(plugin: object) -> int:
 
 
 def _files(target: str, plugin: object) -> tuple[str, ...]:
-    """The sources that decide the description: the target's own package, and where its base classes come from."""
+    """Return the sources that decide the description.
+
+    These are the target's own package, and the files of its base classes.
+    """
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
     files = {_module_file(base.__module__) for base in bases} | set(own_files(target))
     return tuple(sorted(file for file in files if file))

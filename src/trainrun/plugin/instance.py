@@ -18,9 +18,9 @@ TASK = "task"
 class Instance:
     """One enabled use of a plugin, named by its table in the recipe.
 
-    `target` is what `targets.load` imports; `plugin` is the entry point's name, None for a plugin
-    named by module or path. `on_error`, `before` and `after` are what counts: the recipe's table
-    where it says something, else what the class declares.
+    `target` is what `targets.load` imports. `plugin` is the entry point's name, None for a plugin named by module or
+    path. `on_error`, `before` and `after` are the effective values: those of the recipe's table if it sets them,
+    otherwise those of the class.
     """
 
     name: str

@@ -38,7 +38,7 @@ def load_plugin(instance: Instance) -> Loaded:
     except Interrupt:
         raise
     except CAUGHT as error:
-        what = import_errors.summary(error, whole=True)  # wrong options are told in several lines
+        what = import_errors.summary(error, whole=True)  # the message about wrong options has several lines
         raise _problem(instance, what, import_errors.user_traceback(error)) from error
     if not description.ok:
         raise _problem(instance, description.error or "it cannot be used")

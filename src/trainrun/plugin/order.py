@@ -19,11 +19,11 @@ class Order(NamedTuple):
 
 
 def plan_order(instances: Sequence[Instance]) -> Order:
-    """Sort stably: an instance is held back only until those have gone that a constraint puts before it.
+    """Sort instances stably, such that every constraint is met.
 
-    `before` and `after` may name an instance, or a plugin: then all its instances are meant. Names
-    that are not enabled constrain nothing. Where the constraints form a cycle, they are
-    reported and the members keep the order that they would have without them.
+    An instance is held back only until those have gone that a constraint puts before it. `before` and `after` may name
+    an instance, or a plugin: then all its instances are meant. Names that are not enabled constrain nothing. If the
+    constraints form a cycle, they are reported and the members keep the order that they would have without them.
     """
     waiting = sorted(instances, key=lambda instance: _ROLES[instance.role])
     earlier = _predecessors(waiting)
@@ -52,7 +52,7 @@ def _predecessors(instances: Sequence[Instance]) -> dict[str, set[str]]:
 
 
 def _next(waiting: Sequence[Instance], earlier: Mapping[str, set[str]], done: Sequence[Instance]) -> Instance | None:
-    """The first one that waits for nobody any more."""
+    """Return the first instance that waits for no other any more."""
     placed = {one.name for one in done}
     return next((one for one in waiting if earlier[one.name] <= placed), None)
 

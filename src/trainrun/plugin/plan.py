@@ -1,8 +1,8 @@
-"""The plan: for each hook, who is called, in which order, and why.
+"""The plan: for each hook, which hookimpls are called, in which order, and why.
 
-pluggy itself computes the order. `register` puts one proxy object for each instance and direction
-into a plugin manager: with stubs here, with the real functions where hooks are called, so that what
-`trainrun hooks` shows cannot differ from what happens.
+pluggy itself computes the order. `register` puts one proxy object for each instance and direction into a plugin
+manager: with stubs here, with the real functions in the processes that call hooks. So what `trainrun hooks` shows
+cannot differ from what happens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Proxy:
     def add(self, impl: ImplInfo, function: Callable[..., Any], *, chosen: bool) -> None:
         """Mark a function of this proxy's own as the hookimpl that `impl` describes.
 
-        The answer that `[providers]` has chosen goes before the others' `tryfirst` too.
+        The provider that `[providers]` has chosen comes before the others' `tryfirst` too.
         """
         _impl(
             function,
@@ -51,12 +51,14 @@ def register(
     specs: Mapping[str, SpecInfo],
     providers: Mapping[str, str],
 ) -> None:
-    """Register the hookimpls of all members, given in plan order, such that pluggy calls them by the rules.
+    """Register the hookimpls of all members, so that pluggy calls them by the rules.
 
-    Events run in plan order, and in reverse where they end what a `_start` hook began. A provider
-    asks the instance that `providers` names for it, then plugins, the task and the built-ins.
-    `make` answers with a new function for each hookimpl; wrapped with `functools.wraps`, it
-    shows pluggy the arguments of the original. pluggy calls what was registered last first.
+    members: in plan order.
+
+    Events run in plan order, and in reverse if they end what a `_start` hook began. A provider asks the instance that
+    `providers` names for it, then plugins, the task and the built-ins. `make` returns a new function for each hookimpl.
+    Wrapped with `functools.wraps`, it shows pluggy the arguments of the original. pluggy calls what was registered last
+    first.
     """
 
     def add(name: str, owner: Instance, impls: Sequence[ImplInfo], *, chosen: bool = False) -> None:
@@ -97,7 +99,10 @@ def is_reversed(hook: str, specs: Mapping[str, SpecInfo]) -> bool:
 
 
 class Entry(NamedTuple):
-    """One hookimpl in the plan. `winner` is None except in the answers of a provider: the first of them wins."""
+    """One hookimpl in the plan.
+
+    `winner` is None except for the hookimpls of a provider: the first of them wins.
+    """
 
     instance: Instance
     impl: ImplInfo
@@ -134,7 +139,7 @@ class HookPlan(NamedTuple):
 
     @property
     def locus(self) -> Locus:
-        """Where the hook runs."""
+        """Return the process in which the hook runs."""
         return self.spec.locus
 
     def to_json(self) -> dict[str, Any]:
@@ -170,9 +175,9 @@ class Plan:
 def make_plan(
     members: Members, specs: Mapping[str, SpecInfo], providers: Mapping[str, str], reasons: Mapping[str, str]
 ) -> Plan:
-    """Let pluggy order stubs of all hookimpls. `reasons` says why each instance stands where it stands."""
+    """Let pluggy order stubs of all hookimpls. `reasons` explains each instance's position."""
     known = [(owner, [impl for impl in impls if impl.hook in specs]) for owner, impls in members]
-    # Only hooks that somebody answers: pluggy is slow to set up.
+    # Only hooks that some plugin implements: pluggy is slow to set up.
     answered = {impl.hook for _, impls in known for impl in impls}
     manager = _stub_manager([spec for spec in specs.values() if spec.hook in answered])
     made: dict[Callable[..., Any], tuple[Instance, ImplInfo]] = {}
@@ -198,7 +203,7 @@ def _entries(
     providers: Mapping[str, str],
     reasons: Mapping[str, str],
 ) -> Iterator[Entry]:
-    # Two instances of one plugin share its description, so the place tells them apart.
+    # Two instances of one plugin share its description, so only the place identifies them.
     first = next((place for place, (_, impl) in enumerate(order) if not impl.wrapper), None)
     for place, (owner, impl) in enumerate(order):
         reason = [reasons.get(owner.name, "")]

@@ -34,11 +34,11 @@ from trainrun.rundir import secrets
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe with its plugins. `data` is the document with all defaults; `instances` are in plan order.
+    """A recipe with its plugins.
 
-    `recipe_problems` are the user's to solve in the recipe or on the command line, `plugin_problems`
-    lie in what is installed; `notes` stop nothing. `schema` is that of this recipe with these plugins,
-    `reasons` say why each instance stands where it stands.
+    `data` is the document with all defaults; `instances` are in plan order. `recipe_problems` are to be solved in the
+    recipe or on the command line, `plugin_problems` lie in what is installed, and `notes` stop nothing. `schema` is
+    that of this recipe with these plugins. `reasons` explain the position of each instance.
     """
 
     document: Document
@@ -70,7 +70,7 @@ class Resolved:
 
     @property
     def providers(self) -> dict[str, str]:
-        """The recipe's choices between the answers to provider hooks."""
+        """Return the recipe's choices between the plugins that implement a provider hook."""
         return chosen_providers(self.document)
 
     @cached_property
@@ -105,7 +105,7 @@ class Resolved:
         return self.descriptions[instance.target]
 
     def require(self) -> None:
-        """Raise RecipeError or PluginProblem where anything is wrong."""
+        """Raise RecipeError or PluginProblem if anything is wrong."""
         if self.recipe_problems:
             raise RecipeError(self.problems)
         if self.plugin_problems:
@@ -120,11 +120,13 @@ def resolve(
     refresh: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> Resolved:
-    """Read, find, describe, check and order. Raises RecipeError only if the recipe cannot be read at all.
+    """Read a recipe, and find, describe, check and order its plugins.
+
+    Raises RecipeError only if the recipe cannot be read at all.
 
     recipe: the path of its file, or the recipe itself as a mapping.
     plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
-    refresh: describe every plugin again, whatever the cache says.
+    refresh: describe every plugin again, even if the cache has a description.
     tell: called with each task or plugin that must be imported for that, which may take seconds.
     """
     document = recipes.made(recipe, overrides) if isinstance(recipe, Mapping) else recipes.read(recipe, overrides)
@@ -265,7 +267,7 @@ class _Resolving:
         )
 
     def _table(self, request: Request) -> dict[str, Any]:
-        """The plugin's table with defaults, also where the recipe has none."""
+        """Return the plugin's table with defaults, even if the recipe has none."""
         if request.instance.role == "task":
             table = self._data.get("task")
         else:
@@ -287,7 +289,10 @@ class _Resolving:
         return ("task",) if request.instance.role == "task" else ("plugins", request.wish.name)
 
     def _validated(self, checked: Sequence[Problem]) -> Iterator[Problem]:
-        """What validators of the plugins' own say about tables in which nothing else is wrong."""
+        """Yield what the plugins' own validators report.
+
+        They check only tables in which no other problem was found.
+        """
         for request in self._requests:
             description = self._descriptions[request.instance.target]
             table = re.compile(re.escape(".".join(self._key(request))) + r"[.: =]")  # not that of a longer name

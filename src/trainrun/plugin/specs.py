@@ -24,7 +24,7 @@ def own_specs() -> tuple[SpecInfo, ...]:
 
 
 def by_name(*groups: Iterable[SpecInfo]) -> dict[str, SpecInfo]:
-    """Hook name to spec; where two declare one name, the first counts."""
+    """Map hook names to specs. If two specs have one name, the first counts."""
     table: dict[str, SpecInfo] = {}
     for spec in (spec for group in groups for spec in group):
         table.setdefault(spec.hook, spec)

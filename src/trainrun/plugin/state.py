@@ -13,11 +13,11 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> dict[str, Any]:
-    """The `state_dict()` of every member that has one, checked to be plain.
+    """Return the `state_dict()` of every member that has one, checked to be plain.
 
-    Raises HookFailed naming the plugin where `state_dict` raises, and TrainingError naming plugin and place where
-    it holds what is neither a plain value (numbers, strings, bytes, None, and lists, tuples and dicts of them,
-    with strings or integers for keys) nor a tensor.
+    Raises HookFailed with the plugin's name if `state_dict` raises. Raises TrainingError with plugin and place if it
+    holds a value that is neither plain nor a tensor. Plain are numbers, strings, bytes, None, and lists, tuples and
+    dicts of them with strings or integers for keys.
     """
     states = {}
     for member in members:
@@ -38,7 +38,10 @@ def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> d
 def collect_each(
     members: Iterable[Member], is_tensor: Callable[[object], bool]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """As `collect`, but one plugin's failure does not keep the others' state: answers with states, and with reasons."""
+    """Return the states that could be collected, and the reasons for the others.
+
+    As `collect`, but one plugin's failure does not keep the others' state.
+    """
     states: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for member in members:
@@ -50,7 +53,7 @@ def collect_each(
 
 
 def restore(members: Iterable[Member], states: dict[str, Any]) -> dict[str, Any]:
-    """Give each member its state; answer with the states that nobody asked for.
+    """Give each member its state; return the states that no member took.
 
     Raises HookFailed naming the plugin whose `load_state_dict` raises.
     """

@@ -66,7 +66,10 @@ def see_working_folder() -> None:
 
 
 def load(target: str) -> object:
-    """Import the target. Raises ImportError where it is not what it should be, and what the code itself raises."""
+    """Import the target and return it.
+
+    Raises ImportError if it is not of the expected kind, and every exception of the code itself.
+    """
     module, attribute = split(target)
     loaded: object = _import_file(Path(module)) if is_path(target) else importlib.import_module(module)
     for part in attribute.split(".") if attribute else ():

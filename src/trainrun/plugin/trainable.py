@@ -24,9 +24,12 @@ _MAY_LOG = {"evaluation_metrics", "on_evaluation_start", "on_evaluation_batch_st
 
 
 def untrainable(document: Document, data: Mapping[str, Any], known: Known) -> Iterator[Problem]:
-    """What no run of this recipe could do without: hooks that must be implemented, and metrics that exist.
+    """Yield what no run of this recipe could do without.
 
-    data: the recipe with all defaults. Nothing is said where a plugin or the task itself cannot be used.
+    These are hooks that must be implemented, and metrics that must exist. Nothing is reported if a plugin or the task
+    itself cannot be used.
+
+    data: the recipe with all defaults.
     """
     task = next((one for one in known if one[0].role == "task"), None)
     if task is None or not all(description.ok for _, description in known):
@@ -109,7 +112,7 @@ def _metrics(document: Document, data: Mapping[str, Any], known: Known) -> Itera
 
 
 def _names_of_metrics(known: Known) -> tuple[str, ...] | None:
-    """The metrics of an evaluation, if they can all be read in the source; else None."""
+    """Return the metrics of an evaluation; None unless all can be read in the source."""
     steps = [impl for _, impl in _own_impls(known) if impl.hook == "evaluation_step"]
     watchers = {instance.name for instance, description in known if _watched(description)}
     others = {impl.hook for instance, impl in _own_impls(known) if instance.name not in watchers}

@@ -30,10 +30,10 @@ def policy(instance: Instance, impl: ImplInfo) -> Policy:
 
 
 def judging(instance: Instance, impl: ImplInfo, on_fault: Callable[[Fault], None]) -> Callable[[Any], Any]:
-    """Make the function that turns what the hookimpl returned into its reason, or None for no.
+    """Return a function that turns a hookimpl's return value into its reason.
 
-    Raises HookFailed for anything else if the plugin's policy is "fail"; otherwise it counts as no, and `on_fault` is
-    told.
+    A reason is a text, or None for no. For any other value the function raises HookFailed if the plugin's policy is
+    "fail". Otherwise it counts the value as no and calls `on_fault`.
     """
     action = policy(instance, impl)
 
@@ -57,7 +57,10 @@ def named(impl: ImplInfo) -> str:
 
 
 def reason(hook: str, value: object) -> str | None:
-    """Return the reason that a vote gave, None for no. Raise WrongReturn for anything else."""
+    """Return the reason that a vote gave, None for no.
+
+    Raises WrongReturn for any other value.
+    """
     if value is None or value is False:
         return None
     if isinstance(value, str) and value.strip():
@@ -66,7 +69,10 @@ def reason(hook: str, value: object) -> str | None:
 
 
 def problems(value: object) -> list[str]:
-    """Return the problems that `check_recipe` returned. Raise WrongReturn if it returned anything else."""
+    """Return the problems that `check_recipe` returned.
+
+    Raises WrongReturn if it returned any other value.
+    """
     if value is None or value is False:
         return []
     found = [value] if isinstance(value, str) else value
