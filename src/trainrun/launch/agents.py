@@ -31,7 +31,7 @@ class Agent(Protocol):
 
     @property
     def port(self) -> int | None:
-        """Where the store of the attempt listens, on node 0 of several, as soon as it does."""
+        """Return the port of the attempt's store, on node 0 of several; None until it listens."""
 
     def poll(self) -> int | None:
         """The exit code of the attempt, once the agent has seen all of its workers end."""
@@ -74,7 +74,7 @@ class ColdAgent:
         return _own_end(self._process)
 
     def ends(self, seconds: float) -> Mapping[int, int]:  # noqa: ARG002 - torchrun does not say
-        """Nothing: its log tells."""
+        """Return nothing: torchrun reports exit codes in its log only."""
         return {}
 
     def halt(self) -> None:
@@ -111,11 +111,11 @@ class WarmAgent:
         self._ends: Mapping[int, int] = {}
         self._code: int | None = None
         self._port: int | None = None
-        self._runner: tuple[int, int] | None = None  # pid and start time, once it has told them
+        self._runner: tuple[int, int] | None = None  # pid and start time, once it has reported them
 
     @property
     def port(self) -> int | None:
-        """What the agent has answered."""
+        """Return the port that the agent has reported."""
         self.poll()
         return self._port
 
@@ -128,11 +128,11 @@ class WarmAgent:
         """Have the workers of one attempt started."""
         self._code, self._port, self._attempt, self._ends = None, None, launch.attempt, {}
         command = {"attempt": launch.attempt, "environment": environment(launch), **seat(launch)}
-        with suppress(BrokenPipeError):  # the agent is gone, which poll() will tell
+        with suppress(BrokenPipeError):  # the agent is gone, which poll() will show
             self._channel.sendall(json.dumps(command).encode() + b"\n")
 
     def poll(self) -> int | None:
-        """The agent's answer, or its own end."""
+        """Return the exit code that the agent has reported, or the agent's own."""
         if self._code is None:
             with suppress(BlockingIOError, ConnectionResetError):
                 self._answers += self._channel.recv(4096, socket.MSG_DONTWAIT)
@@ -157,7 +157,10 @@ class WarmAgent:
         return _own_end(self._process)
 
     def ends(self, seconds: float) -> Mapping[int, int]:
-        """What elastic has seen, which it tells when all workers of the attempt are gone."""
+        """Return the exit codes that elastic has seen.
+
+        The agent reports them when all workers of the attempt are gone.
+        """
         self._await(seconds)
         return self._ends
 
@@ -179,20 +182,23 @@ class WarmAgent:
         return False
 
     def _give_up(self) -> None:
-        """End elastic's wait. Nothing where there is no runner yet: there is no use in waiting for it then."""
+        """End elastic's wait.
+
+        Does nothing if there is no runner yet: there is no use in waiting for it then.
+        """
         if self._runner is not None and process.alive(*self._runner):
             with suppress(ProcessLookupError):
                 os.kill(self._runner[0], signal.SIGTERM)
             self._await(_SETTLE)
 
     def _await(self, seconds: float) -> None:
-        """Wait for its answer, unless it stands still: then there will be none."""
+        """Wait for the agent's message, unless the agent is stopped: then there will be none."""
         deadline = time.monotonic() + seconds
         while self.poll() is None and not self._stands_still() and time.monotonic() < deadline:
             time.sleep(_PACE)
 
     def _stands_still(self) -> bool:
-        # The agent only waits for the runner's end; where there is a runner it is that which answers.
+        # The agent only waits for the runner's end; if there is a runner, it is the runner that reports.
         if self._runner is not None and process.alive(*self._runner):
             return process.stopped(self._runner[0])
         return process.stopped(self._process.pid)
@@ -217,14 +223,17 @@ def environment(launch: Launch) -> dict[str, str]:
 
 
 def seat(launch: Launch) -> dict[str, dict[str, str | int]]:
-    """What an agent is told of the other nodes; nothing where there are none."""
+    """Return what an agent must know of the other nodes; empty if there are none."""
     if launch.seat.nodes == 1:
         return {}
     return {"seat": {**launch.seat._asdict(), "timeout": max(1, int(launch.recipe.launch.node_timeout))}}
 
 
 def _preload(launch: Launch) -> dict[str, list[str]]:
-    """What the fork server imports, and where it finds it: modules beside the recipe, as those of a task."""
+    """Return what the fork server imports, and from which folder.
+
+    The folder is that of the recipe, which is the one for the modules of a task too.
+    """
     modules = launch.recipe.launch.preload
     return {"modules": modules, "path": [str(launch.resolved.document.path.parent.resolve())] if modules else []}
 

@@ -37,12 +37,14 @@ class Verdict:
 class Budget:
     """Counts the attempts of one run. `restarts` is how many may follow the first for each cause.
 
-    Progress of an attempt is a newer committed checkpoint; with `by_step`, unless one is written every so many steps,
-    also a step higher than any before. Three attempts in a row without progress end the run for good: more of the
-    same would only burn the machine's time. So does a GPU that runs out of memory at the same step twice.
+    Progress of an attempt is a newer committed checkpoint. With `by_step`, unless checkpoints are written every fixed
+    number of steps, it is also a step higher than any before. Three attempts in a row without progress end the run for
+    good: more of the same would only burn the machine's time. So does a GPU that runs out of memory at the same step
+    twice.
 
-    An exception of the code is followed by another attempt only if a newer checkpoint was committed in this one, and
-    only if it was not met before at this step: training is reproducible, so the same error would come again.
+    An exception of the code is followed by another attempt only if two conditions hold. A newer checkpoint was
+    committed in this attempt, and the exception was not met before at this step: training is reproducible, so the same
+    error would come again.
     """
 
     restarts: Mapping[Cause, int]

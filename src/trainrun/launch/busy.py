@@ -1,4 +1,4 @@
-"""What a command waits for, shown while it waits: a spinner on a terminal, else one line."""
+"""What a command waits for, shown while it waits: a spinner on a terminal, otherwise one line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ class Busy:
                     self._draw(text)
 
     def _until_not(self, text: str | None, seconds: float | None = None) -> bool:
-        """Wait until something else than `text` is to be shown; return False if that has not come in `seconds`."""
+        """Wait until another text than `text` is to be shown.
+
+        Returns False if that has not come in `seconds`.
+        """
         return self._changed.wait_for(lambda: self._over or self._text is not text, seconds)
 
     def _draw(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The launching process's side of one run: its hooks in order, and an outcome whatever happens."""
+"""The client's side of one run: its hooks in order, and an outcome in every case."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Client:
         return self._hooks
 
     def run(self, prepared: Launch, signals: Signals, ranks: Echo, lease: Lease | None = None) -> Outcome:
-        """Make the attempt and always end with an outcome in the run directory, whatever happens.
+        """Make the attempts and always end with an outcome in the run directory.
 
-        lease: the right to the run, where it has been acquired already. It is given up at the end.
+        lease: the right to the run, if it has been acquired already. It is given up at the end.
         """
         self._launch = prepared
         self._lease = lease = lease or Lease.acquire(prepared.paths)
@@ -109,7 +109,10 @@ class Client:
             return storage.without_storage(before, prepared.paths, found)
 
     def _attempts(self, prepared: Launch, signals: Signals, ranks: Echo) -> Outcome:
-        """Attempts until one ends well, or another would be of no use, or somebody asks for a stop."""
+        """Make attempts until one ends well.
+
+        Stops also if another would be of no use, or if a stop is requested.
+        """
         budget, tails = Budget.of(prepared.recipe, newest_step(prepared.paths)), _tails(prepared, ranks, self._write)
         attempt, before = prepared.attempt, None
         while True:
@@ -136,7 +139,10 @@ class Client:
         return not signals.stopping
 
     def _assemble(self, prepared: Launch, signals: Signals, before: Outcome | None) -> Outcome | None:
-        """Wait for all nodes; answers with the outcome where the run ends here. before: that of the last attempt."""
+        """Wait for all nodes; return the outcome if the run ends here.
+
+        before: the outcome of the last attempt.
+        """
         hub, seconds = prepared.hub, prepared.recipe.launch.node_timeout
 
         def wanted() -> bool:
@@ -202,7 +208,7 @@ class Client:
             )
 
     def _finish(self, outcome: Outcome) -> Outcome:
-        """The last hooks, each called whatever the ones before it did; then the record of the outcome."""
+        """Call the last hooks, each even if one before it failed; then record the outcome."""
         assert self._hooks is not None
         assert self._launch is not None
         current, hooks = self._launch, self._hooks

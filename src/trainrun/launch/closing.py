@@ -1,4 +1,4 @@
-"""The last lines of a run: how it ended and why, where everything is, the best it reached, what to read next."""
+"""The last lines of a run: how and why it ended, its paths, its best metrics, and what to read next."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def lines(outcome: Outcome) -> Iterator[str]:
 
 
 def _did(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
-    """What the run did beside its steps: updates that were skipped, restarts, how long it took."""
+    """Yield what the run did besides its steps.
+
+    That is skipped updates, restarts, and how long it took.
+    """
     events = read_lines(paths.events)[0]
     skips = {(str(event.get("plugin")), event.get("step")) for event in events if event.get("decision") == "skip"}
     if skips:

@@ -1,4 +1,4 @@
-"""What a run has to go on from: its newest checkpoint, and where its attempts started."""
+"""The resumable step of a run: its newest checkpoint, and the checkpoints from which its attempts started."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainrun.rundir.summary import last_attempt
 
 
 def newest(paths: RunPaths) -> Found | None:
-    """The run's newest checkpoint with nothing wrong that can be told without reading its files."""
+    """Return the run's newest checkpoint with no visible fault; its files are not read."""
     try:
         return next((found for found in scan(paths.checkpoints) if found.problem is None), None)
-    except BadCheckpoint:  # the folder cannot be listed: whoever chooses a checkpoint says so
+    except BadCheckpoint:  # the folder cannot be listed: the code that chooses a checkpoint says so
         return None
 
 
@@ -27,7 +27,10 @@ def newest_step(paths: RunPaths) -> int:
 
 
 def start_of(paths: RunPaths, attempt: int) -> Path | None:
-    """The checkpoint that an attempt started from; None for step 0, or where nothing is known of it."""
+    """Return the checkpoint that an attempt started from.
+
+    None for step 0, or if nothing is known of it.
+    """
     checkpoint = (read_json(paths.start(attempt)) or {}).get("checkpoint")
     return Path(checkpoint) if isinstance(checkpoint, str) else None
 
@@ -39,7 +42,10 @@ def foreign_start(paths: RunPaths) -> Path | None:
 
 
 def reached(paths: RunPaths, attempt: int) -> int | None:
-    """The step from which the run can go on without losing more; None where it would start at step 0."""
+    """Return the step from which the run can continue without losing more.
+
+    None if it would start at step 0.
+    """
     steps = [found.step] if (found := newest(paths)) is not None else []
     start = start_of(paths, attempt)
     if start is not None:

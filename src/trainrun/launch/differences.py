@@ -1,4 +1,4 @@
-"""What changed between the launch that wrote a checkpoint and the one that goes on from it."""
+"""What changed between the launch that wrote a checkpoint and the one that resumes from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainrun.plugin.resolve import Resolved
 from trainrun.recipe.model import Recipe
 from trainrun.recipe.secret import REDACTED
 
-Change = tuple[Any, Any]  # before and now; None where there was or is nothing
+Change = tuple[Any, Any]  # before and now; None if there was or is nothing
 
 _FREE_TABLES = ("launch", "evaluate", "checkpoint", "control")
 _FREE_KEYS = {
@@ -29,7 +29,7 @@ _FREE_KEYS = {
     "train.device",
 }
 _OPTIMIZER = "optimizer.name"
-_DEFAULTS = "providers"  # the built-in plugin that builds what nothing else does
+_DEFAULTS = "providers"  # the built-in plugin that builds what no other plugin builds
 _LENGTH = {"train.steps", "train.epochs"}
 _WITHOUT_LENGTH = {"constant", "step", "exponential"}  # schedules that do not depend on how long training is
 _SAID = ("plugin", "distribution", "version", "hash")
@@ -84,7 +84,7 @@ class Differences:
         raise UsageError("\n".join([f"{what}; resume anyway with --allow-changes:", *listed]))
 
     def notes(self) -> Iterator[str]:
-        """A line for each change, as the person at the terminal is told of it."""
+        """Yield a line for each change, as the terminal shows it."""
         for key, change in self.recipe.items():
             yield f"{key} has changed: {_arrow(change)}"
         for name, change in self.plugins.items():
@@ -153,7 +153,7 @@ def _described(resolved: Resolved, instance: Instance) -> dict[str, str]:
 
 
 def source_hash(resolved: Resolved, instance: Instance) -> str:
-    """The SHA-256 of the plugin's own source file; empty where it has none that can be read."""
+    """Return the SHA-256 of the plugin's own source file; empty if none can be read."""
     file = resolved.description(instance).file
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
@@ -209,7 +209,10 @@ def _shown(plugin: Mapping[str, str] | None) -> str | None:
 
 
 def _normal(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with its defaults, units made one; as it stands where it is of a version that knows other keys."""
+    """Return the recipe with its defaults, units made one.
+
+    A recipe of a version with other keys is returned as it stands.
+    """
     try:
         found = Recipe.from_data(data).model_dump(mode="json", exclude_none=True)
     except ValueError:

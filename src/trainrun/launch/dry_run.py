@@ -46,7 +46,7 @@ def plan(
     refresh: bool = False,
     nodes: tuple[int | None, str | None] = (None, None),
 ) -> Planned:
-    """Return what `launch` would start. Raises whatever it would raise before it starts something.
+    """Return what `launch` would start, and raise what it would raise before that.
 
     nodes: --node-rank and --rdzv-endpoint.
     """

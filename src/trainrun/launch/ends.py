@@ -12,11 +12,11 @@ from trainrun.rundir.records import WorkerRecord
 
 @dataclass(frozen=True)
 class End:
-    """One process that ended without being told to.
+    """One process that ended without a request of the client.
 
-    `code` is its exit code, or minus the number of the signal that killed it, or None where nobody
-    saw it. It was still running at `seen_ns` of the monotonic clock; 0 where nobody saw it alive.
-    `orphaned`: it died with the fork server that it came from.
+    `code` is its exit code, or minus the number of the signal that killed it, or None if it was not seen. It was still
+    running at `seen_ns` of the monotonic clock; 0 if it was never seen alive. `orphaned`: it died with the fork server
+    that it came from.
     """
 
     rank: int
@@ -31,7 +31,7 @@ def write_ends(paths: RunPaths, attempt: int, ends: Mapping[int, End]) -> None:
 
 
 def read_ends(paths: RunPaths, attempt: int) -> dict[int, End]:
-    """What `write_ends` kept; empty where nothing was."""
+    """Return what `write_ends` kept; empty if there is nothing."""
     data = read_json(paths.attempt(attempt) / "exits.json") or {}
     return {int(rank): End(**end) for rank, end in data.items()}
 

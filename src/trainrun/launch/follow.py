@@ -11,9 +11,11 @@ _READ = 64 * 1024  # bytes that are read at a time
 
 
 class Follower:
-    """What has been appended to the file `path` since the last call. from_end: since this was made.
+    """What has been appended to the file `path` since the last call.
 
-    The file may be missing for now. It is held open until `close`, after which reading goes on where it was.
+    The file may be missing for now. It is held open until `close`, after which reading continues at the same position.
+
+    from_end: start with what is appended after this object was made.
     """
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
@@ -30,7 +32,7 @@ class Follower:
         return max(0, os.fstat(self._held).st_size - self._offset) if self._open() else 0
 
     def skip(self, count: int) -> None:
-        """Leave out so many bytes."""
+        """Skip `count` bytes."""
         self._offset += count
 
     def read(self) -> bytes:
@@ -61,13 +63,16 @@ class Follower:
         if not self._open():
             return b""
         if os.fstat(self._held).st_size < self._offset:
-            self._offset = 0  # somebody has emptied it
+            self._offset = 0  # the file was emptied
         data = os.pread(self._held, _READ, self._offset)
         self._offset += len(data)
         return data
 
     def _open(self) -> bool:
-        """Hold the file that was read last, whatever its name is now, or else the one that is written now."""
+        """Hold a file open: the one that was read last, otherwise the current one.
+
+        The one that was read last is held even if it has another name now.
+        """
         if self._file is None and self._identity is not None:
             found = (self._same(path) for path in (self._path, rotated(self._path)))
             self._file = next((descriptor for descriptor in found if descriptor is not None), None)

@@ -21,7 +21,7 @@ _OFF = "no:"
 
 
 def read_run(paths: RunPaths) -> dict[str, Any]:
-    """The run's `manifest.json`. Raises EnvironmentProblem where there is none."""
+    """Return the run's `manifest.json`. Raise EnvironmentProblem if there is none."""
     manifest = read_json(paths.manifest)
     if manifest is None:
         raise EnvironmentProblem(f"{paths.manifest}: missing or unreadable; launch a new run by its recipe")

@@ -1,4 +1,4 @@
-"""What client plugins are given: the run being launched, and what a backend answers with."""
+"""What client plugins are given: the run being launched, and the handle that a backend returns."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Seat(NamedTuple):
     """This node among those of a launch.
 
-    `host` and `port` are where the workers of all nodes find each other in one attempt; on node 0 port 0 asks for
-    whichever is free.
+    `host` and `port` are the address at which the workers of all nodes find each other in one attempt. On node 0, port
+    0 asks for any free one.
     """
 
     node: int = 0
@@ -32,12 +32,12 @@ ALONE = Seat()
 
 
 class GoingOn(NamedTuple):
-    """Where the attempts of a launch start, as far as a person has said it.
+    """The start of a launch's attempts, as far as a person has set it.
 
     `since` is the number of the launch's first attempt. That one starts from `first`, a checkpoint that is known to be
-    good, for the `reason`; where it is None, from the run's newest, as all later ones do. `fallback` is where they
-    start while the run has no checkpoint of its own. `named`: a person has named one, whatever the recipe says.
-    `allow_changes` and `trust` are the options of that name.
+    good, for the `reason`. If `first` is None it starts from the run's newest, as all later attempts do. `fallback` is
+    the start while the run has no checkpoint of its own. `named`: a person has named one, which counts more than the
+    recipe. `allow_changes` and `trust` are the options of that name.
     """
 
     since: int = 1
@@ -56,10 +56,10 @@ _NEW = GoingOn()
 class Launch:
     """One run, as the client sees it.
 
-    `workers` is the number of workers that are started on each node, `environment` what they get
-    beyond the client's own environment, `attempt` the attempt that is being made (0 before the first).
-    `quiet` asks plugins to print nothing. `switches` are the plugins of `-p`, `going_on` says where attempts start.
-    `seat` is this node's place among several; `hub` is the way to the others, on node 0 of more than one.
+    `workers` is the number of workers that are started on each node. `environment` is what they get beyond the client's
+    own environment. `attempt` is the attempt that is being made (0 before the first). `quiet` asks plugins to print
+    nothing. `switches` are the plugins of `-p`. `going_on` is the start of its attempts. `seat` is this node's place
+    among several. `hub` is the connection to the others, on node 0 of more than one.
     """
 
     recipe: Recipe = field(repr=False)

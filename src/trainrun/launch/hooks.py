@@ -1,4 +1,4 @@
-"""The client's hooks: only plugins that answer one of them are imported here, and no task ever is."""
+"""The client's hooks: only plugins that implement one of them are imported here, and no task ever is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RANKS = frozenset({"all", "local_zero", "zero"})
 def client_hooks(resolved: Resolved, on_fault: Callable[[Fault], None]) -> Dispatcher:
     """Import the enabled plugins that have client hooks, and make their hooks callable.
 
-    Raises PluginProblem where one cannot be loaded. `on_fault` is told about errors that are survived.
+    Raises PluginProblem if one cannot be loaded. `on_fault` is called with errors that are survived.
     """
     specs = _client_specs()
     members = [
@@ -51,9 +51,9 @@ def waiting(hooks: Dispatcher, hook: str, *, quiet: bool = False, hint: str = ""
 
 
 def require_no_veto(hooks: Dispatcher, recipe: Recipe, *, quiet: bool = False) -> None:
-    """Ask `check_recipe`, and raise RecipeError with every problem that plugins have with the recipe.
+    """Call `check_recipe`, and raise RecipeError with all problems that it returns.
 
-    Raises PluginProblem if one returns what is no problem, whatever its error policy: nothing has begun yet.
+    Raises PluginProblem if a plugin returns a value that is no problem, with any error policy: nothing has begun yet.
     """
     if hooks.check_recipe is None:
         return
@@ -72,7 +72,7 @@ def require_no_veto(hooks: Dispatcher, recipe: Recipe, *, quiet: bool = False) -
 
 
 def poll_interval(hooks: Dispatcher) -> float | None:
-    """The shortest `poll_interval` of the plugins that answer `on_status`."""
+    """Return the shortest `poll_interval` of the plugins that implement `on_status`."""
     wanted = [getattr(member.plugin, "poll_interval", None) for member in hooks.members]
     return min((float(seconds) for seconds in wanted if seconds), default=None)
 

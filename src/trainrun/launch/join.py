@@ -1,4 +1,4 @@
-"""One launch as every node but node 0 makes it: be let in, start workers when told to, and end as node 0 says."""
+"""One launch on every node but node 0: join, start workers on request, and end as node 0 does."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from trainrun.rundir.records import Outcome
 
 _PACE = 0.05  # seconds between two looks at everything
 _PATIENCE = 3.0  # seconds for node 0 to have the workers killed, after a second Ctrl-C here
-_VERDICT = 30.0  # seconds for node 0 to tell how the run ended, after a second Ctrl-C here
+_VERDICT = 30.0  # seconds for node 0 to report how the run ended, after a second Ctrl-C here
 
 
 def join(resolved: Resolved, where: Place, say: Say, ranks: Echo) -> Outcome:
-    """Take part in the run of node 0 until it is over; the outcome is that of the run.
+    """Take part in the run of node 0 until it is over; return its outcome.
 
-    Raises EnvironmentProblem where node 0 cannot be reached, or does not let this node in.
+    Raises EnvironmentProblem if node 0 cannot be reached, or does not let this node in.
     """
     problem, recipe, placement = _own(resolved)
     timeout = _seconds(resolved)
@@ -61,7 +61,7 @@ def join(resolved: Resolved, where: Place, say: Say, ranks: Echo) -> Outcome:
 
 
 class _Stopped(TrainrunError):
-    """Somebody asked for a stop before there was a run to stop."""
+    """A stop was requested before there was a run to stop."""
 
     def __init__(self, number: signal.Signals | None) -> None:
         self.exit_code = _code(number)
@@ -227,7 +227,7 @@ class _Session:
         return _stopped(self._launch, first, "stopped at once")
 
     def _end(self, channel: Channel) -> None:
-        """Kill what runs of an attempt, and tell."""
+        """Kill what runs of an attempt, and report it."""
         if self._workers is not None:
             self._workers.kill()
             self._report(channel, 1)
@@ -242,7 +242,10 @@ class _Session:
 
 
 def _own(resolved: Resolved) -> tuple[TrainrunError | None, Recipe | None, Placement | None]:
-    """What is wrong on this node already, which node 0 should hear before it ends; else recipe and placement."""
+    """Return the error of this node, if any, otherwise its recipe and placement.
+
+    Node 0 should get the error before this node ends.
+    """
     try:
         resolved.require()
         recipe = Recipe.from_data(resolved.data)
@@ -277,7 +280,7 @@ def _left(launch: Launch, lost: str, error: Exception) -> Outcome:
 
 
 def _stopped(launch: Launch, number: signal.Signals | None, reason: str) -> Outcome:
-    """The end that somebody asked for, without node 0."""
+    """Return the outcome of a stop that was requested here, without node 0."""
     return Outcome(
         state="interrupted" if number == signal.SIGINT else "terminated",
         exit_code=int(_code(number)),

@@ -55,16 +55,17 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
     overrides: as `-o`: ``["optimizer.lr=1e-3"]``.
     plugins: as `-p`: ``["learning-rate-monitor", "no:early-stopping"]``.
     dir: the folder in which the run's own folder is made, in place of the recipe's `run.dir`.
-    allow_changes: go on from the checkpoint that `checkpoint.resume` names, though another training wrote it.
-    trust_checkpoint: and though somebody else may have written it.
+    allow_changes: resume from the checkpoint that `checkpoint.resume` names, though another training wrote it.
+    trust_checkpoint: resume from that checkpoint though another user may have written it.
     ranks: whose output is shown: "zero", "all" or "none", or a list of ranks.
     quiet: show nothing at all.
     refresh: describe all plugins anew.
-    node_rank: which of `launch.nodes` machines this is; each makes the same call, with a rank of its own from 0 on.
-    rdzv_endpoint: ``"HOST:PORT"`` of node 0, where the others find it.
+    node_rank: the number of this machine among the `launch.nodes` ones; each makes the same call, with a rank of its
+        own from 0 on.
+    rdzv_endpoint: ``"HOST:PORT"`` of node 0, to which the others connect.
 
-    Raises a `TrainrunError` for whatever is found before anything is started; what happens after
-    that is in the outcome. To be called from the main thread, so that Ctrl-C reaches the workers.
+    Raises a `TrainrunError` for every problem that is found before anything is started. What happens after that is in
+    the outcome. Call it from the main thread, so that Ctrl-C reaches the workers.
     """
     write = silent if quiet else say
     if task is not None:

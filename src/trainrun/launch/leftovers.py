@@ -16,9 +16,10 @@ _WORKERS = 4096
 
 
 def clear(base: Path) -> list[str]:
-    """End the processes of every run in `base` whose client died; answer with the ids of runs that had some.
+    """End the processes of every run in `base` whose client died.
 
-    What any killed launch has left in the temporary folder and in shared memory goes with them.
+    Returns the ids of runs that had some. What any killed launch has left in the temporary folder and in shared memory
+    is removed with them.
     """
     found = [run_id for run_id in run_ids(base) if _clear_run(RunPaths((base / run_id).resolve()))]
     scratch.sweep()

@@ -20,7 +20,7 @@ _FILES, _FILES_OF_WORKER = 32, 8
 _THREADS, _THREADS_OF_WORKER = 16, 8
 _SHARED_OF_WORKER = 64 * 1024
 _PROC = Path("/proc")
-_ABOVE_LIMITS = 1 << 21 | 1 << 24  # CAP_SYS_ADMIN and CAP_SYS_RESOURCE: whoever has one may fork without a limit
+_ABOVE_LIMITS = 1 << 21 | 1 << 24  # CAP_SYS_ADMIN and CAP_SYS_RESOURCE: a process that has one may fork without a limit
 
 
 class Shortage(NamedTuple):
@@ -36,7 +36,10 @@ class Shortage(NamedTuple):
 
 
 def shortages(workers: int, threads: int) -> list[Shortage]:
-    """Return the limits that are too low for so many workers on this node, each with so many threads for computing."""
+    """Return the limits that are too low for `workers` workers on this node.
+
+    threads: for computing, of each worker.
+    """
     return [found for check in (_files, _processes, _shared) for found in check(workers, threads)]
 
 
@@ -89,7 +92,7 @@ def _shared(workers: int, _: int) -> Iterator[Shortage]:
 
 
 def _above_limits() -> bool:
-    if os.getuid() == 0:  # exempt whatever its capabilities
+    if os.getuid() == 0:  # exempt with any capabilities
         return True
     with suppress(OSError, StopIteration):
         lines = (_PROC / "self/status").read_text().splitlines()

@@ -23,8 +23,8 @@ from trainrun.rundir.process import REQUEST_SIGNAL
 from trainrun.rundir.records import WorkerRecord
 
 _WAIT = 0.05  # seconds that one poll may wait for a process to end
-_EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that nobody saw
-_ACCOUNT = 10.0  # seconds for a warm agent to tell how workers ended, once all of them are gone
+_EVIDENCE = 0.5  # seconds to wait for the agent's account of an end that was not seen
+_ACCOUNT = 10.0  # seconds for a warm agent to report how workers ended, once all of them are gone
 _LINGER = 15.0  # seconds that finished workers have to leave: destructors of process groups have been seen to hang
 
 # What elastic logs of a worker that failed.
@@ -39,7 +39,7 @@ class Local:
 
     @hookimpl
     def start_workers(self, launch: Launch) -> WorkersHandle | None:
-        """Answer for `launch.backend = "local"`."""
+        """Start workers for `launch.backend = "local"`."""
         if launch.recipe.launch.backend != "local":
             return None
         workers = self.begin(launch)
@@ -92,7 +92,10 @@ def start(agent: list[str], launch: Launch) -> LocalWorkers:
 
 
 def _ready(launch: Launch) -> int:
-    """Make the attempt's folder; answer with the bytes that earlier attempts have left in the agent's log."""
+    """Make the attempt's folder; return the size of the agent's log.
+
+    The size is the number of bytes that earlier attempts have left.
+    """
     launch.paths.attempt(launch.attempt).mkdir(mode=0o700, exist_ok=True)
     try:
         return launch.paths.node_log(launch.seat.node).stat().st_size
@@ -133,7 +136,7 @@ class LocalWorkers:
         self._told: set[int] = set()
 
     def poll(self) -> int | None:
-        """None while all is well; else everything has been ended, and the answer is the exit code."""
+        """Return None while all is well, otherwise end everything and return the exit code."""
         self._output.poll()
         self._adopt()
         self._wait()
@@ -148,19 +151,19 @@ class LocalWorkers:
         self._find_unseen()
         if code is None:
             code = self._agent.own_end()
-        if self._node == 0:  # the others tell node 0
+        if self._node == 0:  # the others report to node 0
             write_ends(self._paths, self._attempt, self._ended)
         self.kill()
         return code if code is not None else 1
 
     @property
     def ends(self) -> dict[int, End]:
-        """How those workers ended that did so without being told to."""
+        """Return how those workers ended that ended without a request."""
         return self._ended
 
     @property
     def port(self) -> int | None:
-        """Where the store of this attempt listens, on node 0 of several, as soon as it does."""
+        """Return the port of this attempt's store, on node 0 of several; None until it listens."""
         return self._agent.port
 
     def nudge(self) -> None:
@@ -241,7 +244,7 @@ class LocalWorkers:
         if last.phase == "finished":
             self._finished.add(record.rank)
         else:
-            # The parent may be a zombie: whoever started it waits for its end later.
+            # The parent may be a zombie: the process that started it waits for its end later.
             orphaned = record.parent > 0 and not process.running(record.parent)
             self._ended[record.rank] = End(record.rank, code, seen_ns, orphaned and code in {None, -signal.SIGKILL})
 
@@ -276,7 +279,10 @@ class LocalWorkers:
                 self._ended[rank] = End(rank, code, seen.seen_ns if seen else 0)
 
     def _ask_agent(self) -> None:
-        """Learn exit codes from a warm agent. It tells when all workers are gone, so that they are killed first."""
+        """Get exit codes from a warm agent.
+
+        It reports them when all workers are gone, so the workers are killed first.
+        """
         records = self._records()
         if self._agent.session is None:
             return

@@ -1,7 +1,7 @@
 """The client's side of what workers print: a named pipe for each, and a small process that reads them into files.
 
-The client holds each pipe open too, so that no worker is ended by a broken pipe when the reading process dies, and
-nothing that is in the pipe is lost: another one is started, and goes on where the first one stopped.
+The client holds each pipe open too, so that no worker is ended by a broken pipe when the reading process dies. Nothing
+that is in the pipe is lost: another process is started, and continues at the position of the first one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainrun.rundir.paths import RunPaths
 
 _SINK = Path(__file__).parents[1] / "agent" / "sink.py"
 _MIB = 1024 * 1024
-_PIPE = 1024 * 1024  # bytes that a pipe should hold: what a worker can print while nobody reads
+_PIPE = 1024 * 1024  # bytes that a pipe should hold: what a worker can print while no process reads
 _PIPES = 16 * 1024 * 1024  # bytes for all of them: the kernel grants a user 64 MiB, then makes new pipes tiny
 _PATIENCE = 7.0  # seconds for the reader to finish: more than it waits itself for what still holds a pipe
 _QUICK = 1.0  # seconds: a reader that ends sooner than this will not work the next time either
@@ -32,9 +32,11 @@ _HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, sign
 
 
 class Output:
-    """What the workers `ranks` of this `node` print in one attempt. limit: the bytes that are kept of each.
+    """What the workers `ranks` of this `node` print in one attempt.
 
-    Where no named pipe can be made there is none, and the workers write into their files, without a limit.
+    If no named pipe can be made, there is none, and the workers write into their files without a limit.
+
+    limit: the bytes that are kept of each.
     """
 
     def __init__(self, paths: RunPaths, attempt: int, ranks: Sequence[int], limit: int, node: int = 0) -> None:
@@ -58,7 +60,7 @@ class Output:
 
     @property
     def reader(self) -> int | None:
-        """The pid of the process that reads; None where there is none."""
+        """Return the pid of the process that reads; None if there is none."""
         return self._reader.pid if self._reader and self._reader.code is None else None
 
     def start(self) -> None:
@@ -74,7 +76,7 @@ class Output:
         self.poll()
 
     def poll(self) -> None:
-        """See to it that somebody reads. Never waits."""
+        """Start the process that reads if there is none. Never waits."""
         if self._pipes and self._reader and self._reader.code is not None:
             self._failures = self._failures + 1 if self._reader.age < _QUICK else 0
             self._reader.finish()
@@ -115,7 +117,7 @@ class Output:
             yield str(self._paths.rank_output_old(rank))
 
     def _discard(self) -> None:
-        """Without a reader: what workers print is lost, but they go on."""
+        """Continue without a reader: what workers print is lost, but they run."""
         for rank, descriptor in self._pipes.items():
             with suppress(BlockingIOError):
                 self._lost[rank] += len(os.read(descriptor, _PIPE))
@@ -167,7 +169,10 @@ class _Reader:
         return self._process.poll()
 
     def finish(self) -> bool:
-        """Tell it that the attempt is over and wait for its end; False if it died before it had read all."""
+        """Report the end of the attempt to the reader and wait for its end.
+
+        Returns False if it died before it had read all.
+        """
         try:
             self._process.communicate(b"\n", timeout=_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -46,10 +46,11 @@ def place(recipe: Recipe, devices: Path = _DEVICES, environment: Mapping[str, st
 
 
 def threads(recipe: Recipe, workers: int, environment: Mapping[str, str] = os.environ) -> str:
-    """The value of OMP_NUM_THREADS; torchrun sets it for several workers only, which changes the last bits of results.
+    """Return the value of OMP_NUM_THREADS.
 
-    One thread where the recipe asks for determinism, so that a result does not depend on the number of cores;
-    else the cores are shared out.
+    torchrun sets it for several workers only, which changes the last bits of results. The value is one thread if the
+    recipe asks for determinism, so that a result does not depend on the number of cores. Otherwise the cores are shared
+    out.
     """
     if environment.get(_THREADS):
         return environment[_THREADS]

@@ -38,9 +38,9 @@ def prepare(
 
 
 def prepare_again(launch: Launch) -> None:
-    """Write recipe and manifest of a run that goes on in place of the former ones, which are kept.
+    """Replace recipe and manifest of a run that is resumed; the former ones are kept.
 
-    The outcome goes last: from then on the run has not ended.
+    The outcome is moved aside last: from then on the run has not ended.
     """
     paths = launch.paths
     for path in (paths.recipe, paths.manifest):

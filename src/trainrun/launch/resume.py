@@ -1,4 +1,4 @@
-"""Going on with a run in its own directory. This is what `trainrun resume` and `trainrun.resume()` do."""
+"""Resume a run in its own directory. This is what `trainrun resume` and `trainrun.resume()` do."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from trainrun.rundir.paths import RunPaths
 from trainrun.rundir.records import Outcome
 from trainrun.rundir.summary import last_attempt, read_outcome
 
-_WORDS = {"auto", "never"}  # what `checkpoint.resume` may say beside a path
+_WORDS = {"auto", "never"}  # what `checkpoint.resume` may say besides a path
 
 
 class _Asked(NamedTuple):
-    """What the person said about where to go on from. start: a checkpoint's path, or a step of this run."""
+    """The requested start of a resume. start: a checkpoint's path, or a step of this run."""
 
     start: str | None
     sets_mode: bool
@@ -64,20 +64,21 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     rdzv_endpoint: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Outcome:
-    """Go on with a run where its newest good checkpoint left it, in its own directory; answer with how it ended.
+    """Resume a run from its newest good checkpoint, in its own directory; return the outcome.
 
     run: an id, a part of one, a path, or "latest".
     overrides: as `-o`, on top of the recipe that the run was made with, secrets among them.
     plugins: as `-p`, on top of what the run was launched with.
     dir: the folder that holds the runs.
-    start: another checkpoint to go on from: a step of this run, or a path. Newer ones are put aside, none is removed.
-    allow_changes: go on although overrides or plugins change the training.
-    trust_checkpoint: go on from the checkpoint `start` although somebody else may have written it. It does not make the
+    start: another checkpoint to resume from: a step of this run, or a path. Newer ones are put aside, none is removed.
+    allow_changes: resume although overrides or plugins change the training.
+    trust_checkpoint: resume from the checkpoint `start` although another user may have written it. It does not make the
         run directory of another user one's own: what its recipe names would be executed.
+
     The others are those of `trainrun.launch`.
 
-    A run that has made all its steps is left as it is. Raises a `TrainrunError` for whatever is found before anything
-    is started, among it that the run still goes on.
+    A run that has made all its steps is left as it is. Raises a `TrainrunError` for every problem that is found before
+    anything is started, for example if the run is still active.
     """
     write = silent if quiet else say
     paths = find_own(str(run), Path(dir), "resume")
@@ -126,7 +127,10 @@ def _again(paths: RunPaths, staged: Staged, resolved: Resolved, argv: tuple[str,
 
 
 def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
-    """Where the first attempt goes on from. Raises a TrainrunError where that cannot be, and changes nothing then."""
+    """Return the start of the first attempt.
+
+    Raises a TrainrunError if it cannot start there, and changes nothing then.
+    """
     paths, mode = launch.paths, launch.recipe.checkpoint.resume
     wish = GoingOn(since=launch.attempt + 1, allow_changes=asked.allow_changes, trust=asked.trust)
     wish = wish._replace(fallback=_fallback(launch))
@@ -163,7 +167,10 @@ def _fallback(launch: Launch) -> Path | None:
 
 
 def _asked_for(paths: RunPaths, start: str) -> Path:
-    """The checkpoint that `--from` means. Raises BadCheckpoint where it is not good, UsageError where there is none."""
+    """Return the checkpoint that `--from` means.
+
+    Raises BadCheckpoint if it is not good, and UsageError if there is none.
+    """
     if not start.isdecimal():
         return named(Path(os.path.expanduser(start)))  # noqa: PTH111 - Path raises for a home that is not known
     path = paths.checkpoints / folder_name(int(start))
@@ -178,7 +185,7 @@ def _require_same(launch: Launch, start: Path) -> None:
 
 
 def _finished(launch: Launch) -> Outcome | None:
-    """The outcome of a run that has nothing left to do; None where there is something."""
+    """Return the outcome of a run that has nothing left to do, otherwise None."""
     before, steps, start = read_outcome(launch.paths), launch.recipe.train.steps, launch.going_on.first
     if before is None or before.state != "finished" or steps is None or start is None:
         return None

@@ -1,4 +1,4 @@
-"""Where an attempt starts: the client chooses the checkpoint, says so, and leaves it to the workers in `start.json`."""
+"""The start of an attempt: the client chooses the checkpoint, says so, and leaves it to the workers in `start.json`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from trainrun.rundir.paths import RunPaths
 
 
 def prepare_start(launch: Launch, say: Say) -> None:
-    """Choose where the attempt that `launch` makes starts, tell of it, and write it down for the workers.
+    """Choose the start of the attempt, report it, and write it down for the workers.
 
-    Raises BadCheckpoint where there are checkpoints and none is good, and UsageError where what would be trained is
-    not what was trained.
+    Raises BadCheckpoint if there are checkpoints and none is good. Raises UsageError if what would be trained is not
+    what was trained.
     """
     paths, wish = launch.paths, launch.going_on
     clear(paths.checkpoints)
@@ -50,7 +50,10 @@ def prepare_start(launch: Launch, say: Say) -> None:
 
 
 def pick(paths: RunPaths, say: Say) -> Path | None:
-    """The run's newest good checkpoint; None where it has none. Bad ones are put aside, and that is told."""
+    """Return the run's newest good checkpoint; None if it has none.
+
+    Bad ones are put aside, and that is reported.
+    """
     choice = choose(paths.checkpoints)
     for path, reasons in choice.rejected:
         say(f"warning: a checkpoint is not good and is skipped; it is kept as {short(paths, path)}: {reasons[0]}")
@@ -59,14 +62,20 @@ def pick(paths: RunPaths, say: Say) -> Path | None:
 
 
 def put_aside(paths: RunPaths, newer_than: int, say: Say) -> None:
-    """Rename the run's checkpoints of later steps, so that nothing goes on from them, and tell of it."""
+    """Rename the run's checkpoints of later steps, and report it.
+
+    No attempt can resume from them then.
+    """
     for path in set_aside(paths.checkpoints, newer_than):
         say(f"note: a newer checkpoint is moved aside as {short(paths, path)}")
         _event(paths, "set_aside", checkpoint=str(path))
 
 
 def require_trust(checkpoint: Path, *, trust: bool) -> list[str]:
-    """Why somebody else may have written the checkpoint. Raises BadCheckpoint unless it is to be trusted."""
+    """Return why another user may have written the checkpoint.
+
+    Raises BadCheckpoint if there is a reason and no `trust`.
+    """
     reasons = distrust(checkpoint)
     if reasons and not trust:
         raise BadCheckpoint(
@@ -77,7 +86,7 @@ def require_trust(checkpoint: Path, *, trust: bool) -> list[str]:
 
 
 def tell_of_trust(paths: RunPaths, checkpoint: Path, say: Say, *, trust: bool) -> None:
-    """As `require_trust`; what is trusted all the same is told."""
+    """Call `require_trust`; report what is trusted all the same."""
     reasons = require_trust(checkpoint, trust=trust)
     if reasons:
         say(f"warning: {checkpoint} is trusted, though another user may have written it: {'; '.join(reasons[:5])}")
@@ -85,7 +94,10 @@ def tell_of_trust(paths: RunPaths, checkpoint: Path, say: Say, *, trust: bool) -
 
 
 def differences(launch: Launch, checkpoint: Path | None) -> Differences:
-    """What changed since the checkpoint was written; nothing can have where this very launch wrote it."""
+    """Return what changed since the checkpoint was written.
+
+    Nothing can have changed if this very launch wrote it.
+    """
     if checkpoint is None or _is_of(launch, checkpoint):
         return Differences()
     return compare(

@@ -24,9 +24,9 @@ Action = Literal["checkpoint", "stop", "ignore"]
 
 
 class StopNow(Interrupt):
-    """Raised in the main thread by the second Ctrl-C, or when the time for an orderly end is long over.
+    """Raised in the main thread by the second Ctrl-C, or long after the time to end.
 
-    It breaks into whatever a plugin is doing in the client. It is raised within `Signals.breakable` only.
+    It interrupts any work of a plugin in the client. It is raised within `Signals.breakable` only.
     """
 
 
@@ -107,14 +107,14 @@ class Signals:
         self.now = self.now or now
 
     def asked(self) -> Asked | None:
-        """The next request that the workers have not been told of."""
+        """Return the next request that the workers have not received."""
         return self._asked.popleft() if self._asked else None
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Within this block, and outside of `shield`, a second Ctrl-C raises `StopNow`.
+        """Let a second Ctrl-C raise `StopNow` within this block, and outside of `shield`.
 
-        Whoever catches it calls `caught`, so that the other ones of a burst do not break into what follows.
+        The code that catches it calls `caught`, so that the other ones of a burst do not interrupt what follows.
         """
         self._shielded -= 1
         try:
@@ -125,7 +125,7 @@ class Signals:
     def caught(self) -> Literal["now", "grace"]:
         """Take note that `StopNow` was caught: nothing is raised any more.
 
-        Answers with what it meant: somebody's wish, or the end of the time for an orderly end.
+        Returns its cause: a request, or the end of the time for an orderly end.
         """
         self._shielded += 1
         return "grace" if self.expired else "now"

@@ -15,9 +15,10 @@ _BYTES = 4 * 1024 * 1024
 
 
 def take(resolved: Resolved, folder: Path) -> list[Path]:
-    """Copy the sources of the task, and of plugins without a distribution, into `folder`; answer with the copies.
+    """Copy the sources of the task into `folder`; return the copies.
 
-    Stops at a size that source code never has, rather than copy data into every run.
+    Plugins without a distribution are copied too. Stops at a size that source code never has, rather than copy data
+    into every run.
     """
     sources = list(_small(_own_sources(resolved)))
     if not sources:

@@ -1,4 +1,4 @@
-"""What every launch does before its first attempt and around all of them, of a new run or of one that goes on."""
+"""What every launch does before its first attempt and around all of them, for a new or a resumed run."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def stage(resolved: Resolved, write: Say, ranks: Echo, *, quiet: bool = False) -
     hooks = client.load(resolved)
     require_no_veto(hooks, typed, quiet=quiet)
     placement = preflight.place(typed)
-    shown_ranks(ranks, placement.workers * typed.launch.nodes)  # raises where there is no such rank
+    shown_ranks(ranks, placement.workers * typed.launch.nodes)  # raises if there is no such rank
     return Staged(typed, client, placement)
 
 
 @contextmanager
 def door(place: Place | None, write: Say) -> Iterator[Hub | None]:
-    """The way to the other nodes, where there are others."""
+    """Open the connections to the other nodes, if there are others."""
     if place is None:
         yield None
         return
@@ -59,7 +59,7 @@ def door(place: Place | None, write: Say) -> Iterator[Hub | None]:
 
 
 def conduct(client: Client, prepared: Launch, signals: Signals, ranks: Echo, lease: Lease | None = None) -> Outcome:
-    """Run, and tell the other nodes how it ended, whatever happens."""
+    """Run, and in every case send the other nodes the outcome."""
     outcome = Outcome("failed", int(ExitCode.BUG), "node 0 ended without an outcome", run=str(prepared.paths.root))
     try:
         outcome = client.run(prepared, signals, ranks, lease)
@@ -70,7 +70,10 @@ def conduct(client: Client, prepared: Launch, signals: Signals, ranks: Echo, lea
 
 
 def announce(resolved: Resolved, write: Say) -> None:
-    """Say which plugins are active beside the built-in ones; `trainrun plugins` and `hooks` show what else there is."""
+    """Print the active plugins besides the built-in ones.
+
+    `trainrun plugins` and `trainrun hooks` show the others.
+    """
     for note in resolved.notes:
         write(f"note: {note}")
     active = [_shown(one.name, one.plugin, one.version) for one in resolved.instances if one.role == "plugin"]

@@ -1,6 +1,6 @@
 """The run directory's storage when it cannot be written to any more: full, read-only, or gone.
 
-Workers and client then fail wherever they next write. The outcome must not depend on where that is: it names the
+Workers and client then fail at their next write. The outcome must not depend on which write that is: it names the
 directory, what is wrong with it, and the newest checkpoint.
 """
 

@@ -27,9 +27,12 @@ class Straggler(NamedTuple):
 
 
 class Stragglers:
-    """Compares the own time of ranks over windows of some seconds. factor: of the median that is too much; 0 for off.
+    """Compares the own time of ranks over windows of some seconds.
 
-    Own time is what the host spends outside of the backward pass and the reductions, where ranks wait for each other.
+    Own time is what the host spends outside of the backward pass and the reductions, in which ranks wait for each
+    other.
+
+    factor: of the median that is too much; 0 for off.
     """
 
     def __init__(self, factor: float) -> None:

@@ -1,4 +1,4 @@
-"""Keep standard output for a command's answer: what plugins and their children print goes to stderr and into the run.
+"""Keep standard output for a command's result: what plugins and their children print goes to stderr and into the run.
 
 A plugin may print at its import and in its client hooks, by `print`, through descriptor 1, or by a child that inherits
 it. A pipe takes the place of descriptor 1 meanwhile, and a thread copies what comes.
@@ -31,7 +31,7 @@ _CURRENT: ContextVar[Stray | None] = ContextVar("stray", default=None)
 
 
 class Stray:
-    """Context manager: only `answers` leads to standard output, whatever else is written to it goes to stderr.
+    """Context manager: only `answers` leads to standard output, all other writes go to stderr.
 
     `keep` has it written into a file too, with what came before.
     """
@@ -65,7 +65,7 @@ class Stray:
             sys.stdout.flush()
         sys.stdout = self._before
         if self.answers is not self._before:
-            with suppress(OSError):  # each answer was flushed, and what could not be written was raised there
+            with suppress(OSError):  # each result was flushed, and what could not be written was raised there
                 self.answers.close()
         os.dup2(self._saved, _STDOUT)
         os.close(self._saved)
@@ -82,7 +82,7 @@ class Stray:
                 self._append(waiting)
 
     def _copy(self) -> None:
-        """Copy whole lines, and what is none after a pause, until nobody can write any more."""
+        """Copy whole lines, and after a pause parts, until no writer is left."""
         poller, rest, until = select.poll(), b"", 0.0
         poller.register(self._reader, select.POLLIN)
         while True:
@@ -114,7 +114,7 @@ class Stray:
     def _append(self, text: str) -> None:
         kept, self._room = text[: self._room], max(0, self._room - len(text))
         if kept and self._file is not None:
-            # Storage that is full or gone is found and told by what the run itself writes.
+            # Storage that is full or gone is found and reported by what the run itself writes.
             with suppress(OSError), self._file.open("a", encoding="utf-8", errors="backslashreplace") as out:
                 out.write(kept)
 

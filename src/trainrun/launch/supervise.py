@@ -133,7 +133,10 @@ def look_for_stop(launch: Launch, signals: Signals) -> None:
 
 
 def _forward(launch: Launch, handle: WorkersHandle, asked: Asked, say: Say) -> None:
-    """Tell the workers. They read the request when the signal that follows it has reached them."""
+    """Pass the request to the workers.
+
+    They read it when the signal that follows it has reached them.
+    """
     append_line(launch.paths.requests(launch.attempt), {"time": time.time(), **asked._asdict()})
     if asked.request == "stop":
         say(f"{asked.source}: stopping after this step; press Ctrl-C again to stop now")

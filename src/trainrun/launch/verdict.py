@@ -22,18 +22,18 @@ from trainrun.rundir.records import Cause, Failure, Outcome, State, Stop, Worker
 
 Forced = Literal["now", "grace", "early"]
 
-_LINES = 30  # of the agent's log, where no worker could say what happened
+_LINES = 30  # of the agent's log, if no worker could say what happened
 
 
 @dataclass(frozen=True)
 class Ending:
     """What the client knows of an attempt that is over.
 
-    `code` is the backend's exit code, `signal` the first signal that the client got, and `forced` why the
-    workers were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too
-    early for them to be started. `lost` says which of several nodes was lost, `clocks` what to add to the monotonic
-    times of a rank of another node to compare them with those of node 0. `hang` is where all ranks were when nothing
-    went on any more. `shortage` says what ran out of memory, if the kernel has killed a process for that.
+    `code` is the backend's exit code, and `signal` the first signal that the client got. `forced` is why the workers
+    were not left to end by themselves: a second Ctrl-C, the end of their time, or a signal that came too early for them
+    to be started. `lost` says which of several nodes was lost. `clocks` is what to add to the monotonic times of a rank
+    of another node to compare them with those of node 0. `hang` is the position of all ranks when none advanced any
+    more. `shortage` says what ran out of memory, if the kernel has killed a process for that.
     """
 
     code: int | None
@@ -90,7 +90,10 @@ def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
 
 
 def stopped_between(launch: Launch, before: Outcome, number: signal.Signals | None) -> Outcome:
-    """The outcome of a run that was told to stop after the attempt that ended as `before`, and before another began."""
+    """Return the outcome of a run that was stopped between two attempts.
+
+    The last attempt ended as `before`.
+    """
     state: State = "stopped"
     code: int = ExitCode.OK
     if number is not None:
@@ -132,7 +135,10 @@ def _completed(paths: RunPaths, attempt: int, record: WorkerRecord) -> WorkerRec
 
 
 def _was_told(failure: Failure, ending: Ending) -> bool:
-    """A worker that was asked to stop before it could handle the signal: no failure of anybody."""
+    """Return whether a worker was asked to stop before it could handle the signal.
+
+    That is no failure.
+    """
     return ending.signal is not None and failure.signal == signal.SIGTERM.name and failure.step == 0
 
 
@@ -150,13 +156,16 @@ def _forced(launch: Launch, ending: Ending, step: int) -> tuple[State, int, str]
 
 
 def _is_saved(paths: RunPaths, attempt: int, step: int) -> bool:
-    """Whether the run can go on from where it stopped. step: that of the end, 0 where it had not begun to train."""
+    """Return whether the run can resume at the step where it stopped.
+
+    step: that of the end, 0 if training had not begun.
+    """
     at = reached(paths, attempt)
     return at is not None and at >= step
 
 
 def _preemption(state: State, ending: Ending) -> Cause | None:
-    """Whether workers were told to stop by somebody else than this client."""
+    """Return "preemption" if workers were stopped by another process than this client."""
     return "preemption" if state == "terminated" and ending.signal is None else None
 
 
@@ -315,12 +324,15 @@ def _at(record: WorkerRecord | None) -> str:
 
 
 def _when(step: int, record: WorkerRecord | None) -> str:
-    """When a worker ended that could not say so: by its last record, else by what rank 0 last told of the run."""
+    """Describe when a worker ended that could not report it.
+
+    Taken from its last record, or from what rank 0 last wrote of the run.
+    """
     return f" after step {step}" if record is not None and not record.step and step else _at(record)
 
 
 def _status(paths: RunPaths, attempt: int) -> dict[str, Any]:
-    """What rank 0 last told of this attempt; nothing where it is from an earlier one."""
+    """Return what rank 0 last wrote of this attempt; empty if it is from an earlier one."""
     status = read_json(paths.status) or {}
     return status if status.get("attempt", attempt) == attempt else {}
 

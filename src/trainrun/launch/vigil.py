@@ -1,4 +1,4 @@
-"""What the client makes of the workers' pulses: an attempt that hangs is ended, a slow rank is told of."""
+"""What the client makes of the workers' pulses: an attempt that hangs is ended, a slow rank is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainrun.rundir.files import append_line
 
 
 class Hung(Exception):
-    """Nothing goes on in an attempt."""
+    """No rank of an attempt advances."""
 
     def __init__(self, hang: Hang) -> None:
         super().__init__(hang.message)

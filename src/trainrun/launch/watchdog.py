@@ -1,7 +1,7 @@
-"""Noticing that workers run but do nothing any more, and learning where they are before they are ended.
+"""Find workers that run but do nothing any more, and learn their position before they are ended.
 
-Another process looks, from outside: a worker that sleeps, spins, was stopped or never lets go of the interpreter's lock
-could not tell by itself.
+Another process looks, from outside. A worker that sleeps, spins, was stopped or never lets go of the interpreter's lock
+could not report it by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAMED = 8  # ranks named in a row
 
 
 class Where(NamedTuple):
-    """Where one rank was when nothing went on. `beat` is None where it has not begun."""
+    """The state of one rank when nothing advanced. `beat` is None if it has not begun."""
 
     rank: int
     beat: Beat | None
@@ -35,7 +35,7 @@ class Where(NamedTuple):
 
     @property
     def place(self) -> str:
-        """What the rank does and where, in words that follow its name."""
+        """Describe what the rank does and its position, in words that follow its name."""
         if self.beat is None:
             return "has not begun"
         verb = "is stopped" if self.stopped else "waits" if self.beat.waiting or self._loads else "sits"
@@ -54,7 +54,10 @@ class Hang(NamedTuple):
 
     @property
     def blamed(self) -> tuple[Where, ...]:
-        """The stopped ranks; else the ones furthest behind, and of these those that do not wait for others."""
+        """Return the stopped ranks, otherwise the ones furthest behind.
+
+        Of the latter only those that do not wait for others.
+        """
         found = [one for one in self.ranks if one.stopped]
         if not found:
             least = min(_advances(one) for one in self.ranks)
@@ -111,7 +114,9 @@ class Watchdog:
         return Hang(limit, tuple(Where(rank, self.beats.get(rank)) for rank in self._ranks))
 
     def dump(self, hang: Hang, records: Mapping[int, WorkerRecord], elsewhere: Collection[int] = ()) -> Hang:
-        """Have the workers of this machine write their stacks; answers with who was stopped and what was written.
+        """Have the workers of this machine write their stacks.
+
+        Returns the hang with the ranks that were stopped and what was written.
 
         elsewhere: ranks on other machines, which were asked there.
         """
@@ -145,10 +150,11 @@ class Watchdog:
 
 
 def ask_for_stacks(records: Sequence[WorkerRecord]) -> set[int]:
-    """Have workers of this machine that have a pulse write their stacks; answers with the ranks that were stopped.
+    """Ask the workers of this machine for their stacks; return the stopped ranks.
 
-    A stopped one has to be continued for that; it is about to be ended anyway. One without a pulse may not handle the
-    signal yet, and would die of it.
+    A stopped one has to be continued for that; it is about to be ended anyway.
+
+    records: of workers that have a pulse. One without a pulse may not handle the signal yet, and would die of it.
     """
     stopped = {record.rank for record in records if process.stopped(record.pid)}
     for record in records:
@@ -159,7 +165,10 @@ def ask_for_stacks(records: Sequence[WorkerRecord]) -> set[int]:
 
 
 def where(paths: RunPaths, attempt: int, ranks: Sequence[int]) -> list[Where]:
-    """Where the ranks are, or were when they ended; those that never began are left out."""
+    """Return the state of each rank, or its last one if it has ended.
+
+    Ranks that never began are left out.
+    """
     found = {rank: read_pulse(paths.pulse(attempt, rank)) for rank in ranks}
     return [Where(rank, beat) for rank, beat in found.items() if beat is not None]
 

@@ -1,4 +1,4 @@
-"""Several machines in one run: the launching processes of all nodes speak with one another over TCP.
+"""Several machines in one run: the clients of all nodes communicate over TCP.
 
-The one of node 0 owns the run; the others start and watch their own workers and do what they are told. Without torch.
+The client of node 0 owns the run. The others start and watch their own workers, and follow its requests. Without torch.
 """

@@ -1,15 +1,15 @@
-"""How a node is let in: both sides prove that they see the same run directory, and then compare what they train with.
+"""How a node joins: both sides prove that they see the same run directory, and then compare what they train with.
 
 node K                                  node 0
 hello  protocol, node, nodes, run   →
                                     ←   welcome  run directory, challenge       (or: refused)
-proof  answer, own challenge        →                                           (or: unseen)
-                                    ←   proved   answer
+proof  response, own challenge      →                                           (or: unseen)
+                                    ←   proved   response
                                     ←   terms    recipe hash, plugins           (or: refused)
 agreed host, differences            →                                           (or: refused)
 
-Until `proof` and `proved` anybody may be at the other end. What they say then is bounded in size, number and time, and
-ends no launch: it is reported, and the launch waits for the right node. See `launch.nodes.door` for node 0's side.
+Until `proof` and `proved` any process may be at the other end. What it says then is bounded in size, number and time,
+and ends no launch: it is reported, and the launch waits for the right node. See `launch.nodes.door` for node 0's side.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Reception:
         self._challenge = trust.challenge()
 
     def reply(self, message: Message) -> Message:
-        """Return what to send. Raises `Refused` for whatever does not belong here."""
+        """Return what to send. Raise `Refused` for a message that does not belong here."""
         if self.visitor is None:
             self.visitor = _visitor(_expect(message, Hello))
             return Welcome.to(self._paths.root, self._challenge)
@@ -192,7 +192,7 @@ class _Caller:
         deadline, data = time.monotonic() + STEP, b""
         while True:
             for message in self.lines.feed(data):
-                if isinstance(message, messages.Refused):  # whoever that was: it has proved nothing
+                if isinstance(message, messages.Refused):  # the other side has proved nothing
                     raise Refused(message.reason, patience=math.inf)
                 return _expect(message, kind, patience=math.inf)
             data = self._receive(deadline)

@@ -22,8 +22,10 @@ _DRAIN = 2.0  # seconds to wait for the other side to close too
 class Channel:
     """Sends and receives messages, once both sides have proved who they are.
 
-    A thread of its own reads and gives signs of life, whatever the program does. Only the monotonic clock counts, here
-    and on the other side. lines: what has come already and belongs to the next message.
+    A thread of its own reads and gives signs of life, independent of the program. Only the monotonic clock counts, here
+    and on the other side.
+
+    lines: what has come already and belongs to the next message.
     """
 
     def __init__(

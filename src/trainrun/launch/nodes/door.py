@@ -192,7 +192,7 @@ class Door:
             self._drop(stranger, Refused(f"it sent {error}"))
         except Refused as refused:
             self._drop(stranger, refused)
-        except OSError as error:  # nobody is left to be told
+        except OSError as error:  # no node is left to be informed
             self._refusals.note(stranger.where, Refused(told(error)))
             self._forget(stranger).close()
 

@@ -1,4 +1,4 @@
-"""Where the nodes meet: `HOST:PORT` of node 0."""
+"""The address at which the nodes connect: `HOST:PORT` of node 0."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Endpoint(NamedTuple):
 
 
 def parse(text: str) -> Endpoint:
-    """`HOST:PORT`, `HOST` or `[IPv6 address]:PORT`; raises UsageError for anything else."""
+    """Parse `HOST:PORT`, `HOST` or `[IPv6 address]:PORT`. Raise UsageError for any other text."""
     found = _SHAPE.fullmatch(text.strip())
     port = int(found["port"] or PORT) if found else 0
     if found is None or not 0 < port < 65536:
@@ -42,7 +42,7 @@ def parse(text: str) -> Endpoint:
 
 
 def addresses(endpoint: Endpoint) -> list[str]:
-    """What the host's name resolves to. Raises OSError where it does not."""
+    """Return the addresses of the host's name. Raise OSError if it does not resolve."""
     found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -61,7 +61,7 @@ def listen(endpoint: Endpoint) -> socket.socket:
 
 
 def connect(endpoint: Endpoint, seconds: float) -> socket.socket:
-    """One attempt at a connection to node 0. Raises OSError where there is none."""
+    """Try once to connect to node 0. Raise OSError if that fails."""
     return socket.create_connection((endpoint.host, endpoint.port), timeout=seconds)
 
 

@@ -1,4 +1,4 @@
-"""Node 0's side of the connections: it lets the other nodes in, knows who is there, and tells them what to do."""
+"""Node 0's side of the connections: it lets the other nodes in, knows which are there, and sends them requests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Report(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """Somebody pressed Ctrl-C on another node, or sent it a signal. `now`: not for the first time."""
+    """A Ctrl-C on another node, or a signal to it. `now`: not the first one."""
 
     request: Request
     source: str
@@ -119,9 +119,10 @@ class Hub:
             raise EnvironmentProblem(problem)
 
     def gather(self, seconds: float, wanted: Callable[[], bool]) -> bool:
-        """Wait until all nodes are here; False if some are not after so long, or when it is no longer `wanted`.
+        """Wait until all nodes are here and return True.
 
-        Raises EnvironmentProblem where a node differs.
+        Returns False if some are missing after `seconds`, or when the wait is no longer `wanted`. Raises
+        EnvironmentProblem if a node differs.
         """
         deadline = time.monotonic() + seconds
         told = False
@@ -145,7 +146,7 @@ class Hub:
         return f"present: {', '.join(here)}"
 
     def absence(self, seconds: float) -> str:
-        """Who has not come within so many seconds, in words."""
+        """Describe the nodes that have not come within `seconds`."""
         last = self._refusals.last
         return (
             f"{_listed(self.missing)} of {self.nodes} has not come within {seconds:g} s ({self.present}) to "
@@ -158,22 +159,25 @@ class Hub:
             peer.channel.send(message)
 
     def ended(self, attempt: int) -> dict[int, int]:
-        """The nodes that have told of the end of their workers in this attempt, with their exit codes."""
+        """Return the nodes whose workers have ended in this attempt, with their exit codes.
+
+        Only nodes that have reported it are included.
+        """
         self._listen()
         return {node: report.code for (number, node), report in self._reports.items() if number == attempt}
 
     def ends(self, attempt: int, node: int) -> tuple[End, ...]:
-        """What a node has told of the ends of single workers."""
+        """Return what a node has reported of the ends of single workers."""
         report = self._reports.get((attempt, node))
         return report.ends if report else ()
 
     def asked(self) -> Wish | None:
-        """What somebody asks for on another node; each wish once."""
+        """Return the next request from another node; each request once."""
         self._listen()
         return self._wishes.popleft() if self._wishes else None
 
     def farewell(self, outcome: Outcome) -> None:
-        """Tell the nodes how the run ended and let them go."""
+        """Send the nodes the outcome of the run and let them go."""
         self.tell(Over.of(outcome))
         deadline = time.monotonic() + _FAREWELL
         for peer in self.peers:

@@ -35,9 +35,10 @@ class Search:
 
 
 def join(search: Search, visitor: Visitor, compare: Compare) -> tuple[Channel, RunPaths]:
-    """Be let into the run of node 0. Raises NotReached, or Refused with the reason of a node 0 that has proved itself.
+    """Join the run of node 0.
 
-    Whatever else listens at the endpoint only makes this wait: it may be a stranger that took the port before node 0.
+    Raises NotReached, or Refused with the reason of a node 0 that has proved itself. Any other process that listens at
+    the endpoint only makes this wait: it may have taken the port before node 0.
     """
     deadline = time.monotonic() + search.seconds
     refused_since: float | None = None

@@ -1,7 +1,7 @@
-"""Every message between nodes: one JSON object a line, with its fields, types and bounds. Anything else is refused.
+"""Every message between nodes: one JSON object a line, with its fields, types and bounds. All other lines are refused.
 
-The classes are the one schema for both directions and both sides. Until a side has proved that it knows the run's
-key, its messages are at most `SMALL` bytes, and nothing that it says ends a launch.
+The classes are the one schema for both directions and both sides. Until a side has proved that it knows the run's key,
+its messages are at most `SMALL` bytes, and nothing that it says ends a launch.
 """
 
 from __future__ import annotations
@@ -236,7 +236,10 @@ def decode(line: bytes) -> Message:
 
 
 def fit(text: str, limit: int = TEXT) -> str:
-    """Cut a text where a message has no more room for it. Half of a surrogate pair becomes a question mark."""
+    """Cut a text to what a message has room for.
+
+    Half of a surrogate pair becomes a question mark.
+    """
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return shown.encode("utf-8", "replace").decode()
 

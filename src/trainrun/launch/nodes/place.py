@@ -1,4 +1,4 @@
-"""Which node of a launch this is, and where it finds node 0: from the recipe and the command line."""
+"""The node rank of this launch, and the address of node 0: from the recipe and the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HOW_MANY = "launch.nodes or --nodes says how many there are"
 
 
 class Place(NamedTuple):
-    """This node's rank, the number of nodes, and where node 0 is."""
+    """This node's rank, the number of nodes, and the address of node 0."""
 
     node: int
     nodes: int

@@ -1,4 +1,4 @@
-"""The workers of all nodes as one: those of this machine, and what the other nodes tell of theirs."""
+"""The workers of all nodes as one: those of this machine, and what the other nodes report of theirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainrun.launch.nodes.messages import Attempt, Kill, Nudge, Stop, fit
 
 _EVIDENCE = 0.5  # seconds after a failure here for the loss of a node to be known, which may be what it came from
 _LINGER = 30.0  # seconds between the ends of the first and the last node's workers, when all goes well
-_KILLED = 25.0  # seconds for the other nodes to tell that their workers are gone
+_KILLED = 25.0  # seconds for the other nodes to report that their workers are gone
 _LOOK = 0.02
 
 
@@ -21,11 +21,11 @@ class OwnWorkers(Protocol):
 
     @property
     def ends(self) -> dict[int, End]:
-        """How those of them ended that did so without being told to."""
+        """Return how those of them ended that ended without a request."""
 
     @property
     def port(self) -> int | None:
-        """Where the store of this attempt listens, once it does."""
+        """Return the port of this attempt's store; None until it listens."""
 
     def poll(self) -> int | None:
         """As that of `WorkersHandle`."""
@@ -43,8 +43,8 @@ class OwnWorkers(Protocol):
 class SpreadWorkers:
     """A `WorkersHandle` on node 0 for the workers of all nodes in one attempt.
 
-    Whatever fails on one node ends the attempt on all of them at once. `lost` says which node was lost, if one was;
-    `clocks` is what to add to the monotonic times of each rank to compare them with those of node 0.
+    A failure on one node ends the attempt on all of them at once. `lost` says which node was lost, if one was. `clocks`
+    is what to add to the monotonic times of each rank to compare them with those of node 0.
     """
 
     def __init__(self, own: OwnWorkers, hub: Hub, launch: Launch) -> None:
@@ -70,7 +70,7 @@ class SpreadWorkers:
         }
 
     def poll(self) -> int | None:
-        """None while all is well; else everything has been ended on all nodes, and the answer is the exit code."""
+        """Return None while all is well, otherwise end all nodes' workers and return the exit code."""
         self._begin()
         if self._code is None:
             self._code = self._own.poll()
@@ -107,14 +107,14 @@ class SpreadWorkers:
         self._killed = True
 
     def _begin(self) -> None:
-        """Tell the other nodes where the store is, as soon as there is one."""
+        """Send the other nodes the address of the store, as soon as there is one."""
         if not self._begun and self._own.port is not None:
             store = self._hub.where._replace(port=self._own.port)
             self._hub.tell(Attempt(attempt=self._launch.attempt, host=store.host, port=store.port))
             self._begun = True
 
     def _waited_for(self) -> list[Peer]:
-        """The nodes that are there and have not told of the end of their workers."""
+        """Return the connected nodes that have not reported the end of their workers."""
         reports = self._hub.ended(self._launch.attempt)
         return [peer for peer in self._peers if peer.node not in reports and peer.channel.lost is None]
 
@@ -132,7 +132,10 @@ class SpreadWorkers:
             time.sleep(_LOOK)
 
     def _too_far_apart(self, some_ended: bool) -> int | None:
-        """End what goes on although workers elsewhere have finished long ago; None before that."""
+        """End what still runs although workers elsewhere have finished long ago.
+
+        Returns None before that.
+        """
         if not some_ended:
             return None
         self._first_end = self._first_end or time.monotonic()

@@ -33,7 +33,10 @@ def make_key(path: Path) -> str:
 
 
 def read_key(path: Path, seconds: float = _APPEARS) -> str:
-    """The key of the run. Raises NotShared where there is none after some seconds, or not one of this user's."""
+    """Return the key of the run.
+
+    Raises NotShared if there is none after `seconds`, or if it is not one of this user's.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -45,7 +48,7 @@ def read_key(path: Path, seconds: float = _APPEARS) -> str:
 
 
 def challenge() -> str:
-    """What the other side must answer, never the same twice."""
+    """Return a value for the other side to prove itself with, never the same twice."""
     return secrets.token_hex(32)
 
 
