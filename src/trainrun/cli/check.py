@@ -1,4 +1,4 @@
-"""`trainrun check`: are these recipes right, and where does a value come from?"""
+"""`trainrun check`: are these recipes right, and what set a value?"""
 
 from __future__ import annotations
 
@@ -147,7 +147,10 @@ def _key(text: str) -> tuple[str, ...]:
 
 
 def _ask_plugins(resolved: Resolved, *, quiet: bool) -> None:
-    """Let plugins veto the recipe. Only where one of them wants to are plugins and pydantic's models imported."""
+    """Let plugins veto the recipe.
+
+    Plugins and pydantic's models are imported only if a plugin may do so.
+    """
     described = [resolved.descriptions.get(instance.target) for instance in resolved.instances]
     if not any(impl.hook == "check_recipe" for one in described if one for impl in one.impls):
         return
@@ -158,7 +161,7 @@ def _ask_plugins(resolved: Resolved, *, quiet: bool) -> None:
 
 
 def explain(resolved: Resolved, key: tuple[str, ...]) -> str:
-    """Where the value of `key` comes from, and what it overrode."""
+    """Describe what set the value of `key`, and what it overrode."""
     from trainrun.recipe import suggest  # noqa: PLC0415
     from trainrun.recipe.plain import dotted, lookup  # noqa: PLC0415
     from trainrun.recipe.secret import REDACTED, redact_at  # noqa: PLC0415

@@ -70,9 +70,10 @@ def command(*, run: str, base: Path, as_json: bool, out: Path | None, **chosen: 
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint as it is shown: `size` in bytes, `saved` in seconds since the epoch; no problem: it is good.
+    """A checkpoint as it is shown.
 
-    `links` are the names of the symbolic links beside it that lead to it.
+    `size` is in bytes, `saved` in seconds since the epoch. Without a problem it is good. `links` are the names of the
+    symbolic links next to it that lead to it.
     """
 
     path: Path
@@ -138,7 +139,10 @@ def _row(found: Found, links: Sequence[str], *, full: bool) -> Row:
 
 
 def _measure(folder: Path) -> tuple[int, float]:
-    """Bytes in all, and when the folder was last changed; zeros where a run that goes on has just removed it."""
+    """Return the bytes in all, and when the folder was last changed.
+
+    Both are zero if an active run has just removed it.
+    """
     with suppress(OSError):
         files = [found.st_size for found in tree(folder).values() if stat.S_ISREG(found.st_mode)]
         return sum(files), folder.lstat().st_mtime

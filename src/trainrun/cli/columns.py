@@ -1,4 +1,4 @@
-"""Aligned plain text, for answers that must be quick: rich takes longer to import than they take."""
+"""Aligned plain text, for commands that must be quick: importing rich takes longer than they take."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "", width: int | None =
 
 
 def terminal_width() -> int | None:
-    """The columns of the terminal that stdout is; None if it is something else, which takes lines of any length."""
+    """Return the columns of the terminal that stdout is.
+
+    None if it is no terminal: then lines may have any length.
+    """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -53,7 +53,7 @@ def shown(pair: Pair, how: str, other: str) -> str:
 
 
 def figure(value: float | None, than: float | None = None) -> str:
-    """Show a number with six digits, or with as many as tell it from another."""
+    """Return a number with six digits, or with as many as distinguish it from `than`."""
     if value is None:
         return "missing"
     digits = next((n for n in range(6, 17) if than is None or f"{value:.{n}g}" != f"{than:.{n}g}"), 17)

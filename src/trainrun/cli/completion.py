@@ -9,7 +9,7 @@ from trainrun.cli.echo import echo
 
 VARIABLE = "_TRAINRUN_COMPLETE"  # by which click's script asks, made of the program's name
 
-# A key, a kind of fault, and whatever takes more after it: without a space behind it.
+# A key, a kind of fault, and every other start of a longer text: without a space behind it.
 _NOSPACE = """\
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=:@] ]]; then
         compopt -o nospace 2>/dev/null

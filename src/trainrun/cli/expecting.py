@@ -48,7 +48,7 @@ class Expected(NamedTuple):
 
 
 def in_attempts(count: int) -> str:
-    """How the number of attempts is told; the usual one is not."""
+    """Return the number of attempts in words; empty for the usual one."""
     return "" if count == 1 else f"{count} attempts"
 
 

@@ -221,7 +221,7 @@ def _row(number: int, entry: Entry) -> tuple[str, ...]:
 
 
 def _short(file: str) -> str:
-    """Relative where that is shorter."""
+    """Return a relative path if that is shorter."""
     try:
         return str(Path(file).relative_to(Path.cwd()))
     except ValueError:

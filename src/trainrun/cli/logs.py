@@ -188,6 +188,6 @@ def _value(value: object) -> str:
 
 
 def _clock(moment: float) -> str:
-    """The time of day, with the day where it is not today."""
+    """Return the time of day, with the day unless that is today."""
     at, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if at[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", at)

@@ -139,7 +139,7 @@ def _load(name: str, found: tuple[str, str]) -> click.Command:
 
 
 def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
-    """Settle colour for click here, and for whatever else writes to the terminal through the environment."""
+    """Set the colour for click, and through the environment for other writers to the terminal."""
     if value != "auto":
         on = value == "always"
         os.environ.pop("NO_COLOR" if on else "FORCE_COLOR", None)
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _close_stdout()
-    if arguments is None:  # what plugins have left for Python's end is no answer
+    if arguments is None:  # what plugins have left for Python's end is no result
         os.dup2(2, 1)
     sys.exit(code)
 
@@ -207,9 +207,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _call(arguments: Sequence[str]) -> Any:
-    """Call the command; raises KeyboardInterrupt if a signal asked for its end, whatever became of that on the way.
+    """Call the command; raise KeyboardInterrupt if a signal asked for its end.
 
-    Python drops what a callback of a weak reference raises, and makes another error of it while it creates a class.
+    That holds even if Python lost the exception on the way: it drops what a callback of a weak reference raises, and
+    makes another error of it while it creates a class.
     """
     handler = interrupts.current()
     try:
@@ -251,7 +252,10 @@ def _with_usage(error: click.ClickException) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Put /dev/null where a standard stream is closed: other files would get its number, and a child its content."""
+    """Open /dev/null in place of each closed standard stream.
+
+    Otherwise other files would get its number, and a child its content.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None and (descriptor := os.open(os.devnull, os.O_RDWR)) <= number:
             setattr(sys, name, open(descriptor, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115

@@ -61,7 +61,10 @@ class Subject(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One update, of all ranks. samples: of each rank, by name; None if they cannot be told apart."""
+    """One update, of all ranks.
+
+    samples: of each rank, by name; None if they cannot be distinguished.
+    """
 
     step: int
     epoch: int

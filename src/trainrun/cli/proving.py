@@ -112,7 +112,7 @@ def prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault]) -> Iterator
     for fault in faults:
         expected, seen = expect(fault, resolved), _launch(trial, fault)
         if fault.hook is not None and resolved.specs[fault.hook].locus != "worker":
-            seen = seen._replace(fired=True)  # the client leaves no trace of it; what follows must tell
+            seen = seen._replace(fired=True)  # the client leaves no trace of it; what follows must show it
         yield Proved(fault, expected, seen)
 
 
@@ -143,9 +143,10 @@ def _settings(fault: Fault) -> list[str]:
 
 
 def launched() -> None:
-    """`trainrun launch` as a child of `trainrun smoke`: it ends with it, and hears every signal.
+    """Run `trainrun launch` as a child of `trainrun smoke`.
 
-    Where signals are ignored, as in the background of a shell, it would have inherited that.
+    It ends with its parent, and handles every signal: if signals are ignored, as in the background of a shell, it would
+    have inherited that.
     """
     die_with_parent(int(sys.argv.pop(1)))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -154,7 +155,10 @@ def launched() -> None:
 
 
 def _run(command: Sequence[str], output: Path) -> int | None:
-    """The exit code, or None where it had to be killed. In a session of its own: a Ctrl-C here is not meant for it."""
+    """Run the command and return its exit code; None if it had to be killed.
+
+    It runs in a session of its own: a Ctrl-C here is not meant for it.
+    """
     with output.open("wb") as file:
         started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True

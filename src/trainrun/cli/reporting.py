@@ -39,7 +39,7 @@ def colored() -> bool | None:
 def complain(message: str) -> None:
     """Write an error message to stderr."""
     first, *more = scrub(message).split("\n")
-    with suppress(OSError):  # nobody reads it
+    with suppress(OSError):  # there is no reader
         echo(Styled("error: ", "red", bold=True), first, err=True, color=colored())
         for line in more:
             # Each problem of many is an error of its own; what is indented belongs to the one above.
@@ -62,15 +62,18 @@ def show_tracebacks(error: TrainrunError) -> None:
 
 
 def _whole_elsewhere(text: str, error: BaseException) -> str:
-    """Return the text, or if that is too long for a terminal its ends and where the whole error was written."""
+    """Return the text, cut to its ends if it is too long for a terminal.
+
+    A cut text names the file to which the whole error was written.
+    """
     shown = shorten(text, lines=TRACE)
     return shown if shown == text else f"{shown}\n… all of it: {write_crash_log(error)}"
 
 
 def write_crash_log(error: BaseException) -> Path | str:
-    """Write the report of a bug where only this user can read it; return its path.
+    """Write the report of a bug to a file that only this user can read.
 
-    The command line is left out: it may hold what its user keeps to themselves.
+    Returns its path. The command line is left out: it may hold what its user keeps to themselves.
     """
     import platform  # noqa: PLC0415 - only a crash needs these
     import tempfile  # noqa: PLC0415
@@ -98,7 +101,7 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 def print_document(code: int, problems: Sequence[Problem]) -> None:
     """Print the JSON document of a command that has failed, in one line: some commands print a document a line."""
     found = {"version": options.JSON_VERSION, "ok": False, "exit_code": int(code), "problems": listed(problems)}
-    with suppress(OSError):  # nobody reads it
+    with suppress(OSError):  # there is no reader
         echo(json.dumps(found))
 
 
@@ -122,7 +125,10 @@ def problems_of(error: Exception) -> list[Problem]:
 
 
 def annotation(level: str, recipe: str, problem: Problem) -> str:
-    """Return the workflow command that shows a problem beside its line, or at the recipe if it has no line."""
+    """Return the workflow command that shows a problem next to its line.
+
+    A problem without a line is shown at the recipe.
+    """
     found = _PLACE.fullmatch(problem.where)
     place = {"file": recipe} if found is None else found.groupdict()
     place["file"] = _relative(place["file"])

@@ -47,7 +47,10 @@ class Screen:
         self._live.update(self.render(view, self._console.height), refresh=True)
 
     def render(self, view: View, height: int) -> RenderableType:
-        """The view in `height` lines: what is most telling first, and the last events in what is left."""
+        """Return the view in `height` lines: the most important first.
+
+        The last events take what is left.
+        """
         top = [*_head(view), *self._progress(view), *_metrics(view)]
         room = height - len(top)
         workers = _workers(view.workers, max(3, room // 2))
@@ -113,7 +116,10 @@ def _wrapped(words: Sequence[str], lines: int) -> Iterator[str]:
 
 
 def _workers(workers: Sequence[Worker], room: int) -> list[RenderableType]:
-    """A heading and a row for each rank. Where there is no room for all, those that stand out come first."""
+    """Return a heading and a row for each rank.
+
+    If there is no room for all, those that stand out come first.
+    """
     if not workers:
         return []
     room = max(1, room - 2)

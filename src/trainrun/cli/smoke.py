@@ -29,7 +29,7 @@ _WORKERS = 2
 
 Trial = tuple[str, Sequence[str], Sequence[str], Path]
 
-_MORE = 2  # steps after going on from the checkpoint
+_MORE = 2  # steps after resuming from the checkpoint
 _SETTLE = 10  # steps after the last fault, for what all ranks must agree on
 _CHECK = "smoke-check"
 _FIXED = (
@@ -143,7 +143,7 @@ def _shareable(train: Mapping[str, Any]) -> bool:
     """Whether two workers can share an update, in the recipe's own micro-batches."""
     batch, micro = train.get("batch_size"), train.get("micro_batch_size") or 1
     if not isinstance(batch, int) or not isinstance(micro, int):
-        return True  # which is wrong in another way, and told so
+        return True  # which is wrong in another way, and has its own message
     return batch % (_WORKERS * micro) == 0
 
 
@@ -221,13 +221,13 @@ def _limit(resolved: Resolved, steps: int) -> str:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Where nothing was started there is nothing to look at."""
+    """Remove the folder if nothing was started: it holds nothing to look at."""
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
-    """How the launch ended, and the one that went on from its checkpoint, where there was one."""
+    """Describe how the launch ended, and the resume from its checkpoint, if there was one."""
     from trainrun.launch import closing  # noqa: PLC0415
     from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""`trainrun status`: where a run is, and what its plugins cost."""
+"""`trainrun status`: the state of a run, and what its plugins cost."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from trainrun.rundir.requests import write_stop
 from trainrun.rundir.summary import is_over, read_outcome, summarize
 
 _PACE = 0.1  # seconds between two looks
-_GRACE = 30.0  # seconds, where the recipe cannot be read
+_GRACE = 30.0  # seconds, if the recipe cannot be read
 _SLACK = 45.0  # seconds beyond the grace in which a client tears down and calls its last hooks
 
 
@@ -69,7 +69,7 @@ def _require_running(paths: RunPaths) -> None:
 
 
 def _patience(paths: RunPaths, *, now: bool) -> float:
-    """Seconds in which the client has to have ended, whatever plugins and workers do."""
+    """Return the seconds in which the client has to have ended, for all plugins and workers."""
     return _SLACK + (0.0 if now else _grace(paths))
 
 

@@ -1,4 +1,4 @@
-"""`trainrun sync`: send trackers what they could not be sent while a run went on."""
+"""`trainrun sync`: send trackers what they could not be sent while a run was active."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def _send(paths: RunPaths, instance: Instance, timeout: float) -> Delivery:
 
 
 def _complete(paths: RunPaths, delivery: Delivery) -> bool:
-    """Whether nothing is left to send. Of a run whose client was killed nobody can say how it ended."""
+    """Return whether nothing is left to send.
+
+    If its client was killed, no outcome was recorded.
+    """
     return delivery.complete or (not delivery.left and read_outcome(paths) is None)
 
 
@@ -98,7 +101,10 @@ def _instances(paths: RunPaths, chosen: tuple[str, ...]) -> Iterator[Instance]:
 
 
 def _with_secrets(paths: RunPaths, instance: Instance) -> Instance:
-    """The instance with the options that the run directory leaves out. Raises RecipeError where they are missing."""
+    """Return the instance with the options that the run directory leaves out.
+
+    Raises RecipeError if they are missing.
+    """
     if REDACTED not in json.dumps(dict(instance.options), default=str):
         return instance
     table = read_frozen(paths).data["plugins"][instance.name]

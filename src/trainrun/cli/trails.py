@@ -19,7 +19,10 @@ Steps = Mapping[int, Record]  # the record of each step
 
 
 class First(NamedTuple):
-    """Where two trainings differ first. step and rank are None where it is not of one step or one rank."""
+    """The first difference of two trainings.
+
+    step and rank are None if it is not of one step or one rank.
+    """
 
     name: str
     values: tuple[str, str]
@@ -36,7 +39,7 @@ class First(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A component, and how it differs first; None where it is equal."""
+    """A component, and how it differs first; None if it is equal."""
 
     name: str
     first: First | None
@@ -61,7 +64,10 @@ def compare(a: Path, b: Path) -> list[Verdict]:
 
 
 def optimizers(a: Path, b: Path) -> list[Verdict]:
-    """The verdicts on the optimizers that are not the runs' own, each by where it is held."""
+    """Compare the optimizers that are not the runs' own.
+
+    Each result has the name of the object that holds the optimizer.
+    """
     ones, twos = _held(a), _held(b)
     found: dict[str, First | None] = {}
     for rank, name in dict.fromkeys([*ones, *twos]):
@@ -86,7 +92,10 @@ def _contents(held: Record | None) -> str:
 
 
 def joined(logged: Sequence[Verdict], saved: Sequence[Verdict]) -> list[Verdict]:
-    """One verdict for each component, with the difference that was logged where there are two."""
+    """Return one result for each component.
+
+    Of two, the difference that was logged is kept.
+    """
     known = {verdict.name: verdict for verdict in logged}
     both = {one.name: Verdict(one.name, known[one.name].first or one.first) for one in saved if one.name in known}
     return [both.get(one.name, one) for one in logged] + [one for one in saved if one.name not in known]
@@ -99,7 +108,10 @@ def unlike(a: Path, b: Path) -> list[str]:
 
 
 def blame(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The verdict that explains most: of the earliest step; else the first that is not equal."""
+    """Return the result that explains most: that of the earliest step.
+
+    If none is of a step, return the first that is not equal.
+    """
     wrong = [verdict for verdict in verdicts if verdict.first is not None]
     stepped = [verdict for verdict in wrong if verdict.first is not None and verdict.first.step is not None]
     return min(stepped, key=_step) if stepped else next(iter(wrong), None)

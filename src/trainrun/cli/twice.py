@@ -41,5 +41,5 @@ def seen_twice(one: Sequence[str], other: Sequence[str]) -> Told:
 
 
 def _tail(heads: int, coins: int) -> float:
-    """The probability of at least so many heads."""
+    """Return the probability of at least `heads` heads."""
     return sum(math.comb(coins, number) for number in range(heads, coins + 1)) / (1 << coins)

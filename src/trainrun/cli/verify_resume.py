@@ -1,4 +1,4 @@
-"""`trainrun verify-resume`: train straight, train interrupted and gone on with, and compare the two bit for bit."""
+"""`trainrun verify-resume`: train straight, train interrupted and resumed, and compare the two bit for bit."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
 
 
 def _last(paths: RunPaths, viewer: Viewer, *, brief: bool) -> list[str]:
-    """What stays on the terminal: how the run ended, and, unless it was seen live, where everything was then."""
+    """Return what stays on the terminal: how the run ended.
+
+    Unless it was seen live, the state of everything at that time is included.
+    """
     outcome = read_outcome(paths)
     if outcome is None:
         return list(lines(viewer.look()))
@@ -61,7 +64,7 @@ def _last(paths: RunPaths, viewer: Viewer, *, brief: bool) -> list[str]:
 def _live(paths: RunPaths, viewer: Viewer) -> None:
     from trainrun.cli.screen import Screen  # noqa: PLC0415 - rich is imported only on a terminal
 
-    signal.signal(signal.SIGTERM, _leave)  # whoever ends the watching gets the terminal back as it was
+    signal.signal(signal.SIGTERM, _leave)  # the user who ends the watching gets the terminal back as it was
     with Screen() as screen:
         while not is_over(paths):
             screen.show(viewer.look())

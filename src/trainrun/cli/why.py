@@ -83,11 +83,11 @@ def _checkpoint(paths: RunPaths, state: str) -> Iterator[str]:
 
 
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
-    """Each attempt and why another followed, where there was more than one."""
+    """Yield each attempt and why another followed, if there was more than one."""
     resumed = [event for event in events if event.get("event") == "resume"]
     starts = {typed.whole(event.get("attempt")): str(event.get("step")) for event in resumed}
     *before, last = attempts(events) or [Attempt(1)]
-    # What was followed by another attempt is over, also where nobody has written how.
+    # An attempt that was followed by another is over, even if its end was not recorded.
     over = [one if one.state else one._replace(state="lost", reason="its client was gone at its end") for one in before]
     rows = [
         (

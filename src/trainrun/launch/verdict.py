@@ -156,7 +156,7 @@ def _forced(launch: Launch, ending: Ending, step: int) -> tuple[State, int, str]
 
 
 def _is_saved(paths: RunPaths, attempt: int, step: int) -> bool:
-    """Return whether the run can resume at the step where it stopped.
+    """Return whether the run can resume at its last step.
 
     step: that of the end, 0 if training had not begun.
     """

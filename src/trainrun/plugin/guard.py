@@ -61,7 +61,7 @@ def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
 
 
 def switch(instance: Instance) -> str:
-    """Return how to do without the plugin, and where it comes from.
+    """Return how to do without the plugin, and name its distribution.
 
     The text is empty for the task and for built-in plugins.
     """

@@ -19,7 +19,7 @@ from trainrun.recipe.wording import expectation, listed, value_in_words
 
 Finding = tuple[Key, str, str | None]
 
-_MOST = 50  # beyond this many, messages help nobody and positions cost time
+_MOST = 50  # beyond this many, messages are of no help and positions cost time
 
 
 def check(document: Document, schema: Schema, *, own_optimizer: bool = False) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""A recipe as a plain document: files merged along `extends`, overrides on top, and where each value came from."""
+"""A recipe as a plain document: files merged along `extends`, overrides on top, and the origin of each value."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trainrun.recipe.text import read_text
 MADE = "recipe"  # the name of one that was made in Python
 
 _INT64 = 1 << 63
-# Only one of the two may be set. An override of one takes the place of the other, where only the recipe sets that.
+# Only one of the two may be set. An override of one takes the place of the other, if only the recipe sets that.
 _RIVALS: tuple[tuple[Key, Key], ...] = ((("train", "steps"), ("train", "epochs")),)
 
 
 class Origin(NamedTuple):
-    """Where a value was set, and what it overrode there (nearest first)."""
+    """The place at which a value was set, and what it overrode there (nearest first)."""
 
     location: Location
     value: Any
@@ -42,7 +42,10 @@ class Document(NamedTuple):
         return tuple(layer for layer in self.layers if isinstance(layer, Source))
 
     def locate(self, key: Key) -> Location:
-        """Where `key` was set last; for a key that nobody set, where its table is."""
+        """Return the place at which `key` was set last.
+
+        For a key that was never set, that is the place of its table.
+        """
         while key:
             for layer in self.layers[::-1]:
                 if lookup(layer.data, key)[0]:
@@ -51,7 +54,10 @@ class Document(NamedTuple):
         return self.sources[-1].locate(())
 
     def origin(self, key: Key) -> Origin | None:
-        """Where the value of `key` came from; None when neither a file nor an override sets it."""
+        """Return the origin of the value of `key`; None if nothing sets it.
+
+        A value is set by a file or an override.
+        """
         found: tuple[Origin, ...] = ()
         for layer in self.layers:
             present, value = lookup(layer.data, key)
@@ -123,7 +129,7 @@ def _base(path: Path, source: Source, seen: list[Path]) -> Path | None:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; anything else, lists included, is replaced."""
+    """Merge tables key by key; replace all other values, lists included."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

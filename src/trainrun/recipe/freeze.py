@@ -25,7 +25,10 @@ def toml_text(data: Mapping[str, Any]) -> str:
 
 
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
-    """Plain keys first: whatever follows a header belongs to that header."""
+    """Yield the lines of a table, plain keys first.
+
+    Keys that follow a header would belong to that header.
+    """
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping) and value is not None}
     tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     if path and (plain or not tables):

@@ -31,7 +31,7 @@ class Override(NamedTuple):
     removes: tuple[str, ...] = ()
 
     def locate(self, key: Key) -> Location:
-        """An override is one place, whatever the key."""
+        """Return the place of the override, which is the same for every key."""
         return Location(self.name, rank=self.rank) if key else Location("command line", rank=self.rank)
 
 

@@ -18,7 +18,10 @@ _REF = "#/$defs/"
 
 
 def base_schema() -> Schema:
-    """The JSON Schema of `Recipe`. Imports pydantic's models, so callers keep the answer."""
+    """Return the JSON Schema of `Recipe`.
+
+    It imports pydantic's models, so callers keep the result.
+    """
     from trainrun.recipe.model import Recipe  # noqa: PLC0415
 
     schema = _untitled(Recipe.model_json_schema())
@@ -31,11 +34,11 @@ def base_schema() -> Schema:
 
 
 def merge(base: Schema, task: Schema | None, plugins: Mapping[str, Schema]) -> Schema:
-    """The schema of a recipe with this task and these plugin instances.
+    """Return the schema of a recipe with this task and these plugin instances.
 
-    `task` is the schema of the task's options, None where it is not known: then anything goes.
-    `plugins` maps instance names to the schemas of their options; instances that are not in it may
-    hold anything beside the reserved keys. An empty schema means that there are no options.
+    `task` is the schema of the task's options. It is None if it is not known: then any option is valid. `plugins` maps
+    instance names to the schemas of their options; instances that are not in it may hold any key besides the reserved
+    ones. An empty schema means that there are no options.
     """
     merged = {**base, "properties": dict(base["properties"]), "$defs": dict(base["$defs"])}
     if task is not None:
@@ -46,7 +49,10 @@ def merge(base: Schema, task: Schema | None, plugins: Mapping[str, Schema]) -> S
 
 
 def _with_options(merged: Schema, table: str, options: Schema, prefix: str) -> Schema:
-    """The table's own keys and the options beside them; the options' definitions move into `merged`."""
+    """Return a schema with the table's own keys and the options.
+
+    The options' definitions move into `merged`.
+    """
     own = merged["$defs"][table]
     moved = _moved(_untitled(options), prefix)
     for name, schema in moved.pop("$defs", {}).items():
@@ -62,7 +68,10 @@ def _with_options(merged: Schema, table: str, options: Schema, prefix: str) -> S
 
 
 def resolved(root: Schema, node: Any) -> Schema:
-    """`node` itself, or what its ``$ref`` stands for, with the keywords beside the reference kept."""
+    """Return `node` itself, or what its ``$ref`` stands for.
+
+    The keywords next to the reference are kept.
+    """
     seen = 0
     while isinstance(node, dict) and isinstance(node.get("$ref"), str) and seen < 100:
         beside = {key: value for key, value in node.items() if key != "$ref"}
@@ -90,7 +99,7 @@ def _draft07_node(node: Schema) -> Schema:
         del changed["anyOf"]
         changed = {**branches[0], **changed} if len(branches) == 1 else {**changed, "anyOf": branches}
     if isinstance(node.get("$ref"), str):
-        # In draft-07 a reference hides every keyword beside it.
+        # In draft-07 a reference hides every keyword next to it.
         reference = {"$ref": node["$ref"].replace(_REF, "#/definitions/", 1)}
         del changed["$ref"]
         changed = {**changed, "allOf": [reference]} if changed else reference

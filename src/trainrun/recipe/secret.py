@@ -1,7 +1,7 @@
-"""Which values are secrets. They never reach the frozen recipe, a log or an error message.
+"""Which values are secrets. They never reach the saved recipe, a log or an error message.
 
-A key's name says it, the type of an option does (pydantic's secret types, by their JSON Schema), or the value itself: a
-URL that somebody logs in with. An option whose schema has `writeOnly` as false is none, whatever its name.
+A value is a secret by its key's name, by the type of an option (pydantic's secret types, by their JSON Schema), or by
+itself: a URL with a login. An option whose schema has `writeOnly` as false is none, with any name.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def _masked_query(found: re.Match[str]) -> str:
 
 
 def redact(data: Any, schema: Schema | None = None, root: Schema | None = None) -> Any:
-    """A copy of `data` in which every secret is replaced.
+    """Return a copy of `data` in which every secret is replaced.
 
-    schema: that of `data`, whose types make secrets too. root: where its references lead to, if not within itself.
+    schema: that of `data`, whose types make secrets too.
+    root: the schema to which its references lead, if not to itself.
     """
     return _redacted(data, () if schema is None else (schema,), root or schema or {})
 
@@ -96,7 +97,7 @@ def _redacted(value: Any, nodes: Sequence[Schema], root: Schema) -> Any:
     if isinstance(value, list | tuple):
         return [_redacted(item, [*_steps(nodes, place, root)], root) for place, item in enumerate(value)]
     if _holds_secrets(nodes, root):
-        return REDACTED  # it is not where it belongs, which may be further in
+        return REDACTED  # the secret is not at its own place, which may be further in
     return mask_url(value) if isinstance(value, str) else value
 
 
@@ -119,7 +120,10 @@ def _named_secret(key: object, value: Any) -> bool:
 
 
 def _in_company(key: object, nodes: Sequence[Schema], root: Schema) -> bool:
-    """Whether an unknown key stands beside those of secrets: it may be one of them, misspelt."""
+    """Return whether an unknown key stands next to those of secrets.
+
+    It may be one of them, misspelt.
+    """
     tables = [node for node in _branches(nodes, root) if "properties" in node]
     if not tables or any(key in node["properties"] or node.get("additionalProperties", True) for node in tables):
         return False

@@ -1,8 +1,8 @@
-"""One TOML text and where its keys are.
+"""One TOML text and the positions of its keys.
 
-tomli tells no positions of keys, so they are found with tomli itself as the oracle: a key stands in
-the statement whose line completes the shortest prefix of the text that holds it. Bisecting takes
-about ten parses a key, and only keys that are asked for are looked up.
+tomli reports no positions of keys, so they are found with tomli itself as the oracle. A key stands in the statement
+whose line completes the shortest prefix of the text that holds it. Bisecting takes about ten parses a key, and only the
+keys that are needed are looked up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN = 100
 
 
 class Location(NamedTuple):
-    """Where something is: a place in a file, a file, or an override such as ``-o #2``."""
+    """A place in a file, a file, or an override such as ``-o #2``."""
 
     name: str
     line: int | None = None
@@ -43,7 +43,10 @@ class Location(NamedTuple):
         return self.rank, self.line or 0, self.column or 0
 
     def problem(self, what: str, hint: str | None = None) -> Problem:
-        """A problem at this place, which shows the line with a caret where there is one."""
+        """Return a problem at this place.
+
+        It shows the line with a caret if there is a line.
+        """
         if self.text is None or self.column is None:
             return Problem(str(self), what, hint)
         start = max(0, self.column - _SHOWN + 20)
@@ -92,7 +95,10 @@ class Source:
         raise RecipeError([Problem(self.name, what, hint)])
 
     def _prefix(self, count: int) -> dict[str, Any] | None:
-        """The first `count` lines parsed; None where they do not parse, or no more parsing is to be paid for."""
+        """Return the first `count` lines parsed; None if they do not parse.
+
+        None also if the limit of parses is reached.
+        """
         if count not in self._prefixes and self._budget > 0:
             text = self._text[: self._offsets[count]]
             self._budget -= len(text)

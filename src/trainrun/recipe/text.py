@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever.
+        # O_NONBLOCK: opening a named pipe without a writer would wait forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _error(path, *_cannot_open(path, error)) from None

@@ -75,7 +75,10 @@ def _array(node: Schema, root: Schema) -> str:
 
 
 def value_in_words(value: Any) -> str:
-    """A value as TOML writes it, cut where it is long; tables and long lists by their kind alone."""
+    """Return a value as TOML writes it, cut if it is long.
+
+    Tables and long lists are shown by their kind alone.
+    """
     if isinstance(value, dict):
         return "a table"
     try:

@@ -1,4 +1,4 @@
-"""The run directory: its layout, its records, and who owns it. Client and workers meet here and nowhere else."""
+"""The run directory: its layout, its records, and its owner. Client and workers meet only here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs from Python: which there are, where one is, and its metrics."""
+"""Runs from Python: list them, and read the state and metrics of one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ def runs(dir: str | Path = "runs") -> list[Summary]:  # noqa: A002 - the recipe'
 
 
 def status(run: str = "latest", dir: str | Path = "runs") -> View:  # noqa: A002
-    """Return where a run is: its summary, what rank 0 last wrote, each worker, attempts, and the last events.
+    """Return the state of a run.
 
-    run: an id, a part of one, a path, or "latest". Raises UsageError if there is none, or several.
+    That is its summary, what rank 0 last wrote, each worker, attempts, and the last events.
+
+    run: an id, a part of one, a path, or "latest".
+
+    Raises UsageError if there is none, or several.
     """
     return Viewer(find(run, Path(dir))).look()
 

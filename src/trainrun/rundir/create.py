@@ -47,7 +47,12 @@ def find(run: str, base: Path) -> RunPaths:
 
 
 def find_own(run: str, base: Path, doing: str) -> RunPaths:
-    """As `find`; raises EnvironmentProblem where others own the run, or may write to it. doing: what is refused."""
+    """Find a run as `find` does, and require that it is this user's.
+
+    Raises EnvironmentProblem if others own the run, or may write to it.
+
+    doing: what is refused.
+    """
     found = _find(run, base)
     paths = RunPaths(found.resolve())
     require_own(paths, found, doing)

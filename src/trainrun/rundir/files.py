@@ -40,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None if there is no such file or it holds something else."""
+    """Return the JSON object in `path`; None if the file is missing or holds no object."""
     try:
         return decode(untrusted.read_plain(path, _LARGEST))
     except OSError:
@@ -70,11 +70,11 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The JSON lines of `path` from byte `offset` on, and the offset to go on from.
+    """Return the JSON lines of `path` from byte `offset`, and the next offset.
 
-    A last line without its end is left for the next call; a line that is no JSON object (its
-    writer died within it) is passed over. A missing file has no lines, nor has a pipe or the like. Of a file that is
-    too large to be one of ours only the end is read.
+    A last line without its end is left for the next call. A line that is no JSON object (its writer died within it) is
+    passed over. A missing file has no lines, nor has a pipe or the like. Of a file that is too large to be one of ours
+    only the end is read.
     """
     try:
         with os.fdopen(untrusted.open_plain(path), "rb") as file:
@@ -124,9 +124,10 @@ def _finite(value: Any) -> Any:
 
 
 def decode(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in `data`; None if it holds something else. Numbers and texts that nothing can show are replaced.
+    """Return the JSON object in `data`; None if it is no object.
 
-    Infinities become text, as in what `encode` writes, and halves of surrogate pairs the sign for what is unknown.
+    Numbers and texts that cannot be shown are replaced. Infinities become text, as in what `encode` writes. Halves of
+    surrogate pairs become the sign for what is unknown.
     """
     try:
         value = json.loads(data, parse_constant=str)

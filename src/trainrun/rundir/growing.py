@@ -20,9 +20,10 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Line(NamedTuple):
-    """One line without its end. `time` is about when it was written, in seconds since the epoch, where that is known.
+    """One line without its end.
 
-    It is never later than the line's own time, and for the lines of one file it never goes back.
+    `time` is about when it was written, in seconds since the epoch, if that is known. It is never later than the line's
+    own time, and for the lines of one file it never goes back.
     """
 
     data: bytes
@@ -30,7 +31,7 @@ class Line(NamedTuple):
 
 
 class Growing:
-    """A log that others write. `read` goes on where the last call stopped.
+    """A log that others write. `read` continues after the last call's lines.
 
     A reader that is not too slow loses nothing: a file that is renamed stays open until it is read to its end.
     """
@@ -59,7 +60,10 @@ class Growing:
             self._open = current = following
 
     def finish(self) -> Iterator[Line]:
-        """All that is left, also a line without its end, when nobody writes any more."""
+        """Yield all that is left, when there is no writer any more.
+
+        A line without its end is included.
+        """
         yield from self.read()
         if self._open is not None:
             yield from self._open.rest()
@@ -139,7 +143,10 @@ class _Part:
         return b""
 
     def _skip_hole(self) -> None:
-        """Nobody has printed what was never written: reading it would take as long as the file is large."""
+        """Skip the hole of a sparse file.
+
+        It was never written, and reading it would take as long as the file is large.
+        """
         at = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         try:
             data = os.lseek(self._descriptor, at, os.SEEK_DATA)
@@ -154,9 +161,10 @@ class _Part:
 
 
 class Stamps:
-    """When the bytes of a file were written: `rank-0.times` beside `rank-0.out`, lines of a time and an offset.
+    """The times at which the bytes of a file were written.
 
-    From that offset on bytes are of that time or later. Without such a file all of them are of the time of the last.
+    `rank-0.times` next to `rank-0.out` has lines of a time and an offset. From that offset on, bytes are of that time
+    or later. Without such a file all of them are of the time of the last.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,7 +186,7 @@ class Stamps:
 
 
 def _pairs(path: Path) -> Iterator[tuple[float, int]]:
-    # Kept in order whatever the clock did: both columns only ever grow.
+    # Kept in order even if the clock went back: both columns only ever grow.
     last = (0.0, -1)
     try:
         lines = untrusted.read_plain(path, _STAMPS).split(b"\n")[:-1]

@@ -1,4 +1,4 @@
-"""The holder of a run: enough to tell it from every other process on every machine, and whether it still runs."""
+"""The holder of a run: what distinguishes it from every other process on every machine, and whether it runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LeaseInfo:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the holder runs, as far as can be told without touching anything."""
+        """Return whether the holder runs, as far as this can be seen without touching anything."""
         return self.gone(time.time()) is None
 
     def gone(self, now: float, *, locked: bool = False) -> str | None:

@@ -1,18 +1,18 @@
-"""Who owns a run: of all processes on all machines that share its directory, one.
+"""The owner of a run: of all processes on all machines that share its directory, one.
 
 The folder `lease` of a run holds an empty file `lock` and numbered records; **the highest number is the owner**.
 
-* Each record has one writer for its whole life: the process that it names. It is written beside and linked into
-  place, so it is never seen in part, and `link` fails where the number is taken, also over NFS. So of all that
+* Each record has one writer for its whole life: the process that it names. It is written next to its final name and
+  linked into place, so it is never seen in part. `link` fails if the number is taken, also over NFS. So of all that
   want to follow a dead owner exactly one does, and nothing that a slow or awakened process does can undo that.
-* An owner that gives the run up says so in its record. The highest record is never removed, lower ones are. Who
-  has linked a number looks again: had there been a higher one meanwhile, it was not the next owner but late.
-* On one machine `flock` on `lock` comes first, and the kernel drops it with its holder. It tells holders in other
-  containers from dead ones. Where a file system has no locks, or only local ones, the numbers decide alone.
-* A holder on this machine is judged by its pid, start time and boot id; after a restart of the machine by the time
-  of the last heartbeat. One on another machine is alive while its record's time is younger than `SILENCE`: a
-  thread of the owner touches the record every `BEAT`. Ages are measured on the file server's clock, by a file that
-  was just written there, so the clocks of the machines need not agree.
+* An owner that gives the run up says so in its record. The highest record is never removed, lower ones are. A process
+  that has linked a number looks again: had there been a higher one meanwhile, it was not the next owner but late.
+* On one machine `flock` on `lock` comes first, and the kernel drops it with its holder. It distinguishes holders in
+  other containers from dead ones. If a file system has no locks, or only local ones, the numbers decide alone.
+* A holder on this machine is judged by its pid, start time and boot id; after a restart of the machine by the time of
+  the last heartbeat. One on another machine is alive while its record's time is younger than `SILENCE`: a thread of the
+  owner touches the record every `BEAT`. Ages are measured on the file server's clock, by a file that was just written
+  there, so the clocks of the machines need not agree.
 * A machine that was cut off, or a process that was suspended, may come back after another has taken over. Its next
   heartbeat finds the higher number, and from then on `Lease.check` raises.
 """
@@ -48,7 +48,10 @@ _NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 
 
 class _Record(NamedTuple):
-    """The newest record of a run. Without `info` it is nobody's: no record yet, one given up, or no readable one."""
+    """The newest record of a run.
+
+    Without `info` it has no owner: no record yet, one given up, or no readable one.
+    """
 
     number: int = 0
     info: LeaseInfo | None = None
@@ -56,7 +59,7 @@ class _Record(NamedTuple):
     heard: float = 0.0
 
     def gone(self, now: float, *, locked: bool) -> str | None:
-        """Why nobody holds the run now; None if somebody does."""
+        """Return why no process holds the run now; None if one does."""
         if self.info is not None:
             return self.info.gone(now, locked=locked)
         if self.broken is not None and now - self.heard <= SILENCE:
@@ -79,9 +82,9 @@ class Lease:
 
     @classmethod
     def acquire(cls, paths: RunPaths) -> Lease:
-        """Become the owner of the run, or raise a `UsageError` that names who is.
+        """Become the owner of the run, or raise a `UsageError` that names the owner.
 
-        Where the one before did not give it up, that is noted as the event `lease_takeover`.
+        If the one before did not give it up, that is noted as the event `lease_takeover`.
         """
         try:
             paths.lease.mkdir(mode=0o700, exist_ok=True)
@@ -133,7 +136,7 @@ class Lease:
 
 
 def held(paths: RunPaths) -> LeaseInfo | None:
-    """Who owns the run now; None if nobody does, or its owner is gone."""
+    """Return the owner of the run; None if there is none or it is gone."""
     info = recorded(paths)
     return info if info is not None and info.is_alive else None
 
@@ -144,7 +147,10 @@ def recorded(paths: RunPaths) -> LeaseInfo | None:
 
 
 def _take_lock(paths: RunPaths) -> int:
-    """The descriptor that holds the kernel's lock, or -1 where the file system has none."""
+    """Return the descriptor that holds the kernel's lock.
+
+    The descriptor is -1 if the file system has no locks.
+    """
     descriptor = os.open(paths.lease / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +205,7 @@ def _link(scratch: Path, target: Path) -> bool:
     try:
         os.link(scratch, target)
     except FileExistsError:
-        # The answer of a file server may have been lost, and the repeated request met its own work.
+        # The reply of a file server may have been lost, and the repeated request met its own work.
         return scratch.stat().st_nlink > 1
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -209,7 +215,7 @@ def _link(scratch: Path, target: Path) -> bool:
 
 
 def _create(target: Path, data: bytes) -> bool:
-    # Seen empty for a moment by others, who take an unreadable young record for somebody's.
+    # Seen empty for a moment by others, who take an unreadable young record for one with an owner.
     try:
         _write_new(target, data)
     except FileExistsError:

@@ -71,7 +71,7 @@ class Wanted(NamedTuple):
 
 
 class Logs:
-    """The wanted entries of one run. `read` answers with those that came since the last call."""
+    """The wanted entries of one run. `read` yields those that came since the last call."""
 
     def __init__(self, paths: RunPaths, wanted: Wanted) -> None:
         self._paths = paths
@@ -79,9 +79,9 @@ class Logs:
         self._files: dict[Path, _File] = {}
 
     def read(self, *, last: bool = False, arrived: float = 0.0) -> Iterator[Entry]:
-        """The new entries in the order of their times.
+        """Yield the new entries in the order of their times.
 
-        last: nobody writes any more, so take unfinished lines too.
+        last: there is no writer any more, so take unfinished lines too.
         arrived: raw output that is new was not written before this time; for calls in quick succession.
         """
         for path, source, rank in _files(self._paths):

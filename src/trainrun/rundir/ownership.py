@@ -17,9 +17,12 @@ _SHOWN = 5
 
 
 def require_own(paths: RunPaths, named: Path, doing: str) -> None:
-    """Raise EnvironmentProblem where others than this user and root own the run, or may write to it.
+    """Raise EnvironmentProblem if others own the run, or may write to it.
 
-    named: the path by which it was found. doing: what is refused. Nothing is read: owners and modes are looked at.
+    Others are all but this user and root. Nothing is read: owners and modes are looked at.
+
+    named: the path by which it was found.
+    doing: what is refused.
     """
     reasons = strangers(paths.root, named)
     if not reasons:
@@ -68,7 +71,7 @@ def _reasons(what: str, found: os.stat_result, top: os.stat_result) -> Iterator[
 
 
 def _links(path: Path) -> Iterator[str]:
-    """The symbolic links on the way that somebody else may have laid there, as in /tmp."""
+    """Yield the symbolic links on the way that another user may have made, as in /tmp."""
     place, left, followed = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while left:
         place = Path(os.path.normpath(place / left.pop()))

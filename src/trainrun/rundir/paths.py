@@ -29,7 +29,7 @@ class RunPaths:
 
     @property
     def status(self) -> Path:
-        """Where the run is now. Writer: rank 0."""
+        """Return the file with the state of the run. Writer: rank 0."""
         return self.root / "status.json"
 
     @property
@@ -76,7 +76,10 @@ class RunPaths:
         return self.logs / f"rank-{rank}.jsonl"
 
     def rank_output(self, rank: int) -> Path:
-        """The raw output of one worker. Writer: the process that reads its pipe, or else that worker."""
+        """Return the file with the raw output of one worker.
+
+        Writer: the process that reads its pipe, or that worker if there is no pipe.
+        """
         return self.logs / f"rank-{rank}.out"
 
     def rank_output_old(self, rank: int) -> Path:
@@ -97,7 +100,10 @@ class RunPaths:
         return self.attempts / str(number)
 
     def start(self, attempt: int) -> Path:
-        """Where the workers of an attempt start: a checkpoint, or step 0. Writer: client, before it starts them."""
+        """Return the file with the start of an attempt's workers: a checkpoint, or step 0.
+
+        Writer: client, before it starts them.
+        """
         return self.attempt(attempt) / "start.json"
 
     def worker_record(self, attempt: int, rank: int) -> Path:
@@ -105,7 +111,10 @@ class RunPaths:
         return self.attempt(attempt) / f"rank-{rank}.json"
 
     def pulse(self, attempt: int, rank: int) -> Path:
-        """Where one worker is right now, in shared memory. Writer: that worker."""
+        """Return the file with the current state of one worker, in shared memory.
+
+        Writer: that worker.
+        """
         return self.attempt(attempt) / f"pulse-{rank}"
 
     def stacks(self, attempt: int, rank: int) -> Path:
@@ -162,7 +171,10 @@ class RunPaths:
 
     @property
     def nodes_key(self) -> Path:
-        """What the nodes of a run know each other by, while it goes on. Writer: node 0's client."""
+        """Return the file with the key by which the nodes of an active run know each other.
+
+        Writer: node 0's client.
+        """
         return self.root / "nodes.key"
 
     @property
@@ -176,7 +188,10 @@ class RunPaths:
         return self.root / "lease"
 
     def trace(self, process: str) -> Path:
-        """Where `launch --trace` writes the calls of a process, "client" or "rank-N"."""
+        """Return the file to which `launch --trace` writes the calls of a process.
+
+        process: "client" or "rank-N".
+        """
         return self.logs / f"trace-{process}.txt"
 
     @property

@@ -1,4 +1,4 @@
-"""Telling processes apart for certain, and ending them. A pid alone is never trusted: the kernel reuses them."""
+"""Identify processes for certain, and end them. A pid alone is never trusted: the kernel reuses them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def alive(pid: int, started: int) -> bool:
 
 
 def stopped(pid: int) -> bool:
-    """Whether the process stands still, by SIGSTOP or because somebody debugs it."""
+    """Return whether the process is stopped, by SIGSTOP or by a debugger."""
     stat = _stat(pid)
     return stat is not None and stat[0] in {"T", "t"}
 
@@ -97,10 +97,11 @@ def send(record: Recorded, number: int) -> bool:
 
 
 def kill_group(record: Recorded) -> None:
-    """SIGKILL the recorded process group, also where its leader is dead and children are left.
+    """Send SIGKILL to the recorded process group.
 
-    The kernel does not hand out a pid that still names a process group, so a group whose leader
-    is gone is the recorded one; a leader with another start time means that the number was reused.
+    It is sent even if its leader is dead and children are left. The kernel does not hand out a pid that still names a
+    process group, so a group whose leader is gone is the recorded one. A leader with another start time means that the
+    number was reused.
     """
     now = start_time(record.pid)
     if now is not None and now != record.start_time:
@@ -133,7 +134,10 @@ def marks(run_dir: Path, node: int | None = None) -> list[str]:
 
 
 def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
-    """SIGKILL every member of the run; answers with the pids that were found. `spared` and `node` as for `members`."""
+    """Send SIGKILL to every member of the run; return the pids that were found.
+
+    spared, node: as for `members`.
+    """
     found = members(run_dir, spared, node)
     for pid in found:
         with suppress(ProcessLookupError, PermissionError):

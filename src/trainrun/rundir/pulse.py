@@ -1,7 +1,7 @@
-"""Where a worker is at this moment: a few numbers in a file that the worker keeps mapped and others read.
+"""The state of a worker at this moment: a few numbers in a file that the worker keeps mapped and others read.
 
-Writing is a store into memory, so the worker does it in every step and before every hookimpl; and what was written
-stays readable when the worker hangs, is stopped, or was killed.
+Writing is a store into memory, so the worker does it in every step and before every hookimpl. What was written stays
+readable when the worker hangs, is stopped, or was killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CRUMB = 4  # the slot that generated code writes: see trainrun.plugin.dispatch
 _MAGIC = int.from_bytes(b"trpulse1", "little")
 _KIND, _STEP, _ADVANCES, _PHASE, _CRUMB, _WAITING, _OWN, _OWN_STEPS, _MOVED, _TEXT = 0, 1, 2, 3, CRUMB, 5, 6, 7, 8, 9
 _DONE, _TOTAL = 10, 11
-_LOADING = 2  # in the slot that is 1 where ranks wait for one another
+_LOADING = 2  # in the slot that is 1 while ranks wait for one another
 _SLOTS = 16
 _HEAD = 8 * _SLOTS
 
@@ -36,11 +36,14 @@ _HEAD = 8 * _SLOTS
 class Beat(NamedTuple):
     """What a pulse said when it was read.
 
-    advances: counts steps, micro-batches, evaluation batches and changes of phase; it stands still where the worker
-    does. instance, hook: the hookimpl that runs, None between hooks. waiting: whether the worker is where ranks wait
-    for one another. own_ns, own_steps: nanoseconds of own work, over how many steps. moved_ns: when a step
-    or phase was last begun, by the monotonic clock. done, total: the batches of an evaluation's split; total is 0 if
-    its loader has no length. loading: whether it waits for data.
+    advances: counts steps, micro-batches, evaluation batches and changes of phase; it does not change while the worker
+        makes no progress.
+    instance, hook: the hookimpl that runs, None between hooks.
+    waiting: whether the worker is at a point at which ranks wait for one another.
+    own_ns, own_steps: nanoseconds of own work, and the number of steps that they cover.
+    moved_ns: when a step or phase was last begun, by the monotonic clock.
+    done, total: the batches of an evaluation's split; total is 0 if its loader has no length.
+    loading: whether it waits for data.
     """
 
     step: int
@@ -58,7 +61,7 @@ class Beat(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the worker is, in words."""
+        """Describe the worker's position in words."""
         at = f" at step {self.step}" if self.step else ""
         if self.loading and self.hook is None:
             return f"for data in {self.phase}{at}"
@@ -70,7 +73,9 @@ class Beat(NamedTuple):
 class Pulse:
     """The writer's side, to be written by the training thread only.
 
-    memory: `SIZE` bytes; without, nobody else reads it. `slots` are the numbers, for code that cannot afford a call.
+    memory: `SIZE` bytes; without, no other process reads it.
+
+    `slots` are the numbers, for code that cannot afford a call.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
@@ -89,7 +94,7 @@ class Pulse:
     def create(cls, path: Path) -> Pulse:
         """Make the file, in place of any that is there, and map it.
 
-        Raises OSError where the disk is full: later, a store into memory would end the process with SIGBUS.
+        Raises OSError if the disk is full: later, a store into memory would end the process with SIGBUS.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -99,7 +104,10 @@ class Pulse:
             os.close(descriptor)
 
     def crumb(self, instance: str, hook: str) -> int:
-        """The number that stands for a hookimpl in the slot `CRUMB`; 0, which is none, where there is no more room."""
+        """Return the number that stands for a hookimpl in the slot `CRUMB`.
+
+        It is 0, which is none, if there is no more room.
+        """
         key = (instance, hook)
         if key not in self._crumbs:
             line = f"{instance}\t{hook}\n".encode()
@@ -142,12 +150,15 @@ class Pulse:
         self.advance()
 
     def pause(self) -> None:
-        """From here on ranks may wait for one another: what that takes is nobody's own work."""
+        """Record that ranks may wait for one another from here on.
+
+        The time until `resume` is no rank's own work.
+        """
         self._own += monotonic_ns() - self._mark
         self.slots[_WAITING] = 1
 
     def resume(self) -> None:
-        """The rank's own work goes on."""
+        """Record that the rank's own work continues."""
         self.slots[_WAITING] = 0
         self.advance()
         self._mark = monotonic_ns()
@@ -169,14 +180,17 @@ class Pulse:
 
 
 class Trail:
-    """Shows in a pulse, where there is one, that a hookimpl runs, and afterwards what ran around it."""
+    """Shows in a pulse, if there is one, that a hookimpl runs.
+
+    Afterwards it shows what ran around it.
+    """
 
     def __init__(self, pulse: Pulse | None, instance: str, hook: str) -> None:
         self._slots: list[int] | memoryview[int] = [0] * (CRUMB + 1) if pulse is None else pulse.slots
         self._crumb = 0 if pulse is None else pulse.crumb(instance, hook)
 
     def begin(self) -> int:
-        """The hookimpl runs from here on; answers with what `end` must be given."""
+        """Record that the hookimpl runs from here on; return the argument of `end`."""
         outer = self._slots[CRUMB]
         self._slots[CRUMB] = self._crumb
         return outer
@@ -187,7 +201,7 @@ class Trail:
 
 
 def read_pulse(path: Path) -> Beat | None:
-    """What the worker last wrote; None where there is no pulse, or something else in its place."""
+    """Return what the worker last wrote; None if there is no readable pulse."""
     try:
         with os.fdopen(untrusted.open_plain(path), "rb") as file:
             data = file.read(SIZE)

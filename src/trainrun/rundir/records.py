@@ -55,11 +55,11 @@ class Stop:
 class WorkerError(TypedDict):
     """What raised in a worker. `monotonic_ns` orders the errors of several ranks of one node.
 
-    `raised` is the type of what a plugin raised, if `type` is that of the error that blames the plugin. `kind` tells
-    errors apart, because a user's exception may have any name: a message that is complete as it is ("explained"), and
-    a worker that was told to stop and could not in time. `out_of_memory`: the device had no memory left. `origin`
-    says whether memory, a GPU, the network or another process failed, or the code itself, which is so if it is absent.
-    `whole` is the file with all of an error whose text is too long for a record.
+    `raised` is the type of what a plugin raised, if `type` is that of the error that blames the plugin. `kind`
+    distinguishes errors, because a user's exception may have any name. It is set for a message that is complete as it
+    is ("explained"), and for a worker that could not stop in time when it was asked to. `out_of_memory`: the device had
+    no memory left. `origin` says whether memory, a GPU, the network or another process failed, or the code itself,
+    which is so if it is absent. `whole` is the file with all of an error whose text is too long for a record.
     """
 
     type: str
@@ -80,9 +80,9 @@ class WorkerError(TypedDict):
 class WorkerRecord:
     """A worker's own account of itself, rewritten at each change of phase.
 
-    `phase` is ``starting``, ``setup``, ``training``, ``evaluation``, … and at the end ``finished``
-    or ``failed``. A worker that is gone without a ``finished`` record has failed, whatever its exit code.
-    `stop` is why it ended before its last step. `parent` is the pid of the process that it was started by.
+    `phase` is ``starting``, ``setup``, ``training``, ``evaluation``, … and at the end ``finished`` or ``failed``. A
+    worker that is gone without a ``finished`` record has failed, with any exit code. `stop` is why it ended before its
+    last step. `parent` is the pid of the process that it was started by.
     """
 
     pid: int
@@ -109,10 +109,10 @@ class WorkerRecord:
 
 @dataclass(frozen=True)
 class Failure:
-    """The first thing that went wrong in an attempt. `log` is the path of the failing rank's output.
+    """The first thing that went wrong in an attempt.
 
-    `out_of_memory`: the device had no memory left, whatever the exception is called. `origin` is that of a raised
-    exception, see `WorkerError`; None for a death or a hang.
+    `log` is the path of the failing rank's output. `out_of_memory`: the device had no memory left, with any type of
+    exception. `origin` is that of a raised exception, see `WorkerError`; None for a death or a hang.
     """
 
     rank: int | None
@@ -204,7 +204,7 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _require(name: str, value: Any, kind: str) -> None:
-    """Raise TypeError where a value is not of the kind that its field is declared to be."""
+    """Raise TypeError if a value is not of the kind that its field declares."""
     optional = kind.endswith(" | None")
     check = _KINDS.get(kind.removesuffix(" | None"))
     if check is not None and not (optional and value is None) and check(value) is None:

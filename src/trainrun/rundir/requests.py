@@ -1,7 +1,7 @@
-"""What other processes ask of the client that owns a run: files in the folder `control` of the run directory.
+"""Requests of other processes to the client that owns a run: files in the folder `control` of the run directory.
 
-A request is written beside and renamed into place, so half of one is never read. Whatever else lies there under its
-name is taken away, answered once with the event `request_refused`, and changes nothing about the run.
+A request is written under another name and renamed into place, so half of one is never read. Any other thing that lies
+there under its name is removed and reported once with the event `request_refused`. It changes nothing about the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ REASON = 1000  # characters of a reason that are kept
 
 
 class StopRequest(NamedTuple):
-    """Somebody's wish that the run ends: after this step, or `now`. `by` is who, as user@host."""
+    """A request to end the run: after this step, or `now`.
+
+    `by` names the user, as user@host.
+    """
 
     now: bool
     reason: str
@@ -90,7 +93,7 @@ def _answer(paths: RunPaths, reason: str) -> None:
 
 
 def _remove(taken: Path) -> None:
-    # A folder that is not empty stays, under a name that nobody looks at.
+    # A folder that is not empty stays, under a name that is never looked at.
     with suppress(OSError):
         taken.rmdir() if taken.is_dir() and not taken.is_symlink() else taken.unlink()
 

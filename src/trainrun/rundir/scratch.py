@@ -87,7 +87,10 @@ def _own() -> tuple[str, int, int]:
 
 
 def _place() -> str:
-    """Return what tells this machine and its pids from others that share the folder, such as containers."""
+    """Return what distinguishes this machine and its pids from others that share the folder.
+
+    Containers are an example of those.
+    """
     try:
         pids = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:

@@ -1,8 +1,8 @@
 """What the files of a run leave out: secrets travel from client to workers in their environment, never on disk.
 
-The environment of a process can be read by its own user only, as can the run directory; but files are
-kept, copied and attached to reports. What libraries and plugins say may hold a secret as well: whatever is written or
-shown is searched for the values that this process knows.
+The environment of a process can be read by its own user only, as can the run directory. But files are kept, copied and
+attached to reports. What libraries and plugins say may hold a secret as well. So each text that is written or shown is
+searched for the values that this process knows.
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _texts(value: str) -> Iterator[str]:
-    """A secret, its lines (a key in a file's format has many), and the password in it where it is a URL."""
+    """Yield a secret, its lines, and the password in it if it is a URL.
+
+    A key in a file's format has many lines.
+    """
     yield value
     if "\n" in value:
         yield from value.splitlines()

@@ -25,9 +25,10 @@ _TAIL = 8192  # bytes at the end of a file in which its last line is looked for
 
 @dataclass(frozen=True)
 class Summary:
-    """What `trainrun ps` shows of a run. `state` is ``died`` where the client is gone without an outcome.
+    """What `trainrun ps` shows of a run.
 
-    `attempt` is the newest attempt, 0 before the first; `reason` is why the run ended, or how the client was lost.
+    `state` is ``died`` if the client is gone without an outcome. `attempt` is the newest attempt, 0 before the first.
+    `reason` is why the run ended, or how the client was lost.
     """
 
     run: str
@@ -47,7 +48,7 @@ class Summary:
 
 
 def summarize(paths: RunPaths) -> Summary:
-    """Read a run directory; whatever is missing or broken in it is left out."""
+    """Read a run directory; leave out what is missing or broken in it."""
     status = read_status(paths)
     owner = recorded(paths)
     gone = owner.gone(time.time()) if owner else None
@@ -83,7 +84,7 @@ def damage(paths: RunPaths) -> str | None:
 
 
 def read_status(paths: RunPaths) -> dict[str, Any]:
-    """What rank 0 last wrote; whatever in it is not of the type that it should be is left out."""
+    """Return what rank 0 last wrote; values of a wrong type are left out."""
     found = read_json(paths.status) or {}
     checks = {
         **dict.fromkeys(("step", "steps", "epoch", "attempt"), typed.whole),
@@ -131,7 +132,7 @@ def is_over(paths: RunPaths) -> bool:
 
 
 def read_outcome(paths: RunPaths) -> Outcome | None:
-    """How the run ended; None while it has not, or where nobody could write it down."""
+    """Return how the run ended; None if it has not, or if no outcome was written."""
     data = read_json(paths.outcome)
     try:
         return None if data is None else Outcome.from_json(data)
@@ -149,7 +150,7 @@ def last_attempt(paths: RunPaths) -> int:
 
 
 class Attempt(NamedTuple):
-    """One attempt, as the events tell it. `restart` is why another followed.
+    """One attempt, according to the events. `restart` is why another followed.
 
     Times are in seconds since the epoch; what has not happened is None.
     """
@@ -163,7 +164,7 @@ class Attempt(NamedTuple):
 
 
 def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The attempts that the events of a run tell of."""
+    """Return the attempts that the events of a run describe."""
     found: dict[int, Attempt] = {}
     for event in events:
         number = typed.whole(event.get("attempt"))

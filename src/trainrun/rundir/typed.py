@@ -1,4 +1,4 @@
-"""Values out of files that anybody may have written: of the type that is wanted, and of a size that can be shown."""
+"""Values from files that any user may have written: of the wanted type, and of a size that can be shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def text(value: Any) -> str | None:
 
 
 def table(value: Any) -> dict[str, Any]:
-    """A table; an empty one in place of anything else."""
+    """Return the value if it is a table, otherwise an empty one."""
     return dict(value) if isinstance(value, Mapping) else {}
 
 

@@ -1,4 +1,4 @@
-"""Reading small files that somebody else may have put there: never blocks, never follows a link, never grows."""
+"""Read small files that another user may have put there: never block, never follow a link, never grow."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Refused(Exception):
 
 
 def read(path: Path, limit: int = LIMIT) -> tuple[bytes, float]:
-    """The bytes of a regular file of this user, and when it was last changed (seconds since the epoch).
+    """Return the bytes of a regular file of this user, and its time of change.
 
-    Raises `Refused` for a link, a pipe, a device, a folder, the file of another user and one of more than
-    `limit` bytes, and FileNotFoundError where there is none.
+    The time is in seconds since the epoch. Raises `Refused` for a link, a pipe, a device, a folder, the file of another
+    user and one of more than `limit` bytes. Raises FileNotFoundError if there is none.
     """
     try:
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:
         raise
-    except OSError as error:  # ELOOP is what a link answers with
+    except OSError as error:  # ELOOP is the error for a link
         raise Refused(f"it cannot be opened as a plain file: {error.strerror}") from error
     try:
         found = os.fstat(descriptor)
@@ -39,7 +39,10 @@ def read(path: Path, limit: int = LIMIT) -> tuple[bytes, float]:
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file, whoever owns it. Raises OSError for anything else, and for one that is larger."""
+    """Return the bytes of a regular file of any owner.
+
+    Raises OSError for any other kind of file, and for one that is larger than `limit`.
+    """
     descriptor = open_plain(path)
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size

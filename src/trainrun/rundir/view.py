@@ -70,7 +70,7 @@ class Viewer:
         self._last: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
 
     def look(self) -> View:
-        """The run as it is now; whatever is missing or broken in it is left out."""
+        """Return the current state of the run; leave out what is missing or broken in it."""
         new, self._offset = read_lines(self._paths.events, self._offset)
         self._told += [event for event in new if "attempt" in event]
         self._last += new
@@ -85,7 +85,10 @@ class Viewer:
 
 
 def workers(paths: RunPaths, *, live: bool) -> list[Worker]:
-    """The workers of the newest attempt, by rank. live: the run is going on, so that their pulses mean something."""
+    """Return the workers of the newest attempt, by rank.
+
+    live: the run is active, so that their pulses mean something.
+    """
     attempt = last_attempt(paths)
     if not attempt:
         return []

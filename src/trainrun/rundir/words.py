@@ -1,4 +1,4 @@
-"""Words for run ids: short, easy to say and to tell apart."""
+"""Words for run ids: short, easy to say and to distinguish."""
 
 from __future__ import annotations
 
