@@ -25,7 +25,7 @@ class Checked(NamedTuple):
 
     @property
     def code(self) -> int:
-        """The exit code of this recipe alone."""
+        """Return the exit code of this recipe alone."""
         return int(ExitCode.OK if self.error is None else self.error.exit_code)
 
 

@@ -85,7 +85,10 @@ class Row:
     links: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain JSON values. Of the manifest without the recipe and the list of files."""
+        """Return the row as plain JSON values.
+
+        Of the manifest, the recipe and the list of files are left out.
+        """
         facts = self.manifest.to_json() if self.manifest else {}
         return {
             "path": str(self.path),

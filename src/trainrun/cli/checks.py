@@ -47,7 +47,9 @@ class Sizes(NamedTuple):
 def run_checks(
     subject: Subject, recipe: Mapping[str, Any], skipped: Sequence[str] = (), start: Start = start_process
 ) -> Iterator[Line]:
-    """Train the recipe in all ways that the checks compare, and yield a line for each check, in their order.
+    """Train the recipe in all ways that the checks compare.
+
+    Yields a line for each check, in their order.
 
     start: as in `measure`.
     """
@@ -60,9 +62,10 @@ def run_checks(
 
 
 def sizes(train: Mapping[str, Any]) -> Sizes | None:
-    """Return how to cut an update such that a worker holds no more than in `trainrun smoke` itself; None for 1 sample.
+    """Return how to cut an update; None for 1 sample.
 
-    An update of the recipe is taken whole, or two of its micro-batches if it has some.
+    A worker then holds no more than in `trainrun smoke` itself. An update of the recipe is taken whole, or two of its
+    micro-batches if it has some.
     """
     batch, micro = train["batch_size"], train.get("micro_batch_size")
     half = (batch if micro is None else min(batch, 2 * micro)) // 2
@@ -84,7 +87,10 @@ class Trial:
     # --- the trainings ---
 
     def _waves(self, skipped: Sequence[str]) -> Iterator[list[Way]]:
-        """Of one worker two at a time, so that no more workers run than in `trainrun smoke` itself."""
+        """Yield the trainings of one worker two at a time.
+
+        So no more workers run than in `trainrun smoke` itself.
+        """
         if self._sizes is not None and not {"micro-batches", "ranks"} <= {*skipped}:
             yield [self._still(_WHOLE, 1, self._sizes.whole), self._still(_CUT, 1, self._sizes.half)]
         if self._sizes is not None and not {"ranks", "data"} <= {*skipped}:
@@ -98,13 +104,19 @@ class Trial:
         return Way(name, ranks, (*batch, *self._ends(_UPDATES), "plugins.smoke-measure.still=true", *more))
 
     def _moving(self, name: str, *more: str) -> Way:
-        """A training as the recipe has it, in updates of the same size as those of the others if it can be cut."""
+        """Return a training as the recipe has it.
+
+        Its updates have the same size as those of the others if it can be cut.
+        """
         batch = () if self._sizes is None else (f"train.batch_size={self._sizes.whole}",)
         micro = () if self._sizes is None else (f"train.micro_batch_size={self._sizes.whole}",)
         return Way(name, 1, (*batch, *micro, *self._ends(2), "plugins.smoke-measure.watch=true", *more))
 
     def _ends(self, steps: int) -> tuple[str, ...]:
-        """After these steps all ranks agree to stop, which they do two steps later, without another evaluation."""
+        """Return the overrides that end a training after these steps.
+
+        All ranks then agree to stop, which they do two steps later, without another evaluation.
+        """
         vote = f"plugins.smoke-check.steps={steps}"
         by_epochs = self._recipe["train"].get("epochs") is not None
         return (vote,) if by_epochs else (vote, f"train.steps={steps + _SLACK}")
@@ -136,7 +148,10 @@ class Trial:
         return self._same("ranks", (one, "on one"), on_two)
 
     def evaluation(self) -> Line:
-        """Compare the step after an evaluation with the same step without one, bit for bit."""
+        """Compare the step after an evaluation with the same step without one.
+
+        They are compared bit for bit.
+        """
         if not self._splits:
             return Line("not compared", "evaluation", "because evaluate.splits is empty")
         plain, evaluated = self._found[_PLAIN], self._found[_EVALUATED]
@@ -198,7 +213,7 @@ class Trial:
         return Line("ok", check, f"{values} are the same {other[1]} as {one[1]}{count}{off}")
 
     def _chance(self, first: Measured, second: Measured) -> str | None:
-        """Why the two need not be the same, if that is known."""
+        """Return why the two need not be the same, if that is known."""
         if bound := [*first.bound, *second.bound]:
             return (
                 f"because batch norm that keeps no statistics depends on how a batch is cut: {comparing.listed(bound)}"
@@ -221,7 +236,10 @@ class Trial:
         return self._found[_AGAIN]
 
     def _unrepeatable(self, plain: Measured) -> str | None:
-        """Why two trainings without an evaluation are not the same either, if so."""
+        """Return why two trainings without an evaluation are not the same either.
+
+        Returns None if they are.
+        """
         again = self._measure([[self._moving(_PLAIN_AGAIN)]])[_PLAIN_AGAIN]
         for pair in zip(plain.updates, again.updates, strict=False):
             if not comparing.equal(pair):

@@ -10,10 +10,11 @@ from trainrun.printing import inline, shorten
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "", width: int | None = None) -> list[str]:
-    """The rows as lines, each column as wide as its longest cell; the last one is not padded.
+    """Return the rows as lines, each column as wide as its longest cell.
 
-    Cells are cut and escaped here, so that they are as wide as they look. width: that of the terminal, to which lines
-    are cut; None leaves them whole.
+    The last column is not padded. Cells are cut and escaped here, so that they are as wide as they look.
+
+    width: that of the terminal, to which lines are cut; None leaves them whole.
     """
     rows = [[inline(shorten(cell)) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -35,12 +35,12 @@ def alike(one: Measured, other: Measured) -> list[Pair]:
 
 
 def close(pair: Pair, tolerance: Tolerance) -> bool:
-    """Whether loss and gradient norm are equal but for rounding."""
+    """Return whether loss and gradient norm are equal but for rounding."""
     return all(_near(one, other, limit) for (one, other), limit in zip(_values(pair), tolerance, strict=True))
 
 
 def equal(pair: Pair) -> bool:
-    """Whether loss and gradient norm are equal, bit for bit."""
+    """Return whether loss and gradient norm are equal, bit for bit."""
     return all(one == other or (_isnan(one) and _isnan(other)) for one, other in _values(pair))
 
 
@@ -61,7 +61,12 @@ def figure(value: float | None, than: float | None = None) -> str:
 
 
 def problems(trainings: Mapping[str, Measured]) -> str | None:
-    """Return a sentence on the first training that failed, None if none has. Takes them by how they were made."""
+    """Return a sentence on the first training that failed.
+
+    Returns None if none has.
+
+    trainings: by how they were made.
+    """
     for how, one in trainings.items():
         if one.problem is not None:
             return f"because training {how} did not work: {one.problem}"
@@ -100,7 +105,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def changes(plain: Measured, evaluated: Measured) -> Iterator[tuple[str, str]]:
-    """Yield what an evaluation has changed, as a kind and words: what changed without one too is left out."""
+    """Yield what an evaluation has changed, as a kind and words.
+
+    What changed without one too is left out.
+    """
     for kind, verb in (("changed", "changes"), ("modes", "leaves another mode in"), ("generators", "moves")):
         old, new = getattr(plain, kind), getattr(evaluated, kind)
         names = [name for name in new if name not in old]

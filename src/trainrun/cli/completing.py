@@ -22,7 +22,10 @@ _DEEPEST = 8  # tables within tables; a schema may refer to itself
 
 
 def _completes(find: _Find) -> Complete:
-    """Return click's callback that offers those candidates of `find` which begin with what is typed."""
+    """Return click's callback that offers candidates of `find`.
+
+    Candidates that begin with what is typed are offered.
+    """
 
     def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
@@ -40,7 +43,10 @@ def files(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comple
 
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the ids of runs, the newest first; or the one that has what is typed in its middle."""
+    """Offer the ids of runs, the newest first.
+
+    Otherwise offer the one that has what is typed in its middle.
+    """
     if "/" in incomplete:
         return files(context, parameter, incomplete)
     found = _run_ids(context, parameter, incomplete)

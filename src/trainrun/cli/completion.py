@@ -26,7 +26,10 @@ class _Bash(BashComplete):
 
     @staticmethod
     def _check_version() -> None:
-        """Do not start a bash to look at its version: the script may be meant for another machine."""
+        """Do not start a bash to look at its version.
+
+        The script may be meant for another machine.
+        """
 
 
 _SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}

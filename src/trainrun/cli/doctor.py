@@ -71,5 +71,8 @@ def _show(finding: Finding) -> None:
 
 
 def _width() -> int | None:
-    """Where to fold lines: at a terminal's last column; text that a program reads is left in one line."""
+    """Return the column at which lines are folded: a terminal's last one.
+
+    None for a text that a program reads: it is left in one line.
+    """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -30,7 +30,10 @@ def echo(*parts: object, err: bool = False, nl: bool = True, color: bool | None 
 
 
 def answers_only(command: F) -> F:
-    """Decorate a command that imports plugins: only what `echo` writes comes to standard output."""
+    """Decorate a command that imports plugins.
+
+    Only what `echo` writes comes to standard output.
+    """
 
     @wraps(command)
     def apart(*arguments: Any, **options: Any) -> Any:

@@ -73,7 +73,7 @@ def _check_hook(fault: Fault, resolved: Resolved) -> None:
 
 
 def expect(fault: Fault, resolved: Resolved) -> Expected:
-    """What has to follow from the fault, with this recipe's policies."""
+    """Return what has to follow from the fault, with this recipe's policies."""
     if fault.hook is not None and (action := _policy(fault, resolved)) != "fail":
         return Expected((0,), decision=action)
     if fault.kind in _BY_SIGNAL:
@@ -98,7 +98,10 @@ _BY_SIGNAL = {
 
 
 def _of_code(fault: Fault, train: Mapping[str, Any]) -> Expected:
-    """What has to follow from an exception, or from a loss that is NaN, about which `train.nonfinite` decides."""
+    """Return what has to follow from an exception, or from a loss that is NaN.
+
+    `train.nonfinite` decides about the latter.
+    """
     if fault.spoils_loss and train["nonfinite"] == "warn":
         return Expected((int(ExitCode.OK),))
     return Expected((int(ExitCode.TRAINING_FAILED),), words=_words(fault))

@@ -6,12 +6,15 @@ import time
 
 
 def moment(seconds: float | None) -> str:
-    """A time of this place, to the second."""
+    """Return a local time, to the second."""
     return "" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def minute(seconds: float | None) -> str:
-    """A time of this place for a narrow column: without seconds and the year, and of today without the date."""
+    """Return a local time for a narrow column.
+
+    It is without seconds and the year, and of today without the date.
+    """
     if not seconds:
         return ""
     then, now = time.localtime(seconds), time.localtime()
@@ -19,7 +22,7 @@ def minute(seconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units."""
+    """Return a length of time in its two largest units."""
     if seconds < 0:
         return "?"  # the clock was set back in between
     minutes, rest = divmod(int(seconds), 60)
@@ -30,5 +33,5 @@ def duration(seconds: float) -> str:
 
 
 def number(value: object) -> str:
-    """A metric, short."""
+    """Return a metric as a short text."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)

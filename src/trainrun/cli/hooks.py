@@ -143,7 +143,10 @@ def _plan_document(recipe: str, resolved: Resolved, wanted: Sequence[str]) -> di
 
 
 def plan_lines(resolved: Resolved, wanted: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the order of plugins and each hook with what is called in it; of the wanted hooks their manual too."""
+    """Yield the order of plugins and each hook with what is called in it.
+
+    Of the wanted hooks the manual is included.
+    """
     for hook in wanted:
         yield from _manual(resolved.specs[hook])
         yield from next(_entries([resolved.plan.hooks[hook]]))
@@ -181,7 +184,10 @@ def _manual(spec: SpecInfo) -> Iterator[str]:
 
 
 def _reflowed(doc: str) -> Iterator[str]:
-    """Fill the paragraphs of a manual to the terminal; what is indented, as code is, stays as it is."""
+    """Fill the paragraphs of a manual to the terminal.
+
+    What is indented, as code is, stays as it is.
+    """
     import textwrap  # noqa: PLC0415
 
     width = min(terminal_width() or _PROSE, _PROSE)
@@ -197,7 +203,7 @@ def _reflowed(doc: str) -> Iterator[str]:
 
 
 def _entries(plans: Sequence[HookPlan]) -> Iterator[list[str]]:
-    """The lines of each hook, aligned over all of them."""
+    """Yield the lines of each hook, aligned over all of them."""
     lines = iter(columns([_row(number, entry) for plan in plans for number, entry in enumerate(plan.entries, 1)], "  "))
     for plan in plans:
         yield [next(lines) for _ in plan.entries]

@@ -43,7 +43,10 @@ def _ranks(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
 
 
 def _since(_: click.Context, __: click.Parameter, value: str | None) -> float:
-    """Seconds since the epoch, from a length of time before now or from a moment."""
+    """Return seconds since the epoch.
+
+    value: a length of time before now, or a moment.
+    """
     if value is None:
         return 0.0
     try:

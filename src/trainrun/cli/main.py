@@ -92,7 +92,10 @@ class LazyGroup(click.Group):
             formatter.write_dl(_rows())
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete names of commands without importing them, which click's own way would do for their help."""
+        """Complete names of commands without importing them.
+
+        click's own way would import them for their help.
+        """
         found = [CompletionItem(name, help=text) for name, text in _rows() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -116,7 +119,10 @@ def _rows() -> list[tuple[str, str]]:
 
 
 def installed_commands() -> dict[str, tuple[str, str]]:
-    """Name to distribution and target of the commands that plugins bring. Of two with one name the first counts."""
+    """Map the commands that plugins bring to distribution and target.
+
+    Of two with one name the first counts.
+    """
     from trainrun.plugin.discovery import discover  # noqa: PLC0415 - not needed for a command of our own
 
     return {name: (entries[0].distribution, entries[0].value) for name, entries in discover().commands.items()}
@@ -167,7 +173,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point of `trainrun`; leaves with the exit code that the command has earned."""
+    """Run `trainrun` and exit with the exit code of the command."""
     handler = interrupts.current() or interrupts.install()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what no text can
@@ -225,7 +231,10 @@ def _call(arguments: Sequence[str]) -> Any:
 
 
 def _complain(error: Exception) -> tuple[int, Sequence[Problem]]:
-    """Report on stderr what ended the command; return its exit code, and the problems for those who asked for JSON."""
+    """Report on stderr what ended the command; return its exit code.
+
+    The problems are returned too, for those who asked for JSON.
+    """
     if isinstance(error, click.ClickException):
         reporting.complain(_with_usage(error))
         return error.exit_code, reporting.problems_of(error)
@@ -262,7 +271,10 @@ def _open_closed_streams() -> None:
 
 
 def _close_stdout() -> None:
-    """Let Python's last flush go nowhere, instead of complaining about a pipe that is closed."""
+    """Let Python's last flush of stdout go nowhere.
+
+    Otherwise it would complain about a pipe that is closed.
+    """
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -74,7 +74,7 @@ class Update(NamedTuple):
 
     @property
     def together(self) -> Counter[str] | None:
-        """How often each sample occurs on all ranks together."""
+        """Return how often each sample occurs on all ranks together."""
         return None if self.samples is None else Counter(name for one in self.samples for name in one)
 
 
@@ -91,11 +91,11 @@ class Measured(NamedTuple):
 
 
 def measure(subject: Subject, waves: Sequence[Sequence[Way]], start: Start) -> dict[str, Measured]:
-    """Train in all ways, those of a wave at the same time, and return what was noted, by the name of the way.
+    """Train in all ways; return what was noted, by the name of the way.
+
+    Those of a wave train at the same time. Raises a TrainrunError if a way's recipe is wrong.
 
     start: trains by a plan, that of `trainrun.worker.forking`, such as `start_process`.
-
-    Raises a TrainrunError if a way's recipe is wrong.
     """
     launches = {way.name: _prepared(subject, way) for wave in waves for way in wave}
     first = next(iter(launches.values()))
@@ -161,7 +161,10 @@ def _read(paths: RunPaths, ranks: int, seconds: float, output: Path) -> Measured
 
 
 def _problem(records: Sequence[WorkerRecord | None], seconds: float, output: Path) -> str | None:
-    """What the worker says that failed first; None if all have finished."""
+    """Return the report of the worker that failed first.
+
+    Returns None if all have finished.
+    """
     errors = [one.error for one in records if one is not None and one.error is not None]
     if errors:
         first = min(errors, key=lambda error: error["monotonic_ns"])
@@ -175,7 +178,7 @@ def _problem(records: Sequence[WorkerRecord | None], seconds: float, output: Pat
 
 
 def _updates(ranks: Sequence[Sequence[Mapping[str, Any]]]) -> list[Update]:
-    """The updates of all ranks, one by one."""
+    """Return the updates of all ranks, one by one."""
     found = []
     for parts in zip(*ranks, strict=False):  # a stop may come between the notes of two ranks
         samples = [part["samples"] for part in parts]

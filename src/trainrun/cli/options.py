@@ -32,7 +32,10 @@ def _ranks(_: click.Context, __: click.Parameter, value: str) -> Echo:
 
 
 def _default_recipe(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Return what was given, or the recipe that `trainrun init` writes if it is in this folder."""
+    """Return what was given, or the recipe that `trainrun init` writes.
+
+    The latter counts only if it is in this folder.
+    """
     if value:
         return value
     if not Path(RECIPE).is_file():

@@ -54,7 +54,10 @@ def _lines(found: Catalogue) -> Iterator[str]:
 
 
 def broken_lines(broken: list[Listed]) -> Iterator[str]:
-    """What is wrong with each plugin that does not work, and how to do without it; tracebacks if they are asked for."""
+    """Yield what is wrong with each broken plugin, and how to do without it.
+
+    Tracebacks are included if they are asked for.
+    """
     traced = click.get_current_context().meta.get(options.TRACEBACK)
     if broken:
         yield from ("", "Broken plugins")

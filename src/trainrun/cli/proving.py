@@ -66,7 +66,7 @@ class Seen(NamedTuple):
         return ", ".join(filter(None, parts))
 
     def matches(self, expected: Expected) -> bool:
-        """Whether it is all as it should be."""
+        """Return whether everything is as expected."""
         return (
             (self.fired, self.left) == (True, 0)
             and self.code in expected.codes
@@ -84,7 +84,7 @@ class Proved(NamedTuple):
 
     @property
     def well(self) -> bool:
-        """Whether all was as it has to be."""
+        """Return whether everything was as it has to be."""
         return self.seen.matches(self.expected)
 
     def lines(self, width: int) -> Sequence[str]:
@@ -155,7 +155,9 @@ def launched() -> None:
 
 
 def _run(command: Sequence[str], output: Path) -> int | None:
-    """Run the command and return its exit code; None if it had to be killed.
+    """Run the command and return its exit code.
+
+    Returns None if it had to be killed.
 
     It runs in a session of its own: a Ctrl-C here is not meant for it.
     """
@@ -189,14 +191,14 @@ def _look(paths: RunPaths, fault: Fault, code: int | None) -> Seen:
 
 
 def _action(event: dict[str, object], fault: Fault) -> str | None:
-    """What was decided about the plugin that the fault made raise."""
+    """Return what was decided about the plugin that the fault made raise."""
     action = event.get("action") if event.get("event") == "fault" else event.get("decision")
     about = (event.get("plugin"), event.get("hook")) == (fault.plugin, fault.hook)
     return str(action) if about and action in {"disable", "warn"} else None
 
 
 def _fired(paths: RunPaths) -> bool:
-    """Whether a worker has come to the fault."""
+    """Return whether a worker has come to the fault."""
     with suppress(OSError):
         return any(injected(paths.root).iterdir())
     return False

@@ -38,7 +38,10 @@ def command(*, base: Path, as_json: bool) -> None:
 
 
 def _summary(paths: RunPaths) -> Summary:
-    """What there is of the run; if a file of it is damaged, that is what is said of it."""
+    """Return what there is of the run.
+
+    If a file of it is damaged, that is what is said of it.
+    """
     found, problem = summarize(paths), damage(paths)
     return found if problem is None else replace(found, reason=f"damaged: {problem}")
 

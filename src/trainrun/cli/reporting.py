@@ -27,7 +27,7 @@ _NOTE = re.compile(r"(?P<place>[^\n]+?:\d+:\d+): (?P<what>.*)", re.DOTALL)
 
 
 def colored() -> bool | None:
-    """Whether to colour; None leaves it to the terminal."""
+    """Return whether to colour; None leaves it to the terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     return True if os.environ.get("FORCE_COLOR") else None
@@ -47,7 +47,10 @@ def complain(message: str) -> None:
 
 
 def complain_of(error: TrainrunError) -> None:
-    """Write a TrainrunError to stderr: its message, and before it the traceback of what a plugin raised."""
+    """Write a TrainrunError to stderr.
+
+    The traceback of what a plugin raised comes before its message.
+    """
     if isinstance(error, HookFailed) and not isinstance(error.__cause__, TrainrunError):
         trace = scrub(hookimpl_traceback(error.__cause__ or error)).rstrip()
         echo(_whole_elsewhere(trace, error), err=True)
@@ -92,14 +95,20 @@ def write_crash_log(error: BaseException) -> Path | str:
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Return whether a command line asks for JSON; also of one that click cannot parse."""
+    """Return whether a command line asks for JSON.
+
+    It may be one that click cannot parse.
+    """
     before = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     pairs = itertools.pairwise(before)
     return "--json" in before or "--format=json" in before or ("--format", "json") in pairs
 
 
 def print_document(code: int, problems: Sequence[Problem]) -> None:
-    """Print the JSON document of a command that has failed, in one line: some commands print a document a line."""
+    """Print the JSON document of a command that has failed.
+
+    It is printed in one line: some commands print a document a line.
+    """
     found = {"version": options.JSON_VERSION, "ok": False, "exit_code": int(code), "problems": listed(problems)}
     with suppress(OSError):  # there is no reader
         echo(json.dumps(found))
@@ -113,7 +122,10 @@ def listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:
 
 
 def problems_of(error: Exception) -> list[Problem]:
-    """Return what is wrong as problems: those that a TrainrunError carries, or one of its whole message."""
+    """Return what is wrong as problems.
+
+    They are those that a TrainrunError carries, or one of its whole message.
+    """
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         path = "trainrun" if context is None else context.command_path
@@ -145,7 +157,10 @@ def annotation_of_note(recipe: str, note: str) -> str:
 
 
 def _relative(path: str) -> str:
-    """Return the path as GitHub wants it: relative to the folder of the checkout, in which CI runs commands."""
+    """Return the path as GitHub wants it.
+
+    It is relative to the folder of the checkout, in which CI runs commands.
+    """
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else path
 
@@ -158,5 +173,8 @@ def _properties(values: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return the text as actions/toolkit escapes it: a percent sign, and what ends a line."""
+    """Return the text as actions/toolkit escapes it.
+
+    A percent sign and the ends of lines are escaped.
+    """
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

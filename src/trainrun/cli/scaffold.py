@@ -18,7 +18,10 @@ _TAKEN = {name for name, _ in BUILTINS} | {"task", "trainrun"}
 
 
 def module_of(name: str, command: str) -> str:
-    """Return the name of the Python module for NAME; raise UsageError if it cannot be one."""
+    """Return the name of the Python module for NAME.
+
+    Raises UsageError if it cannot be one.
+    """
     module = name.replace("-", "_")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UsageError(
@@ -31,7 +34,10 @@ def module_of(name: str, command: str) -> str:
 
 
 def write(folder: Path, files: Mapping[str, str], words: Mapping[str, str], command: str) -> None:
-    """Make the folder with these files; `words` stand for `$name` in paths and texts."""
+    """Make the folder with these files.
+
+    words: stand for `$name` in paths and texts.
+    """
     try:
         folder.mkdir()
         for path, text in files.items():

@@ -158,7 +158,10 @@ def _clock(moment: object) -> str:
 
 
 def _rows(heading: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> Iterator[RenderableType]:
-    """One line a row, each cut at the edge of the terminal: a table that wraps would need more lines than it has."""
+    """Yield one line a row, each cut at the edge of the terminal.
+
+    A table that wraps would need more lines than it has.
+    """
     rows = list(rows)
     widths = [max(map(len, cells)) for cells in zip(heading, *(row for _, row in rows), strict=True)]
     yield _dim(_cells(heading, widths))

@@ -140,7 +140,7 @@ class Answer:
 
 
 def _shareable(train: Mapping[str, Any]) -> bool:
-    """Whether two workers can share an update, in the recipe's own micro-batches."""
+    """Return whether two workers can share an update, in the recipe's own micro-batches."""
     batch, micro = train.get("batch_size"), train.get("micro_batch_size") or 1
     if not isinstance(batch, int) or not isinstance(micro, int):
         return True  # which is wrong in another way, and has its own message
@@ -180,7 +180,7 @@ def _try(trial: Trial, resolved: Resolved, asked: tuple[tuple[str, ...], tuple[s
 
 
 def _cost(outcome: Outcome) -> list[dict[str, Any]]:
-    """What hooks have cost in the attempt that ended last."""
+    """Return what hooks have cost in the attempt that ended last."""
     from trainrun.rundir.files import read_json  # noqa: PLC0415
     from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
 
@@ -215,7 +215,10 @@ def _prove(trial: Trial, resolved: Resolved, faults: Sequence[Fault], answer: An
 
 
 def _limit(resolved: Resolved, steps: int) -> str:
-    """A recipe that counts epochs cannot count steps too: there the check votes to stop."""
+    """Return the override that limits the steps.
+
+    A recipe that counts epochs cannot count steps too: there the check votes to stop.
+    """
     by_epochs = resolved.data.get("train", {}).get("epochs") is not None
     return f"plugins.{_CHECK}.steps={steps}" if by_epochs else f"train.steps={steps}"
 
@@ -272,7 +275,7 @@ class Exercised(NamedTuple):
 
 
 def exercised(resolved: Resolved, cost: Sequence[Mapping[str, Any]]) -> Iterator[Exercised]:
-    """For the task and each plugin, yield which of its hooks were called."""
+    """Yield which of their hooks were called, for the task and each plugin."""
     called: Counter[tuple[str, str]] = Counter()
     for row in cost:
         called[row["instance"], row["hook"]] += row["calls"]

@@ -45,7 +45,11 @@ def command(*, run: str, base: Path, as_json: bool) -> None:
 
 
 def lines(view: View, checkpoint: str | None = None, advice: Iterable[str] = ()) -> Iterator[str]:
-    """The view as plain text. checkpoint: the newest one; advice: how to resume the run."""
+    """Yield the view as plain text.
+
+    checkpoint: the newest one.
+    advice: how to resume the run.
+    """
     summary, status = view.summary, view.status
     yield ended(summary)
     step = f"step {summary.step}" + (f" of {summary.steps}" if summary.steps else "")
@@ -78,7 +82,10 @@ def lines(view: View, checkpoint: str | None = None, advice: Iterable[str] = ())
 
 
 def ended(summary: Summary, whole: Path | None = None) -> str:
-    """The run, its state and the reason, which is cut if it is long. whole: the file that has all of it."""
+    """Return the run, its state and the reason, which is cut if it is long.
+
+    whole: the file that has all of it.
+    """
     how = how_it_ended(inline(summary.state), summary.reason and shorten(summary.reason, whole))
     return f"{inline(summary.run)}: {how}"
 
@@ -88,13 +95,16 @@ COSTS = ("plugin", "hook", "calls", "total", "longest")
 
 
 def worker_row(worker: Worker) -> tuple[str, ...]:
-    """A worker as the cells under `WORKERS`; `since` is how long ago it began its step or phase."""
+    """Return a worker as the cells under `WORKERS`.
+
+    `since` is how long ago it began its step or phase.
+    """
     quiet = "" if worker.quiet is None else duration(max(0.0, worker.quiet))
     return str(worker.rank), inline(worker.phase), str(worker.step), quiet, clean(worker.doing)
 
 
 def cost_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
-    """What hookimpls took, the dearest first, as the cells under `COSTS`."""
+    """Return what hookimpls took, the dearest first, as the cells under `COSTS`."""
     dearest = sorted(status.get("cost") or [], key=lambda row: -float(row["total_seconds"]))
     return [
         (

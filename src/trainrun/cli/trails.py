@@ -45,18 +45,24 @@ class Verdict(NamedTuple):
     first: First | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"name": self.name, "equal": self.first is None, "first": self.first and self.first._asdict()}
 
 
 def trail(run: Path) -> list[Steps]:
-    """For each rank the records of its steps; of a step that was made twice that of the later attempt."""
+    """Return the records of the steps of each rank.
+
+    Of a step that was made twice, the record is that of the later attempt.
+    """
     files = sorted((run / FOLDER).glob("rank-*.jsonl"), key=lambda file: int(file.stem.removeprefix("rank-")))
     return [{int(record["step"]): record for record in read_lines(file)[0]} for file in files]
 
 
 def compare(a: Path, b: Path) -> list[Verdict]:
-    """The verdicts on what two runs logged, in the order in which one leads to another within a step."""
+    """Compare what two runs logged.
+
+    The results are in the order in which one leads to another within a step.
+    """
     ones, twos = trail(a), trail(b)
     found = [Verdict("batches", _first(ones, twos, _batches)), Verdict("rng", _first(ones, twos, _rng))]
     losses = _first(ones, twos, _losses) or _logged(a, b)
@@ -77,7 +83,7 @@ def optimizers(a: Path, b: Path) -> list[Verdict]:
 
 
 def not_compared(*runs: Path) -> list[str]:
-    """What these optimizers hold that has no contents to compare."""
+    """Return what these optimizers hold that has no contents to compare."""
     every = [(name, place) for run in runs for (_, name), one in _held(run).items() for place in one["opaque"]]
     return [f"{name}: {place}" for name, place in dict.fromkeys(every)]
 
@@ -102,7 +108,10 @@ def joined(logged: Sequence[Verdict], saved: Sequence[Verdict]) -> list[Verdict]
 
 
 def unlike(a: Path, b: Path) -> list[str]:
-    """The names of logged metrics that differ and that are not part of the verdict: plugins may log what they like."""
+    """Return the names of logged metrics that differ outside of the result.
+
+    They are no part of it: plugins may log what they like.
+    """
     ones, twos = (_metrics(run, counted=False) for run in (a, b))
     return sorted({name for step in ones.keys() & twos.keys() for name, _, _ in _pairs(ones[step], twos[step])})
 
@@ -163,7 +172,10 @@ def _pairs(one: Mapping[Any, Any], two: Mapping[Any, Any], what: str = "") -> It
 
 
 def _logged(a: Path, b: Path) -> First | None:
-    """The first of the logged losses that differs, those of evaluations among them."""
+    """Return the first of the logged losses that differs.
+
+    Those of evaluations are among them.
+    """
     ones, twos = (_metrics(run, counted=True) for run in (a, b))
     for step in sorted({*ones, *twos}):
         for name, one, two in _pairs(ones.get(step, {}), twos.get(step, {})):
@@ -172,7 +184,10 @@ def _logged(a: Path, b: Path) -> First | None:
 
 
 def _metrics(run: Path, *, counted: bool) -> dict[int, dict[str, Any]]:
-    """By step, the logged losses and norms of gradients; counted=False: all others that are no times."""
+    """Return by step the logged losses and norms of gradients.
+
+    counted: if False, all others that are no times.
+    """
     found: dict[int, dict[str, Any]] = {}
     for record in read_lines(RunPaths(run).metrics)[0]:
         values = {name: value for name, value in record.items() if name not in {"step", "time"}}

@@ -14,10 +14,12 @@ Told = tuple[Literal["ok", "failed", "not compared"], str]
 
 
 def seen_twice(one: Sequence[str], other: Sequence[str]) -> Told:
-    """Compare what rank 0 and rank 1 have seen, in order, and return how that ended and a sentence on it.
+    """Compare what rank 0 and rank 1 have seen, in order.
 
-    A data set may hold equal samples. If each sample is given to one rank only, two equal ones come to the same rank
-    as often as to two ranks. Of samples that occur exactly twice, those on two ranks are counted against those on one:
+    Returns how that ended and a sentence on it.
+
+    A data set may hold equal samples. If each sample is given to one rank only, two equal ones come to the same rank as
+    often as to two ranks. Of samples that occur exactly twice, those on two ranks are counted against those on one:
     each is a fair coin. Samples that occur more often prove nothing: with many of them both ranks see some.
     """
     here, there = Counter(one), Counter(other)

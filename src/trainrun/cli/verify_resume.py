@@ -57,7 +57,7 @@ class Ended(Exception):
 
 
 def _signal(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """The number of a signal: of 9, -9, KILL or SIGKILL."""
+    """Return the number of a signal: of 9, -9, KILL or SIGKILL."""
     if value is None:
         return None
     name = value.upper().removeprefix("-").removeprefix("SIG")
@@ -179,7 +179,10 @@ def _launch(trial: Trial, base: Path, told: Mapping[str, int]) -> tuple[Outcome,
 
 
 def _settings(trial: Trial, told: Mapping[str, int]) -> Iterator[str]:
-    """What is set for both trainings. The rest, evaluations among it, is as the recipe says."""
+    """Yield what is set for both trainings.
+
+    The rest, evaluations among it, is as the recipe says.
+    """
     # At a checkpoint all decisions are applied, so that a vote to stop takes effect at that very step.
     every = math.gcd(trial.at, trial.steps) if trial.by_epochs else trial.at
     yield f"checkpoint.every={every}"
@@ -249,7 +252,7 @@ def _summary(trial: Trial, resolved: Resolved, verdicts: Sequence[Verdict], runs
 
 
 def _stateless(resolved: Resolved, run: Path, steps: int) -> Iterator[str]:
-    """The task and the plugins that have nothing in the checkpoint."""
+    """Yield the task and the plugins that have nothing in the checkpoint."""
     files = read_manifest(RunPaths(run).checkpoints / folder_name(steps)).files
     for instance in resolved.instances:
         if instance.role != "builtin" and plugin_file(instance.name) not in files:

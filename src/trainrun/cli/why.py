@@ -106,7 +106,10 @@ def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _changes(events: list[dict[str, Any]]) -> Iterator[str]:
-    """What was not as it was when the checkpoint was written that an attempt began from."""
+    """Yield what has changed since the checkpoint of an attempt was written.
+
+    It is the checkpoint that the attempt began from.
+    """
     rows = []
     for event in events:
         if event.get("event") == "resume":

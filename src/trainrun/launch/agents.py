@@ -27,23 +27,35 @@ class Agent(Protocol):
 
     @property
     def session(self) -> int | None:
-        """The session of the processes that outlive the attempt, if any do."""
+        """Return the session of the processes that outlive the attempt, if any do."""
 
     @property
     def port(self) -> int | None:
-        """Return the port of the attempt's store, on node 0 of several; None until it listens."""
+        """Return the port of the attempt's store, on node 0 of several.
+
+        Returns None until it listens.
+        """
 
     def poll(self) -> int | None:
-        """The exit code of the attempt, once the agent has seen all of its workers end."""
+        """Return the exit code of the attempt.
+
+        Returns None until the agent has seen all of its workers end.
+        """
 
     def own_end(self) -> int | None:
-        """The exit code of an agent that the workers died with; None for one that still runs."""
+        """Return the exit code of an agent that the workers died with.
+
+        Returns None for an agent that still runs.
+        """
 
     def ends(self, seconds: float) -> Mapping[int, int]:
-        """How workers ended that are gone: pid → exit code or minus a signal. Waits no longer than `seconds`."""
+        """Return how workers ended that are gone, by pid.
+
+        The value is an exit code or minus a signal. Waits no longer than `seconds`.
+        """
 
     def halt(self) -> None:
-        """The workers are about to be killed."""
+        """Prepare for the end of the workers, which are about to be killed."""
 
 
 class ColdAgent:
@@ -52,25 +64,28 @@ class ColdAgent:
     session = None
 
     def __init__(self, started: subprocess.Popen[bytes], ports: int | None = None) -> None:
-        """ports: a pipe into which the process writes the port of its store."""
+        """Keep the process.
+
+        ports: a pipe into which the process writes the port of its store.
+        """
         self._process = started
         self._ports = ports
         self._port: int | None = None
 
     @property
     def port(self) -> int | None:
-        """What torchrun's process has written."""
+        """Return the port that torchrun's process has written."""
         if self._ports is not None and self._port is None:
             with suppress(BlockingIOError):
                 self._port = int(os.read(self._ports, _PORT) or 0) or None
         return self._port
 
     def poll(self) -> int | None:
-        """The exit code of torchrun."""
+        """Return the exit code of torchrun."""
         return self._process.poll()
 
     def own_end(self) -> int | None:
-        """That of torchrun."""
+        """Return the exit code of torchrun."""
         return _own_end(self._process)
 
     def ends(self, seconds: float) -> Mapping[int, int]:  # noqa: ARG002 - torchrun does not say
@@ -121,7 +136,10 @@ class WarmAgent:
 
     @property
     def session(self) -> int | None:
-        """That of agent, fork server and runner; each worker has a session of its own."""
+        """Return the session of agent, fork server and runner.
+
+        Each worker has a session of its own.
+        """
         return self._process.pid if self._process.poll() is None else None
 
     def begin(self, launch: Launch) -> None:
@@ -153,7 +171,10 @@ class WarmAgent:
             self._ends = {int(pid): int(code) for pid, code in answer["ends"].items() if code is not None}
 
     def own_end(self) -> int | None:
-        """That of the agent, which dies with its runner; fork server and workers die with it."""
+        """Return the exit code of the agent.
+
+        The agent dies with its runner; fork server and workers die with it.
+        """
         return _own_end(self._process)
 
     def ends(self, seconds: float) -> Mapping[int, int]:
@@ -165,12 +186,13 @@ class WarmAgent:
         return self._ends
 
     def halt(self) -> None:
-        """Nothing: it would not end the workers, and it is needed again."""
+        """Do nothing: the agent would not end the workers, and it is needed again."""
 
     def free(self) -> bool:
-        """Have it give up the former attempt, whose workers are gone; whether it can take another.
+        """Have it give up the former attempt; return whether it can take another.
 
-        Elastic waits for return values, which workers that have left by `os._exit` do not send: a signal ends that.
+        The workers of that attempt are gone. Elastic waits for return values, which workers that have left by
+        `os._exit` do not send: a signal ends that.
         """
         if self._attempt and self.poll() is None:
             self._give_up()
@@ -210,7 +232,10 @@ class WarmAgent:
 
 
 def environment(launch: Launch) -> dict[str, str]:
-    """What an agent and its workers get: the client's environment, and what marks them as members of the run."""
+    """Return the environment of an agent and its workers.
+
+    That is the client's environment, and what marks them as members of the run.
+    """
     return {
         **os.environ,
         **launch.environment,

@@ -58,7 +58,10 @@ class Budget:
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: int = 0) -> Self:
-        """The budgets that the recipe sets. checkpoint: the step of the run's newest one before the first attempt."""
+        """Return the budgets that the recipe sets.
+
+        checkpoint: the step of the run's newest one before the first attempt.
+        """
         launch = recipe.launch
         restarts: dict[Cause, int] = {
             "crash": launch.max_restarts,
@@ -94,7 +97,10 @@ class Budget:
         return Verdict(outcome, again=True, wait=wait, why=f"restart {used + 1} of {allowed} after {_SINGULAR[cause]}")
 
     def _met_before(self, outcome: Outcome, failure: Failure) -> int | None:
-        """The attempt in which the same error was met at the same step; notes this one."""
+        """Return the attempt in which the same error was met at the same step.
+
+        Notes this one.
+        """
         key = (failure.type, failure.instance, failure.hook, failure.step)
         attempt = self._errors.get(key)
         self._errors[key] = outcome.attempt

@@ -97,7 +97,10 @@ class Busy:
 
 
 def during(text: str, items: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield the items, and show `text` while each is waited for; nothing is shown while one is looked at."""
+    """Yield the items, and show `text` while each is waited for.
+
+    Nothing is shown while one is looked at.
+    """
     coming = iter(items)
     while True:
         with Busy() as busy:

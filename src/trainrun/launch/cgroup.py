@@ -24,7 +24,10 @@ class Limits(NamedTuple):
 
 
 def limits(own: Path = PROC, root: Path = ROOT) -> Limits:
-    """The tightest limits of this process's groups and of those above them, as far as they can be seen from here."""
+    """Return the tightest limits of this process's groups and of those above them.
+
+    Only those that can be seen from here are known.
+    """
     groups = _Groups(own, root)
     memory = groups.smallest("memory", *_MEMORY)
     used = groups.smallest("memory", "memory.current", "memory.usage_in_bytes")
@@ -32,14 +35,20 @@ def limits(own: Path = PROC, root: Path = ROOT) -> Limits:
 
 
 def memory_file(own: Path = PROC, root: Path = ROOT) -> tuple[Path, int] | None:
-    """Return the file that holds the tightest limit of memory, and the limit in bytes; None if there is none."""
+    """Return the file that holds the tightest limit of memory, and the limit.
+
+    The limit is in bytes. Returns None if there is none.
+    """
     places = [folder / name for folder, name in _Groups(own, root).places("memory", *_MEMORY)]
     found = [(value, path) for path in places if (value := _number(_text(path))) is not None and value < _UNLIMITED]
     return next(((path, value) for value, path in sorted(found)), None)
 
 
 def memory_kills(own: Path = PROC, root: Path = ROOT) -> int:
-    """Return how many processes of this group the kernel has killed for memory so far; 0 if it does not say."""
+    """Return how many processes of this group the kernel has killed for memory.
+
+    Returns 0 if it does not say.
+    """
     for folder, name in _Groups(own, root).places("memory", "memory.events", "memory.oom_control"):
         counts = dict(line.split() for line in _text(folder / name).splitlines() if len(line.split()) == 2)
         if (kills := _number(counts.get("oom_kill", ""))) is not None:
@@ -57,7 +66,10 @@ class _Groups:
                 self._paths.update(dict.fromkeys(controllers.split(","), path))
 
     def smallest(self, controller: str, second: str, first: str) -> int | None:
-        """The smallest value of a file from the group up to the root; `second` and `first` name it in each version."""
+        """Return the smallest value of a file from the group up to the root.
+
+        second, first: the name of the file in each version.
+        """
         found = []
         for folder, name in self.places(controller, second, first):
             value = _number(_text(folder / name))
@@ -68,7 +80,7 @@ class _Groups:
         return min(found, default=None)
 
     def processors(self) -> float | None:
-        """The quota of processor time, in processors."""
+        """Return the quota of processor time, in processors."""
         shares = []
         for folder, name in self.places("cpu", "cpu.max", "cpu.cfs_quota_us"):
             text = _text(folder / name)
@@ -79,7 +91,10 @@ class _Groups:
         return min(shares, default=None)
 
     def places(self, controller: str, second: str, first: str) -> Iterator[tuple[Path, str]]:
-        """Folders from the group up to the root, each with the name that the file has in its version."""
+        """Yield the folders from the group up to the root.
+
+        Each comes with the name that the file has in its version.
+        """
         if "" in self._paths:
             for base in (self._root, self._root / "unified"):
                 yield from ((folder, second) for folder in _upwards(base, self._paths[""]))
@@ -88,7 +103,10 @@ class _Groups:
 
 
 def _upwards(base: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it. In a container the path may be the host's, and only the base be there."""
+    """Yield the group's folder and those above it.
+
+    In a container the path may be the host's, and only the base be there.
+    """
     parts = [part for part in path.split("/") if part and part != ".."]
     for count in range(len(parts), -1, -1):
         yield base.joinpath(*parts[:count])
@@ -106,7 +124,10 @@ def _number(text: str) -> int | None:
 
 
 def _quota(text: str) -> float | None:
-    """`max 100000`, `-1 100000` or `150000 100000`: microseconds of each period."""
+    """Parse a quota: microseconds of each period.
+
+    text: `max 100000`, `-1 100000` or `150000 100000`.
+    """
     quota, _, period = text.partition(" ")
     allowed, every = _number(quota), _number(period)
     return allowed / every if allowed and every else None

@@ -84,7 +84,10 @@ class Client:
             lease.release()
 
     def _begin(self, prepared: Launch, signals: Signals, ranks: Echo, started: float) -> Outcome:
-        """Up to the end of the attempt. Errors of plugins and the environment become outcomes: the run exists."""
+        """Run the launch up to the end of its attempts.
+
+        Errors of plugins and the environment become outcomes: the run exists.
+        """
         assert self._hooks is not None
         try:
             with signals.breakable():
@@ -129,7 +132,10 @@ class Client:
             before = verdict.outcome
 
     def _back_off(self, signals: Signals, seconds: float) -> bool:
-        """Wait, but not beyond a request to stop; whether another attempt is still wanted."""
+        """Wait, but not beyond a request to stop.
+
+        Returns whether another attempt is still wanted.
+        """
         assert self._launch is not None
         deadline = time.monotonic() + seconds
         while not signals.stopping and (left := deadline - time.monotonic()) > 0:
@@ -161,7 +167,10 @@ class Client:
         return replace(before, exit_code=int(ExitCode.RESUMABLE), reason=reason, cause=None)
 
     def _tell_of_restart(self, outcome: Outcome, verdict: Verdict) -> None:
-        """Say that the attempt failed and another follows; each traceback is shown once."""
+        """Report that the attempt failed and another follows.
+
+        Each traceback is shown once.
+        """
         assert self._launch is not None
         failure = outcome.first_failure
         trace = failure.traceback if failure is not None else None
@@ -227,7 +236,10 @@ class Client:
         return last if lost is None else storage.without_storage(last, current.paths, lost)
 
     def _keep(self, current: Launch, write: Callable[[], None]) -> None:
-        """Write into the run directory; at the end of the run, find out why that cannot be done any more."""
+        """Write into the run directory.
+
+        If that fails at the end of the run, find out why.
+        """
         try:
             write()
         except OSError as error:
@@ -242,7 +254,10 @@ class Client:
             self._event(current, "decision", step=step, decision="lost", plugin=name, hook="background", reason=reason)
 
     def _after(self, outcome: Outcome, hook: object, call: Callable[..., object]) -> Outcome:
-        """Call one of the ending hooks: an error in it fails a run that was well, and never hides why one failed."""
+        """Call one of the ending hooks.
+
+        An error in it fails a run that was well, and never hides why one failed.
+        """
         try:
             if hook is not None:
                 call(hook)
@@ -312,7 +327,7 @@ class Client:
 
 
 def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
-    """The outcome of an error in the client itself."""
+    """Return the outcome of an error in the client itself."""
     cause = error.__cause__
     explained = cause is None or isinstance(cause, TrainrunError)
     trace = None if cause is None or explained else hookimpl_traceback(cause)
@@ -330,7 +345,7 @@ def _failed(current: Launch, error: TrainrunError, started: float) -> Outcome:
 
 
 def _scrubbed(outcome: Outcome) -> Outcome:
-    """The outcome without secrets in its reason and its failure."""
+    """Return the outcome without secrets in its reason and its failure."""
     return Outcome.from_json(scrub_all(outcome.to_json()))
 
 

@@ -41,7 +41,7 @@ class Best:
 
 
 def trace(outcome: Outcome) -> str | None:
-    """The traceback of the first failing rank, if it has one to show."""
+    """Return the traceback of the first failing rank, if it has one to show."""
     failure = outcome.first_failure
     if failure is None or not failure.traceback:
         return None
@@ -49,7 +49,7 @@ def trace(outcome: Outcome) -> str | None:
 
 
 def lines(outcome: Outcome) -> Iterator[str]:
-    """The closing lines of the run that ended with `outcome`."""
+    """Yield the closing lines of the run that ended with `outcome`."""
     paths = RunPaths(Path(outcome.run))
     failure = outcome.first_failure
     # The traceback has the rest of a message of many lines.
@@ -88,7 +88,7 @@ def _did(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
 
 
 def _resume(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
-    """The last checkpoint, and the command that resumes from it."""
+    """Yield the last checkpoint, and the command that resumes from it."""
     found = newest(paths)
     checkpoint = found.path if found is not None else foreign_start(paths)
     if checkpoint is None:
@@ -98,14 +98,20 @@ def _resume(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
 
 
 def resume_line(paths: RunPaths, state: str) -> Iterator[str]:
-    """The command that resumes a run that is over and has not finished, if there is something to resume."""
+    """Yield the command that resumes a run that is over and has not finished.
+
+    Yields nothing if there is nothing to resume.
+    """
     over = state in {"stopped", "failed", "interrupted", "terminated"}
     if state == DIED or (over and (newest(paths) is not None or foreign_start(paths) is not None)):
         yield f"resume: trainrun resume {as_argument(paths)}"
 
 
 def spent(seconds: float) -> str:
-    """A length of time as hours, minutes and seconds; short ones to the tenth of a second."""
+    """Return a length of time as hours, minutes and seconds.
+
+    Short ones are given to the tenth of a second.
+    """
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -118,7 +124,10 @@ def _times(count: int) -> str:
 
 
 def faults(paths: RunPaths) -> Iterator[str]:
-    """One line for each plugin that raised and was survived, or was too slow, and for what training warned of."""
+    """Yield one line for each plugin that raised and was survived, or was too slow.
+
+    What training warned of has a line too.
+    """
     seen: dict[tuple[str, str, str], list[str]] = {}
     warned: list[str] = []
     for event in read_lines(paths.events)[0]:
@@ -137,7 +146,7 @@ def faults(paths: RunPaths) -> Iterator[str]:
 
 
 def bests(paths: RunPaths) -> list[Best]:
-    """The best value of each metric of the recipe's evaluation splits."""
+    """Return the best value of each metric of the recipe's evaluation splits."""
     splits = tuple(f"{split}/" for split in _splits(paths))
     found: dict[str, Best] = {}
     for record in read_lines(paths.metrics)[0]:

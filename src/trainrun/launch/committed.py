@@ -21,7 +21,7 @@ def newest(paths: RunPaths) -> Found | None:
 
 
 def newest_step(paths: RunPaths) -> int:
-    """The step of the newest checkpoint, 0 for none."""
+    """Return the step of the newest checkpoint, 0 for none."""
     found = newest(paths)
     return found.step if found is not None else 0
 
@@ -36,7 +36,10 @@ def start_of(paths: RunPaths, attempt: int) -> Path | None:
 
 
 def foreign_start(paths: RunPaths) -> Path | None:
-    """The checkpoint of another run that the run was last started from, if it was."""
+    """Return the checkpoint of another run that the run was last started from.
+
+    Returns None if it was not.
+    """
     starts = (start_of(paths, attempt) for attempt in range(last_attempt(paths), 0, -1))
     return next((start for start in starts if start is not None and start.parent != paths.checkpoints), None)
 
@@ -57,6 +60,9 @@ def reached(paths: RunPaths, attempt: int) -> int | None:
 
 
 def short(paths: RunPaths, checkpoint: Path) -> str:
-    """A checkpoint's path as it is shown: from the run's directory on, for one of its own."""
+    """Return a checkpoint's path as it is shown.
+
+    For one of the run's own it begins at the run's directory.
+    """
     relative = os.path.relpath(checkpoint, paths.root)
     return str(checkpoint) if relative.startswith("..") else relative

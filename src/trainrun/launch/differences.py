@@ -59,7 +59,10 @@ class Differences:
     impossible: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `on_resume` and the run's events: what did not change is left out."""
+        """Return plain values for `on_resume` and the run's events.
+
+        What did not change is left out.
+        """
         found = {
             "plugins": _pairs(self.plugins),
             "versions": _pairs(self.versions),
@@ -99,17 +102,20 @@ class Differences:
 
 
 def present(resolved: Resolved, versions: Mapping[str, str | None], world: int) -> Present:
-    """What is about to run."""
+    """Return what is about to run."""
     return Present(resolved.shown, plugins(resolved), versions, world)
 
 
 def plugins(resolved: Resolved) -> dict[str, dict[str, str]]:
-    """What runs of each instance. `acts` lists the hooks by which it takes part in the training, and does not watch."""
+    """Return what runs of each instance.
+
+    `acts` lists the hooks by which it takes part in the training, and does not watch.
+    """
     return {one.name: _described(resolved, one) for one in resolved.instances}
 
 
 def compare(manifest: Manifest, now: Present) -> Differences:
-    """How `now` differs from what wrote the checkpoint."""
+    """Return how `now` differs from what wrote the checkpoint."""
     had_state = {name for name in {*manifest.plugins, *now.plugins} if plugin_file(name) in manifest.files}
     acting = {name for name in {*manifest.plugins, *now.plugins} if _acts(name, manifest.plugins, now.plugins)}
     changed_plugins = dict(_plugins(manifest.plugins, now.plugins))
@@ -178,7 +184,7 @@ def _acts(name: str, *sets: Mapping[str, Mapping[str, str]]) -> bool:
 
 
 def _builds(hook: str, manifest: Manifest, now: Present) -> bool:
-    """Whether the task or a plugin implements a provider hook of the worker, then or now."""
+    """Return whether the task or a plugin implements a provider hook of the worker, then or now."""
     every = [*manifest.plugins.items(), *now.plugins.items()]
     return any(hook in one.get("acts", "").split(", ") for name, one in every if name != _DEFAULTS)
 
@@ -230,7 +236,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _instance(key: str) -> str | None:
-    """The plugin whose table the key belongs to."""
+    """Return the plugin whose table the key belongs to."""
     table, _, rest = key.partition(".")
     return rest.partition(".")[0] if table == "plugins" else None
 
@@ -238,7 +244,7 @@ def _instance(key: str) -> str | None:
 def _is_free(
     key: str, recipes: tuple[Mapping[str, Any], Mapping[str, Any]], acting: set[str], *, own_schedule: bool
 ) -> bool:
-    """Whether a change of the key leaves the training as it is."""
+    """Return whether a change of the key leaves the training as it is."""
     instance = _instance(key)
     if instance is not None:
         return instance not in acting

@@ -37,12 +37,12 @@ def read_ends(paths: RunPaths, attempt: int) -> dict[int, End]:
 
 
 def read_record(paths: RunPaths, attempt: int, rank: int) -> WorkerRecord | None:
-    """A worker's record; None before the worker has written one."""
+    """Return a worker's record; None before the worker has written one."""
     data = read_json(paths.worker_record(attempt, rank))
     return None if data is None else WorkerRecord.from_json(data)
 
 
 def read_records(paths: RunPaths, attempt: int, ranks: Iterable[int]) -> dict[int, WorkerRecord]:
-    """The records of those of the workers `ranks` that have written one."""
+    """Return the records of those of the workers `ranks` that have written one."""
     found = {rank: read_record(paths, attempt, rank) for rank in ranks}
     return {rank: record for rank, record in found.items() if record is not None}

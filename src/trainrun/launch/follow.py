@@ -28,7 +28,7 @@ class Follower:
 
     @property
     def waiting(self) -> int:
-        """How many bytes of the file that is being read have not been read yet."""
+        """Return how many bytes of the open file have not been read yet."""
         return max(0, os.fstat(self._held).st_size - self._offset) if self._open() else 0
 
     def skip(self, count: int) -> None:
@@ -36,7 +36,7 @@ class Follower:
         self._offset += count
 
     def read(self) -> bytes:
-        """The next bytes; empty when there are none for now."""
+        """Return the next bytes; empty when there are none for now."""
         data = self._next()
         if data or not self._replaced():
             return data

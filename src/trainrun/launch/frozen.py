@@ -29,7 +29,10 @@ def read_run(paths: RunPaths) -> dict[str, Any]:
 
 
 def require_started(paths: RunPaths) -> None:
-    """Raise UsageError if the launch of the run was ended before it had written the recipe and the manifest."""
+    """Raise UsageError if the launch of the run was ended too early.
+
+    That is before it had written the recipe and the manifest.
+    """
     manifest = read_json(paths.manifest) or {}
     if last_attempt(paths) or paths.outcome.exists() or (paths.recipe.exists() and "workers" in manifest):
         return
@@ -48,10 +51,10 @@ def _command(manifest: Mapping[str, Any]) -> str:
 
 
 def read_frozen(paths: RunPaths, overrides: Sequence[str] = ()) -> Document:
-    """The run's recipe, with overrides on top. Paths in it start at the folder of the recipe that it was made from.
+    """Return the run's recipe, with overrides on top.
 
-    Secrets come from the overrides, or from the recipe that the run was launched by. Raises RecipeError with all that
-    are still missing.
+    Paths in it start at the folder of the recipe that it was made from. Secrets come from the overrides, or from the
+    recipe that the run was launched by. Raises RecipeError with all that are still missing.
     """
     require_started(paths)
     document = recipes.read(paths.recipe, overrides)
@@ -60,14 +63,17 @@ def read_frozen(paths: RunPaths, overrides: Sequence[str] = ()) -> Document:
 
 
 def switches(paths: RunPaths, more: Sequence[str]) -> list[str]:
-    """What `-p` said when the run was launched; `more` wins for the plugins that it names."""
+    """Return what `-p` said when the run was launched.
+
+    more: wins for the plugins that it names.
+    """
     before = read_run(paths).get("switches") or []
     named = {switch.removeprefix(_OFF) for switch in more}
     return [*(str(switch) for switch in before if str(switch).removeprefix(_OFF) not in named), *more]
 
 
 def _revealed(document: Document, original: Path) -> dict[str, Any]:
-    """The document's data with the secrets that the frozen recipe leaves out."""
+    """Return the document's data with the secrets that the saved recipe leaves out."""
     hidden = list(_hidden(document.data))
     if not hidden:
         return document.data

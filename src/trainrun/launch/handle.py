@@ -77,12 +77,12 @@ class Launch:
 
     @property
     def ranks(self) -> range:
-        """The ranks of the workers on this node."""
+        """Return the ranks of the workers on this node."""
         return range(self.seat.node * self.workers, (self.seat.node + 1) * self.workers)
 
     @property
     def run_id(self) -> str:
-        """The run's id: the name of its folder."""
+        """Return the run's id: the name of its folder."""
         return self.paths.run_id
 
 
@@ -90,7 +90,10 @@ class WorkersHandle(Protocol):
     """The workers of one attempt. What it learns of their ends goes into the attempt's folder (`launch.ends`)."""
 
     def poll(self) -> int | None:
-        """None while workers run, then an exit code. May take some milliseconds, never more."""
+        """Return None while workers run, then an exit code.
+
+        May take some milliseconds, never more.
+        """
 
     def stop(self, reason: str) -> None:
         """Ask for an orderly end; return at once. The reason stands in the attempt's requests too."""

@@ -88,7 +88,10 @@ class _Node:
         return member.join(search, Visitor(self._where.node, self._where.nodes, run), self._compare)
 
     def launch(self, recipe: Recipe, paths: RunPaths) -> Launch:
-        """The run as this node sees it. Secrets are those of its own recipe: node 0 sends none."""
+        """Return the run as this node sees it.
+
+        Secrets are those of its own recipe: node 0 sends none.
+        """
         assert self._placement is not None
         shared = (read_json(paths.manifest) or {}).get("environment", {})
         own = environment(
@@ -150,7 +153,10 @@ class _Session:
         self._attempt = 0
 
     def run(self, channel: Channel) -> Outcome | None:
-        """Until the run is over; None when the connection was lost. Nothing of the workers is left then."""
+        """Take part until the run is over.
+
+        Returns None when the connection was lost. Nothing of the workers is left then.
+        """
         try:
             if self._launch.recipe.launch.start == "warm":
                 self._local.warm(self._launch)  # so that it has imported torch when the workers are wanted
@@ -213,7 +219,10 @@ class _Session:
             channel.send(Ask(request=asked.request, source=fit(asked.source, 255), now=False))
 
     def _give_up(self, channel: Channel) -> Outcome:
-        """After a second Ctrl-C: have everything ended. Node 0 must hear of it before it hears of dead workers."""
+        """Have everything ended, after a second Ctrl-C.
+
+        Node 0 must hear of it before it hears of dead workers.
+        """
         first = self._signals.first or signal.SIGINT
         channel.send(Ask(request="stop", source=first.name, now=True))
         began = time.monotonic()
@@ -255,7 +264,7 @@ def _own(resolved: Resolved) -> tuple[TrainrunError | None, Recipe | None, Place
 
 
 def _seconds(resolved: Resolved) -> float:
-    """The time to look for node 0, as far as a recipe that may be wrong says."""
+    """Return the time to look for node 0, which a wrong recipe may not say."""
     with suppress(TypeError, ValueError, KeyError):
         return float(resolved.data["launch"]["node_timeout"])
     return LaunchTable().node_timeout
@@ -268,7 +277,7 @@ def _tails(launch: Launch, ranks: Echo, say: Say) -> list[Tail]:
 
 
 def _left(launch: Launch, lost: str, error: Exception) -> Outcome:
-    """The end of a node that could not come back."""
+    """Return the outcome of a node that could not come back."""
     return Outcome(
         state="failed",
         exit_code=int(ExitCode.RESUMABLE),

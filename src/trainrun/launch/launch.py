@@ -96,7 +96,10 @@ def launch(  # noqa: PLR0913 - all keywords, and the one call that takes them
 
 
 def going_on(resolved: Resolved, staged: Staged, wish: GoingOn) -> GoingOn:
-    """Return the wish with the checkpoint that the recipe names. Raises a TrainrunError if it cannot be used."""
+    """Return the wish with the checkpoint that the recipe names.
+
+    Raises a TrainrunError if it cannot be used.
+    """
     start = named_start(staged.recipe.checkpoint.resume)
     if start is None:
         return wish

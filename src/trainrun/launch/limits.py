@@ -44,7 +44,10 @@ def shortages(workers: int, threads: int) -> list[Shortage]:
 
 
 def require(workers: int, threads: int) -> None:
-    """Raise EnvironmentProblem if a limit is too low: the agent would die without a word that explains it."""
+    """Raise EnvironmentProblem if a limit is too low.
+
+    The agent would die without a word that explains it.
+    """
     if found := shortages(workers, threads):
         raise EnvironmentProblem("\n".join(f"{one} (for {_workers(workers)})" for one in found))
 

@@ -58,7 +58,10 @@ class Local:
         return LocalWorkers(warm, launch, logged, output)
 
     def warm(self, launch: Launch) -> WarmAgent:
-        """A warm agent that can take an attempt: the one of the last attempt, if it can, or a new one."""
+        """Return a warm agent that can take an attempt.
+
+        It is the one of the last attempt, if that can, or a new one.
+        """
         if self._warm is None or not self._warm.free():
             self._warm = WarmAgent(launch)
         return self._warm
@@ -71,9 +74,10 @@ class Local:
 
 
 def start(agent: list[str], launch: Launch) -> LocalWorkers:
-    """Run the command `agent`, with run directory, attempt and number of workers as its last arguments.
+    """Run the command `agent` with its last arguments added.
 
-    To be called from the main thread: the agent asks the kernel to be killed with the thread that started it.
+    They are run directory, attempt and number of workers. To be called from the main thread: the agent asks the kernel
+    to be killed with the thread that started it.
     """
     logged, output = _ready(launch), Output.of(launch)
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -163,7 +167,10 @@ class LocalWorkers:
 
     @property
     def port(self) -> int | None:
-        """Return the port of this attempt's store, on node 0 of several; None until it listens."""
+        """Return the port of this attempt's store, on node 0 of several.
+
+        Returns None until it listens.
+        """
         return self._agent.port
 
     def nudge(self) -> None:
@@ -177,7 +184,10 @@ class LocalWorkers:
         self._tell()
 
     def kill(self) -> None:
-        """SIGKILL every recorded group and every stray process of the attempt; wait until all are gone."""
+        """Kill every recorded group and every stray process of the attempt.
+
+        Waits until all are gone. The signal is SIGKILL.
+        """
         self._agent.halt()
         for record in self._records().values():
             process.kill_group(record)
@@ -232,7 +242,10 @@ class LocalWorkers:
             self._note_end(watch.record, code, watch.seen_ns)
 
     def _await_ends(self) -> None:
-        """The agent knows of an end that was not seen here yet: of a fork server, with which its workers are dying."""
+        """Wait for ends that the agent knows of and that were not seen here yet.
+
+        Such an end is that of a fork server, with which its workers are dying.
+        """
         deadline = time.monotonic() + _EVIDENCE
         while self._watched and not self._failed() and time.monotonic() < deadline:
             self._wait()
@@ -254,7 +267,7 @@ class LocalWorkers:
         return any(record.error is not None for record in self._records().values()) or bool(self._reported())
 
     def _lingering(self) -> bool:
-        """Whether all workers are done for a while, and still the agent has not left."""
+        """Return whether all workers are done for a while but the agent has not left."""
         records = self._records()
         if len(records) < len(self._ranks) or any(record.phase != "finished" for record in records.values()):
             return False
@@ -262,7 +275,10 @@ class LocalWorkers:
         return time.monotonic() - self._all_finished_at > _LINGER
 
     def _find_unseen(self) -> None:
-        """Learn from the agent's log how a worker ended that was gone before it could be watched or looked at."""
+        """Learn from the agent's log how an unseen worker ended.
+
+        Such a worker was gone before it could be watched or looked at.
+        """
         # An error may have been read that is the consequence of an end since the last look at the processes.
         self._adopt()
         self._reap()
@@ -305,7 +321,10 @@ class LocalWorkers:
 
 
 def _state(watch: _Watch) -> tuple[int | None, bool]:
-    """Exit code, as far as it can still be read, and whether the process runs."""
+    """Return exit code and whether the process runs.
+
+    The exit code is given as far as it can still be read.
+    """
     poller = select.poll()
     poller.register(watch.descriptor, select.POLLIN)
     if not poller.poll(0):

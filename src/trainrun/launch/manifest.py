@@ -31,7 +31,10 @@ def write_manifest(launch: Launch) -> None:
 
 
 def write_command(launch: Launch) -> None:
-    """Write how the run was launched, before anything that takes time: what is killed then can be started anew."""
+    """Write how the run was launched, before anything that takes time.
+
+    A run that is killed then can be started anew.
+    """
     write_json(launch.paths.manifest, command(launch))
 
 
@@ -49,7 +52,7 @@ def command(launch: Launch) -> dict[str, Any]:
 
 
 def manifest(launch: Launch) -> dict[str, Any]:
-    """The content of `manifest.json`."""
+    """Return the content of `manifest.json`."""
     return {
         **command(launch),
         "workers": launch.workers,
@@ -63,18 +66,21 @@ def manifest(launch: Launch) -> dict[str, Any]:
 
 
 def plugin_set(instances: tuple[Instance, ...]) -> str:
-    """A hash of which plugins run, in which version and order."""
+    """Return a hash of which plugins run, in which version and order."""
     what = [[one.name, one.role, one.target, one.distribution, one.version] for one in instances]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def versions() -> dict[str, str | None]:
-    """The versions that matter for a result."""
+    """Return the versions that matter for a result."""
     return {"python": platform.python_version(), "trainrun": _version("trainrun"), "torch": _version("torch")}
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Commit of the repository that holds `folder`, and whether it has changes; None outside of one."""
+    """Return the commit of the repository that holds `folder`, and whether it has changes.
+
+    Returns None outside of a repository.
+    """
     commit = _run_git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None

@@ -19,11 +19,17 @@ class Watch(NamedTuple):
 
     @classmethod
     def begin(cls, own: Path = cgroup.PROC, root: Path = cgroup.ROOT) -> Watch:
-        """Begin to watch the control group of this process, of version 1 or 2. Workers are in the same one."""
+        """Begin to watch the control group of this process.
+
+        It is of version 1 or 2. Workers are in the same one.
+        """
         return cls(cgroup.memory_kills(own, root), own, root)
 
     def shortage(self) -> str | None:
-        """Return what ran out of memory since, with its limit; None if the kernel has killed no process for that."""
+        """Return what ran out of memory since, with its limit.
+
+        Returns None if the kernel has killed no process for that.
+        """
         if cgroup.memory_kills(self.own, self.root) <= self.before:
             return None
         limit = cgroup.memory_file(self.own, self.root)

@@ -52,7 +52,7 @@ class Output:
 
     @classmethod
     def of(cls, launch: Launch) -> Output:
-        """The output of the attempt that is being made, already read."""
+        """Return the output of the attempt that is being made, already read."""
         limit = launch.recipe.launch.output_limit * _MIB
         made = cls(launch.paths, launch.attempt, launch.ranks, limit, launch.seat.node)
         made.start()
@@ -60,7 +60,10 @@ class Output:
 
     @property
     def reader(self) -> int | None:
-        """Return the pid of the process that reads; None if there is none."""
+        """Return the pid of the process that reads.
+
+        Returns None if there is none.
+        """
         return self._reader.pid if self._reader and self._reader.code is None else None
 
     def start(self) -> None:
@@ -87,9 +90,9 @@ class Output:
             self._discard()
 
     def close(self) -> None:
-        """Wait until all that was printed is in the files, for a bounded time; to be called when the workers are gone.
+        """Wait until all that was printed is in the files, for a bounded time.
 
-        May be called again.
+        To be called when the workers are gone. May be called again.
         """
         for _ in range(_TRIES):
             self.poll()
@@ -165,7 +168,7 @@ class _Reader:
 
     @property
     def code(self) -> int | None:
-        """None while it runs."""
+        """Return None while it runs, then its exit code."""
         return self._process.poll()
 
     def finish(self) -> bool:
@@ -183,7 +186,7 @@ class _Reader:
 
 
 def _make_pipe(path: Path, size: int) -> int:
-    """A named pipe of about `size` bytes, held open for reading."""
+    """Make a named pipe of about `size` bytes, held open for reading."""
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -215,7 +218,10 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """What is started meanwhile never gets these signals: the mask of blocked ones is inherited, also by a program."""
+    """Hold these signals back from what is started meanwhile.
+
+    The mask of blocked ones is inherited, also by a program.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
         yield

@@ -28,7 +28,10 @@ class Placement:
 
 
 def place(recipe: Recipe, devices: Path = _DEVICES, environment: Mapping[str, str] = os.environ) -> Placement:
-    """Decide on the number of workers; raise EnvironmentProblem if its device is missing or a limit is too low."""
+    """Decide on the number of workers.
+
+    Raises EnvironmentProblem if their device is missing or a limit is too low.
+    """
     gpus = 0 if recipe.train.device == "cpu" else count_gpus(devices, environment)
     asked = recipe.launch.workers
     local = recipe.launch.backend == "local"
@@ -58,7 +61,7 @@ def threads(recipe: Recipe, workers: int, environment: Mapping[str, str] = os.en
 
 
 def count_gpus(devices: Path = _DEVICES, environment: Mapping[str, str] = os.environ) -> int:
-    """How many NVIDIA GPUs the workers will see."""
+    """Return how many NVIDIA GPUs the workers will see."""
     try:
         present = sum(re.fullmatch(r"nvidia\d+", entry.name) is not None for entry in devices.iterdir())
     except OSError:

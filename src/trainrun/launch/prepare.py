@@ -62,7 +62,7 @@ def _move_aside(path: Path, attempt: int) -> None:
 
 
 def environment(resolved: Resolved, placement: Placement) -> dict[str, str]:
-    """What workers get beyond the environment of the launching process."""
+    """Return what workers get beyond the environment of the launching process."""
     return {**placement.environment, **resolved.secrets}
 
 

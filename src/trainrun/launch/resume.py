@@ -159,7 +159,10 @@ def _where(launch: Launch, asked: _Asked, write: Say) -> GoingOn:
 
 
 def _fallback(launch: Launch) -> Path | None:
-    """The checkpoint of another run that this one was started from, or was to be."""
+    """Return the checkpoint of another run that this one starts from.
+
+    That is the one from which it was started, or was to be.
+    """
     mode = launch.recipe.checkpoint.resume
     if (start := foreign_start(launch.paths)) is not None or mode in _WORDS:
         return start

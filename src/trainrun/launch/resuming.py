@@ -106,7 +106,7 @@ def differences(launch: Launch, checkpoint: Path | None) -> Differences:
 
 
 def require_same(resolved: Resolved, world: int, checkpoint: Path, *, allow: bool) -> None:
-    """Raise UsageError if what would be trained is not what was trained when the checkpoint was written.
+    """Raise UsageError if the training differs from that of the checkpoint.
 
     allow: only for changes that cannot be made.
     """
@@ -114,12 +114,15 @@ def require_same(resolved: Resolved, world: int, checkpoint: Path, *, allow: boo
 
 
 def named_start(resume: str) -> Path | None:
-    """The checkpoint that the recipe's `checkpoint.resume` names, if it names one. Raises BadCheckpoint."""
+    """Return the checkpoint that the recipe's `checkpoint.resume` names, if any.
+
+    Raises BadCheckpoint.
+    """
     return None if resume in {"auto", "never"} else named(Path(os.path.expanduser(resume)))  # noqa: PTH111
 
 
 def _is_of(launch: Launch, checkpoint: Path) -> bool:
-    """Whether an attempt of this launch has written the checkpoint."""
+    """Return whether an attempt of this launch has written the checkpoint."""
     manifest = read_manifest(checkpoint)
     own = checkpoint.parent == launch.paths.checkpoints and manifest.run == launch.run_id
     return own and manifest.attempt >= launch.going_on.since

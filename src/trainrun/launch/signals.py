@@ -85,11 +85,14 @@ class Signals:
 
     @property
     def stopping(self) -> bool:
-        """Whether a stop was asked for, by a signal or otherwise: then no other attempt is begun."""
+        """Return whether a stop was requested, by a signal or otherwise.
+
+        No other attempt is begun then.
+        """
         return self._stop_asked
 
     def ask(self, asked: Asked) -> None:
-        """Ask for what no signal asked for: `trainrun stop` does."""
+        """Make a request that no signal made, as `trainrun stop` does."""
         if asked.request == "checkpoint":
             self._asked.append(asked)
         elif not self._stop_asked:
@@ -100,7 +103,10 @@ class Signals:
                 signal.setitimer(signal.ITIMER_REAL, self._limit)
 
     def relay(self, request: Request, source: str, reason: str, *, now: bool) -> None:
-        """Take up a signal that the launching process of another node got, as if it had been sent to this one."""
+        """Take up a signal that the client of another node got.
+
+        It counts as if it had been sent to this one.
+        """
         if request == "stop" and self.first is None:
             self.first = signal.Signals.__members__.get(source)
         self.ask(Asked(request, source, reason))
@@ -132,7 +138,10 @@ class Signals:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Within this block signals are noted and nothing is raised: for the work that must be done to its end."""
+        """Note signals within this block and raise nothing.
+
+        This is for the work that must be done to its end.
+        """
         self._shielded += 1
         try:
             yield

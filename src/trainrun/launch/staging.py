@@ -31,7 +31,7 @@ class Staged(NamedTuple):
 
     @property
     def world(self) -> int:
-        """The number of workers on all nodes."""
+        """Return the number of workers on all nodes."""
         return self.placement.workers * self.recipe.launch.nodes
 
 

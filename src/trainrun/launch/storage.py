@@ -23,18 +23,27 @@ _PROBE = 64 * 1024  # bytes: more than a record, so that a disk counts as full b
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether an error, or what it came from, says that a disk fails or is full, wherever that is."""
+    """Return whether an error says that a disk fails or is full.
+
+    The causes of the error count too. It may be any disk.
+    """
     return any(isinstance(one, OSError) and one.errno in _FAILING for one in _chain(error))
 
 
 def require(paths: RunPaths) -> None:
-    """Raise EnvironmentProblem if the run directory is gone: nothing in it would be seen any more."""
+    """Raise EnvironmentProblem if the run directory is gone.
+
+    Nothing in it would be seen any more.
+    """
     if not paths.attempts.is_dir():
         raise EnvironmentProblem(f"{paths.root}: {_GONE}")
 
 
 def problem(paths: RunPaths, error: BaseException | None = None) -> str | None:
-    """Say what is wrong with the storage of a run, None if nothing is. error: what the client met, if it met one."""
+    """Say what is wrong with the storage of a run, None if nothing is.
+
+    error: what the client met, if it met one.
+    """
     if not paths.attempts.is_dir():
         return _GONE
     for one in _chain(error):
@@ -44,7 +53,10 @@ def problem(paths: RunPaths, error: BaseException | None = None) -> str | None:
 
 
 def explained(outcome: Outcome, paths: RunPaths) -> Outcome:
-    """The outcome of an attempt; that of a run without storage if that is why it failed."""
+    """Return the outcome of an attempt.
+
+    If storage is why it failed, returns that of a run without storage.
+    """
     failure = outcome.first_failure
     if outcome.state != "failed" or failure is None:
         return outcome
@@ -59,7 +71,10 @@ def explained(outcome: Outcome, paths: RunPaths) -> Outcome:
 
 
 def without_storage(outcome: Outcome, paths: RunPaths, found: str) -> Outcome:
-    """The outcome of a run that ends because of its storage. No other attempt follows: it would meet the same."""
+    """Return the outcome of a run that ends because of its storage.
+
+    No other attempt follows: it would meet the same.
+    """
     checkpoint = newest(paths)
     saved = f"newest checkpoint: {checkpoint.path}" if checkpoint is not None else "there is no checkpoint to resume"
     code = ExitCode.RESUMABLE if checkpoint is not None else ExitCode.ENVIRONMENT
@@ -78,7 +93,10 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _is_of(paths: RunPaths, error: OSError) -> bool:
-    """Whether it concerns the run directory: by its path, or if it has none, because that cannot be written to."""
+    """Return whether the error concerns the run directory.
+
+    It does if its path is in the directory. Without a path it does if the directory cannot be written to.
+    """
     if error.filename is None:
         return _probe(paths) is not None
     return str(error.filename).startswith(str(paths.root))

@@ -21,7 +21,7 @@ class Straggler(NamedTuple):
 
     @property
     def message(self) -> str:
-        """It in one line."""
+        """Return the straggler in one line."""
         times = f", {self.seconds / self.usual:.1f} times the usual {_shown(self.usual)}" if self.usual else ""
         return f"rank {self.rank} is slow: it works {_shown(self.seconds)} itself in each step{times}"
 
@@ -42,7 +42,11 @@ class Stragglers:
         self._slow: dict[int, int] = {}
 
     def look(self, now: float, beats: Mapping[int, Beat]) -> list[Straggler]:
-        """What is new. now: seconds of the monotonic clock. beats: what all ranks last showed."""
+        """Return the new stragglers.
+
+        now: seconds of the monotonic clock.
+        beats: what all ranks last showed.
+        """
         if not self._factor or len(beats) < 2:
             return []
         if self._begun is None or self._first.keys() != beats.keys():
@@ -56,7 +60,10 @@ class Stragglers:
         return self._compare(means)
 
     def _means(self, beats: Mapping[int, Beat]) -> dict[int, float] | None:
-        """Seconds of own work a step of each rank; None while one of them has not ended a step in the window."""
+        """Return each rank's seconds of own work a step.
+
+        Returns None while one of them has not ended a step in the window.
+        """
         steps = {rank: beat.own_steps - self._first[rank].own_steps for rank, beat in beats.items()}
         if min(steps.values()) < 1:
             return None
@@ -70,7 +77,10 @@ class Stragglers:
 
 
 def _usual(means: Sequence[float]) -> float:
-    """The median of sorted values; of two the lower one. (The library's takes longer to import than all of this.)"""
+    """Return the median of sorted values; of two the lower one.
+
+    The library's takes longer to import than all of this.
+    """
     half = len(means) // 2
     return means[0] if len(means) == 2 else means[half] if len(means) % 2 else (means[half - 1] + means[half]) / 2
 

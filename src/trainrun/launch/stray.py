@@ -120,7 +120,10 @@ class Stray:
 
 
 def current() -> Stray | None:
-    """The one that is in force; None if standard output is as the process got it."""
+    """Return the one that is in force.
+
+    Returns None if standard output is as the process got it.
+    """
     return _CURRENT.get()
 
 

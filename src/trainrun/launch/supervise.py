@@ -65,7 +65,10 @@ class StatusWatch:
 def supervise(
     launch: Launch, handle: WorkersHandle, status: StatusWatch, signals: Signals, tails: Sequence[Tail], say: Say
 ) -> Ending:
-    """Watch the workers until they have ended or been ended. Nothing of them is left when this returns or raises."""
+    """Watch the workers until they have ended or been ended.
+
+    Nothing of them is left when this returns or raises.
+    """
     watch = memory.Watch.begin()
     stored = partial(storage.require, launch.paths)
     looks: list[Callable[[], None]] = [*(tail.poll for tail in tails), stored, status.poll, Vigil(launch, say).look]
@@ -122,7 +125,10 @@ def _watch(
 
 
 def look_for_stop(launch: Launch, signals: Signals) -> None:
-    """Take up what `trainrun stop` has left in the run directory, and what was asked for on other nodes."""
+    """Take up what `trainrun stop` has left in the run directory.
+
+    Requests from other nodes are taken up too.
+    """
     while launch.hub is not None and (wish := launch.hub.asked()) is not None:
         signals.relay(wish.request, wish.source, f"{wish.source} received by {wish.peer}", now=wish.now)
     request = take_stop(launch.paths)

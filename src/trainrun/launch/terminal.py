@@ -21,14 +21,17 @@ _BACKLOG = 1024 * 1024  # bytes that may wait to be shown before some are left o
 
 
 def say(text: str) -> None:
-    """Write a text to stderr, escaped and without secrets. A reader that went away must not end a run."""
+    """Write a text to stderr, escaped and without secrets.
+
+    A reader that went away must not end a run.
+    """
     with suppress(OSError, ValueError):
         sys.stderr.write(escape(scrub(text)) + "\n")
         sys.stderr.flush()
 
 
 def silent(text: str) -> None:
-    """A `Say` that says nothing."""
+    """Say nothing, as a `Say`."""
 
 
 class Tail:
@@ -49,7 +52,10 @@ class Tail:
         self._step()
 
     def finish(self) -> None:
-        """Show all that is left, also a line without an end. `poll` may be called again when more has come."""
+        """Show all that is left, also a line without an end.
+
+        `poll` may be called again when more has come.
+        """
         while self._step():
             pass
         self._emit_rest()
@@ -83,7 +89,7 @@ class Tail:
 
 
 def shown_ranks(ranks: Echo, workers: int) -> Sequence[int]:
-    """The ranks whose output is shown."""
+    """Return the ranks whose output is shown."""
     if isinstance(ranks, str):
         return {"none": [], "zero": [0], "all": range(workers)}[ranks]
     wrong = [rank for rank in ranks if not 0 <= rank < workers]

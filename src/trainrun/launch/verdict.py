@@ -46,7 +46,7 @@ class Ending:
 
 
 def judge(launch: Launch, ending: Ending, started: float) -> Outcome:
-    """The outcome of the attempt that `launch` was making."""
+    """Return the outcome of the attempt that `launch` was making."""
     paths, attempt = launch.paths, launch.attempt
     size = launch.workers * launch.recipe.launch.nodes
     records = _read_records(paths, attempt, size)
@@ -104,7 +104,10 @@ def stopped_between(launch: Launch, before: Outcome, number: signal.Signals | No
 
 
 def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
-    """The failure that came first; those of its peers are consequences of it. None if all workers finished."""
+    """Return the failure that came first; those of its peers are its consequences.
+
+    Returns None if all workers finished.
+    """
     records = _read_records(paths, attempt, size)
     if len(records) == size and all(record.phase == "finished" for record in records.values()):
         return None
@@ -120,7 +123,10 @@ def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> F
 
 
 def _read_records(paths: RunPaths, attempt: int, size: int) -> dict[int, WorkerRecord]:
-    """The workers' records; of those that could not say how they ended, with what their pulses showed last."""
+    """Return the workers' records.
+
+    Those of workers that could not say how they ended have what their pulses showed last.
+    """
     return {
         rank: _completed(paths, attempt, record) for rank, record in read_records(paths, attempt, range(size)).items()
     }
@@ -201,7 +207,7 @@ def _first_error(records: Mapping[int, WorkerRecord], clocks: Mapping[int, int])
 
 
 def _first_end(records: Mapping[int, WorkerRecord], ends: Mapping[int, End]) -> End | None:
-    """The first worker that ended without saying why."""
+    """Return the first worker that ended without saying why."""
     unexplained = [end for rank, end in ends.items() if rank not in records or records[rank].error is None]
     return min(unexplained, key=lambda end: (end.seen_ns, end.rank), default=None)
 
@@ -251,7 +257,10 @@ def _from_error(paths: RunPaths, attempt: int, record: WorkerRecord) -> Failure:
 
 
 def _readable(error: WorkerError, whole: Path) -> WorkerError:
-    """The error as people read it: a message of many megabytes is cut, here and at the end of the traceback."""
+    """Return the error as people read it.
+
+    A message of many megabytes is cut, here and at the end of the traceback.
+    """
     message = shorten(error["message"], whole)
     trace = error["traceback"]
     if message != error["message"]:

@@ -68,7 +68,7 @@ class Hang(NamedTuple):
 
     @property
     def message(self) -> str:
-        """Everything in one line."""
+        """Return everything in one line."""
         blamed = self.blamed
         others = [one for one in self.ranks if one not in blamed]
         stacks = [one.stacks for one in self.ranks if one.stacks is not None]
@@ -130,14 +130,17 @@ class Watchdog:
 
     @property
     def _starting(self) -> bool:
-        """Whether a rank is not yet ready to train."""
+        """Return whether a rank is not yet ready to train."""
         return any(rank not in self.beats or self.beats[rank].phase in {"starting", "setup"} for rank in self._ranks)
 
     def _read(self) -> dict[int, Beat]:
         return {one.rank: one.beat for one in where(self._paths, self._attempt, self._ranks) if one.beat is not None}
 
     def _wait_for_stacks(self, before: Mapping[int, int]) -> dict[int, Path]:
-        """The files that were written to, when all of them are complete or the time is over."""
+        """Return the files that were written to.
+
+        Returns when all of them are complete or the time is over.
+        """
         files = {rank: self._paths.stacks(self._attempt, rank) for rank in before}
         deadline = time.monotonic() + _WRITING
         sizes: dict[int, int] = {}
@@ -150,9 +153,9 @@ class Watchdog:
 
 
 def ask_for_stacks(records: Sequence[WorkerRecord]) -> set[int]:
-    """Ask the workers of this machine for their stacks; return the stopped ranks.
+    """Ask the workers of this machine for their stacks.
 
-    A stopped one has to be continued for that; it is about to be ended anyway.
+    Returns the stopped ranks. A stopped one has to be continued for that; it is about to be ended anyway.
 
     records: of workers that have a pulse. One without a pulse may not handle the signal yet, and would die of it.
     """
@@ -178,7 +181,7 @@ def _advances(one: Where) -> int:
 
 
 def told(ranks: Sequence[Where]) -> str:
-    """Ranks that do the same in the same place, together."""
+    """Describe the ranks, those that do the same in the same place together."""
     places: dict[str, list[int]] = {}
     for one in ranks:
         places.setdefault(one.place, []).append(one.rank)

@@ -15,9 +15,10 @@ _SHARED = ("start_workers",)
 
 
 def check_providers(document: Document, members: Members, specs: Mapping[str, SpecInfo]) -> list[Problem]:
-    """Return the problems of `[providers]`: wrong lines, and hooks that need a line.
+    """Return the problems of `[providers]`: wrong lines and missing ones.
 
-    A line is wrong if it names no provider hook, or no plugin that implements the hook.
+    A line is wrong if it names no provider hook, or no plugin that implements the hook. It is missing if a hook needs
+    one.
     """
     hooks = [name for name, spec in specs.items() if spec.kind == "provider"]
     chosen = chosen_providers(document)
@@ -25,7 +26,7 @@ def check_providers(document: Document, members: Members, specs: Mapping[str, Sp
 
 
 def chosen_providers(document: Document) -> dict[str, str]:
-    """The `[providers]` table: hook to instance."""
+    """Return the `[providers]` table: hook to instance."""
     table = document.data.get("providers")
     lines = table.items() if isinstance(table, dict) else ()
     return {hook: name for hook, name in lines if isinstance(name, str)}

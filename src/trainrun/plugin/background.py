@@ -18,7 +18,10 @@ Job = Callable[[], None]
 
 
 def snapshot(value: Any) -> Any:
-    """Copy mappings, lists and tuples, also within one another, so that changes to one copy reach no other."""
+    """Copy mappings, lists and tuples, also within one another.
+
+    Changes to one copy reach no other.
+    """
     if isinstance(value, Mapping):
         return {key: snapshot(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -44,11 +47,14 @@ class Lost:
 
     @property
     def count(self) -> int:
-        """All of them."""
+        """Return how many were lost in all."""
         return self.dropped + self.late + self.unfinished
 
     def told(self, seconds: float) -> str:
-        """Say what was lost, and why; `seconds` is the time that the queues had to end."""
+        """Say what was lost, and why.
+
+        seconds: the time that the queues had to end.
+        """
         in_hook = f", {self.running} was running" if self.running else ""
         parts = [
             (self.dropped, "its queue was full"),
@@ -101,7 +107,10 @@ class Background:
             self._changed.notify_all()
 
     def lost(self, deadline: float) -> Lost:
-        """Wait until the queue is empty or `deadline` (`time.monotonic`) is past; return what was lost."""
+        """Wait until the queue is empty or `deadline` is past.
+
+        Returns what was lost. `deadline` is a time of `time.monotonic`.
+        """
         with self._changed:
             while (self._jobs or self._running) and (wait := deadline - time.monotonic()) > 0:
                 self._changed.wait(wait)
@@ -131,7 +140,10 @@ class Background:
 
 
 def drain(queues: Sequence[Background], seconds: float) -> dict[str, Lost]:
-    """Close all queues and wait for them together, at most `seconds`; return by name what was lost, if anything was."""
+    """Close all queues and wait for them together, at most `seconds`.
+
+    Returns by name what was lost, if anything was.
+    """
     for queue in queues:
         queue.close()
     deadline = time.monotonic() + seconds

@@ -24,7 +24,10 @@ _NAME = re.compile(r"(?:describe|installed|recipe-schema|validate)-(?:(?P<format
 
 
 def cache_folder() -> Path | None:
-    """Return ``$TRAINRUN_CACHE_DIR`` or the user's cache folder; None for a user without a home."""
+    """Return ``$TRAINRUN_CACHE_DIR`` or the user's cache folder.
+
+    Returns None for a user without a home.
+    """
     named = os.environ.get("TRAINRUN_CACHE_DIR")
     if named:
         return Path(named)
@@ -43,7 +46,9 @@ class Store:
         self._pruned = False
 
     def get(self, *key: str) -> Any:
-        """Return the value under `key`; None if there is none or it is outdated.
+        """Return the value under `key`.
+
+        Returns None if there is none or it is outdated.
 
         A value is outdated if a file that it was made from has changed.
         """
@@ -74,7 +79,10 @@ class Store:
             return
 
     def _prune(self, folder: Path) -> None:
-        """Remove entries of other formats, those that were not used for long, and the oldest of too many."""
+        """Remove outdated entries, and the oldest of too many.
+
+        Outdated are those of other formats and those that were not used for long.
+        """
         now, ages = time.time(), {}
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -127,7 +135,10 @@ def _use(file: Path) -> None:
 
 
 def _mark(file: str) -> list[Any] | None:
-    """Return size, time and content of a file; None if it cannot be read."""
+    """Return size, time and content of a file.
+
+    Returns None if it cannot be read.
+    """
     import hashlib  # noqa: PLC0415 - it loads OpenSSL, and what is unchanged needs no content
 
     stat = _stat(file)

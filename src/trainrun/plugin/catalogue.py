@@ -34,13 +34,13 @@ class Listed(NamedTuple):
 
     @property
     def status(self) -> str:
-        """built-in, installed or broken."""
+        """Return built-in, installed or broken."""
         if self.error:
             return "broken"
         return "built-in" if self.instance.role == "builtin" else "installed"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         return {
             "name": self.instance.name,
             "status": self.status,
@@ -68,7 +68,7 @@ class Catalogue(NamedTuple):
 
     @property
     def broken(self) -> list[Listed]:
-        """The plugins that cannot be used."""
+        """Return the plugins that cannot be used."""
         return [one for one in self.plugins if one.error]
 
 
@@ -108,12 +108,18 @@ def _listed(
 
 
 def target_of_builtin(name: str) -> Target:
-    """The target of a built-in plugin, of this installation: one Python may see several, by `PYTHONPATH`."""
+    """Return the target of a built-in plugin of this installation.
+
+    One Python may see several installations, by `PYTHONPATH`.
+    """
     return Target(_BUILTINS[name], location=_HERE)
 
 
 def clash(name: str, entries: Sequence[EntryPoint]) -> Problem:
-    """Several distributions bring a plugin of one name, or one of them the name of a built-in."""
+    """Return the problem of a plugin name that is taken.
+
+    Several distributions bring a plugin of that name, or one of them the name of a built-in.
+    """
     owners = ["trainrun itself"] if name in _BUILTINS else []
     what = f"several distributions bring it: {'; '.join([*owners, *map(str, entries)])}"
     return Problem(

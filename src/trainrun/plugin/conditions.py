@@ -12,12 +12,17 @@ _OPEN = ("task", "plugins")  # tables whose keys are not trainrun's alone
 
 
 def conditions(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key → wanted value, out of the table that TOML makes of ``train.precision = "bf16"``."""
+    """Map dotted keys to wanted values.
+
+    The table is what TOML makes of ``train.precision = "bf16"``.
+    """
     return dict(_flat(table, ""))
 
 
 def unmet(wanted: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
-    """Return the condition that does not hold in a recipe; None if all hold.
+    """Return the condition that does not hold in a recipe.
+
+    Returns None if all hold.
 
     data: the recipe with its defaults.
     wanted: from `conditions`; a list stands for any of its members.
@@ -30,12 +35,12 @@ def unmet(wanted: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
 
 
 def unknown(wanted: Mapping[str, Any], schema: Schema) -> list[str]:
-    """The keys that no recipe has."""
+    """Return the keys that no recipe has."""
     return [key for key in wanted if not _declared(key.split("."), schema)]
 
 
 def known(schema: Schema) -> list[str]:
-    """The keys that conditions may name, those of task and plugins aside."""
+    """Return the keys that conditions may name, those of task and plugins aside."""
     return [key for name in schema["properties"] if name not in _OPEN for key in _keys(name, schema)]
 
 
@@ -48,7 +53,7 @@ def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Equal, and of one kind: `true` is no 1."""
+    """Return whether two values are equal, and of one kind: `true` is no 1."""
     return isinstance(found, bool) == isinstance(wanted, bool) and bool(found == wanted)
 
 

@@ -30,7 +30,7 @@ class Meter:
         self.peak = max(self.peak, seconds)
 
     def read(self) -> tuple[Figures]:
-        """The figures so far."""
+        """Return the figures so far."""
         return (Figures(self.calls, self.total, self.peak),)
 
 
@@ -56,7 +56,7 @@ class Cost:
         self._sources.append((hook, instances, read))
 
     def table(self) -> list[Row]:
-        """Rows summed by instance and hook, the most expensive first."""
+        """Return rows summed by instance and hook, the most expensive first."""
         rows: dict[tuple[str, str], Row] = {}
         for hook, instances, read in self._sources:
             for instance, figures in zip(instances, read(), strict=True):

@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
     @classmethod
     def of(cls, entry: EntryPoint) -> Target:
-        """The target of an installed entry point."""
+        """Return the target of an installed entry point."""
         return cls(entry.value, entry.location, entry.distribution, entry.version)
 
     @property
@@ -73,7 +73,10 @@ def describe(
 def validate_options(
     target: Target, description: Description, options: Mapping[str, Any], *, timeout: float | None = None
 ) -> list[tuple[tuple[str | int, ...], str]]:
-    """Run the validators of a plugin's options model, which its JSON Schema cannot express: key and message each."""
+    """Run the validators of a plugin's options model; return key and message of each problem.
+
+    Its JSON Schema cannot express them.
+    """
     store = Store(cache_folder())
     key = ("validate", _hash(*target.key, json.dumps(options, sort_keys=True, default=str)))
     answer = store.get(*key)
@@ -89,7 +92,7 @@ def validate_options(
 
 
 def _hash(*parts: str) -> str:
-    """What stands in the cache for a key that may hold secrets."""
+    """Return the hash that stands in the cache for a key that may hold secrets."""
     import hashlib  # noqa: PLC0415 - it loads OpenSSL, and few plugins have validators of their own
 
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()

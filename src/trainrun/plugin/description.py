@@ -35,7 +35,7 @@ class ImplInfo(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImplInfo:
-        """The inverse of `_asdict`, after a trip through JSON."""
+        """Build the object from `_asdict`, after a trip through JSON."""
         return cls(**_tuples(data))
 
 
@@ -55,12 +55,12 @@ class SpecInfo(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The first sentence of the hook's manual."""
+        """Return the first sentence of the hook's manual."""
         return _sentence(self.doc)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SpecInfo:
-        """The inverse of `_asdict`, after a trip through JSON."""
+        """Build the object from `_asdict`, after a trip through JSON."""
         return cls(**_tuples(data))
 
 
@@ -94,11 +94,11 @@ class Description(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The first sentence of the plugin's docstring."""
+        """Return the first sentence of the plugin's docstring."""
         return _sentence(self.doc)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         plain = self._asdict()
         plain["impls"] = [impl._asdict() for impl in self.impls]
         plain["specs"] = [spec._asdict() for spec in self.specs]
@@ -106,7 +106,7 @@ class Description(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """The inverse of `to_json`."""
+        """Build the description that `to_json` was called on."""
         known = _tuples(data)
         known["impls"] = tuple(ImplInfo.from_json(impl) for impl in data["impls"])
         known["specs"] = tuple(SpecInfo.from_json(spec) for spec in data["specs"])
@@ -118,7 +118,10 @@ def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(doc: str) -> str:
-    """Up to the first full stop; the first paragraph may run over several lines."""
+    """Return the text up to the first full stop.
+
+    The first paragraph may run over several lines.
+    """
     words = " ".join(doc.partition("\n\n")[0].split())
     sentence, stop, _ = words.partition(". ")
     return sentence + stop.strip()

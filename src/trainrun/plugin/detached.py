@@ -28,7 +28,10 @@ class Part:
 
     @classmethod
     def of(cls, function: Callable[..., Any], impl: ImplInfo, instance: Instance) -> Part:
-        """Make one of a hookimpl's function, which must not be one that only this process has."""
+        """Make one of a hookimpl's function.
+
+        It must not be a function that only this process has.
+        """
         return cls(function, impl.arguments, impl.wrapper, instance.name, switch(instance))
 
 
@@ -41,13 +44,14 @@ class Detached:
 
     @property
     def provides(self) -> bool:
-        """Whether there is more than wrappers."""
+        """Return whether there is more than wrappers."""
         return not all(part.wrapper for part in self._parts)
 
     def __call__(self, otherwise: Callable[[], Any], **given: Any) -> Any:
-        """Return the hook's result for the arguments `given`, or that of `otherwise` if no hookimpl has one.
+        """Return the hook's result for the arguments `given`.
 
-        Raises TrainingError naming the plugin whose hookimpl raises.
+        If no hookimpl has a result, returns that of `otherwise`. Raises TrainingError naming the plugin whose hookimpl
+        raises.
         """
         return self._call(0, otherwise, given)
 

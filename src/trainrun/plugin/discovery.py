@@ -44,12 +44,15 @@ class Installed(NamedTuple):
 
     @property
     def plugins(self) -> dict[str, tuple[EntryPoint, ...]]:
-        """Plugin name to entry points, by distribution and then name; more than one under a name is a clash."""
+        """Map each plugin name to its entry points, by distribution and then name.
+
+        More than one under a name is a clash.
+        """
         return self._named(PLUGINS)
 
     @property
     def commands(self) -> dict[str, tuple[EntryPoint, ...]]:
-        """Extra commands: name to entry points."""
+        """Map the names of extra commands to their entry points."""
         return self._named(COMMANDS)
 
     def _named(self, group: str) -> dict[str, tuple[EntryPoint, ...]]:
@@ -76,12 +79,18 @@ def discover(path: Sequence[str] | None = None) -> Installed:
 
 
 def _normalized(file_name: str) -> str:
-    """The distribution's name from that of its metadata, `my_plug-1.0.dist-info` or `my.plug.egg-info`."""
+    """Return the distribution's name from that of its metadata.
+
+    file_name: `my_plug-1.0.dist-info` or `my.plug.egg-info`.
+    """
     return _SEPARATORS.sub("_", file_name.rpartition(".")[0].partition("-")[0].lower())
 
 
 def _is_left_over(location: str) -> bool:
-    """Whether this is the folder of an installation that was cut off or removed: nothing says what was in it."""
+    """Return whether the folder is left over from an installation.
+
+    The installation was cut off or removed: nothing says what was in it.
+    """
     return os.path.isdir(location) and not any(  # noqa: PTH112 - not by Path, as below
         os.path.exists(f"{location}/{file}")  # noqa: PTH110
         for file in ("METADATA", "PKG-INFO", "entry_points.txt")
@@ -111,7 +120,10 @@ def _entry_points(location: str) -> list[EntryPoint]:
 
 
 def _parsed(text: str) -> Iterator[tuple[str, str, str]]:
-    """Group, name and value of each line; extras such as ``[test]`` behind a value mean nothing any more."""
+    """Yield group, name and value of each line.
+
+    Extras such as ``[test]`` behind a value mean nothing any more.
+    """
     group = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("[") and line.endswith("]"):

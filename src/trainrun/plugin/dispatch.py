@@ -73,12 +73,12 @@ class Dispatcher:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The live plugins that are not disabled, in plan order."""
+        """Return the live plugins that are not disabled, in plan order."""
         return tuple(member for member in self._members if member.instance.name not in self._disabled)
 
     @property
     def disabled(self) -> tuple[str, ...]:
-        """The names of the plugin instances that were disabled, sorted."""
+        """Return the names of the plugin instances that were disabled, sorted."""
         return tuple(sorted(self._disabled))
 
     def disable(self, name: str) -> bool:
@@ -100,7 +100,10 @@ class Dispatcher:
         )
 
     def plugins_in(self, hook: str) -> list[str]:
-        """Return the names of the plugins whose hookimpl a call of the hook waits for, without built-in ones."""
+        """Return the plugins whose hookimpl a call of the hook waits for.
+
+        The names of built-in ones are left out.
+        """
         return [
             link.member.instance.name
             for link in self._links[hook]
@@ -108,11 +111,17 @@ class Dispatcher:
         ]
 
     def provider(self, hook: str) -> Instance | None:
-        """Return the instance that a provider hook asks first; None if none implements it."""
+        """Return the instance that a provider hook asks first.
+
+        Returns None if none implements it.
+        """
         return next(iter(self._asked(hook)), None)
 
     def whose(self, hook: str) -> str:
-        """Say whose hookimpl a provider hook calls, at the end of a message about what it returned."""
+        """Name the plugin whose hookimpl a provider hook calls.
+
+        The text stands at the end of a message about what the hook returned.
+        """
         found = self._asked(hook)
         if not found:
             return ""
@@ -123,7 +132,10 @@ class Dispatcher:
         return f"; {hook} is that of {', or if it returned None of '.join(names)}{wrapped}"
 
     def _asked(self, hook: str) -> list[Instance]:
-        """The instances that a provider hook asks, in the order in which `register` lets pluggy ask them."""
+        """Return the instances that a provider hook asks, in order.
+
+        The order is the one in which `register` lets pluggy ask them.
+        """
         found = [
             member.instance
             for member in self.members
@@ -134,11 +146,17 @@ class Dispatcher:
         return sorted(found, key=lambda instance: (instance.name != chosen, -PRECEDENCE[instance.role]))
 
     def drain(self, seconds: float) -> dict[str, Lost]:
-        """Let all background threads finish within one deadline; return by instance what was lost, if anything was."""
+        """Let all background threads finish within one deadline.
+
+        Returns by instance what was lost, if anything was.
+        """
         return drain(list(self._queues.values()), seconds)
 
     def detached(self, hook: str) -> Detached | None:
-        """The hook as processes call it that have no dispatcher; None if it is not implemented on this rank."""
+        """Return the hook for processes that have no dispatcher.
+
+        Returns None if it is not implemented on this rank.
+        """
         links = self._links[hook]
         parts = [Part.of(getattr(one.member.plugin, one.impl.function), one.impl, one.member.instance) for one in links]
         return Detached(hook, parts) if parts else None
@@ -172,7 +190,10 @@ class Dispatcher:
             setattr(self, hook, self._call(manager, spec, links) if links else None)
 
     def _on_this_rank(self, member: Member) -> list[ImplInfo]:
-        """The hookimpls for hooks of this process: not those of the other locus, nor of other ranks."""
+        """Return the hookimpls for hooks of this process.
+
+        Those of the other locus and of other ranks are left out.
+        """
         here = [(impl, self._specs[impl.hook]) for impl in member.impls if impl.hook in self._specs]
         return [impl for impl, spec in here if (impl.ranks or spec.ranks or "all") in self._ranks]
 
@@ -239,7 +260,10 @@ class Dispatcher:
         return call
 
     def _guarded(self, link: Link) -> Call:
-        """The function that pluggy sees: it takes the hookimpl's arguments, and swaps in the plugin's own `run`."""
+        """Return the function that pluggy sees.
+
+        It takes the hookimpl's arguments, and swaps in the plugin's own `run`.
+        """
         instance, spec = link.member.instance, self._specs[link.impl.hook]
         action = policy(instance, link.impl, spec.kind)
         meter, trail = Meter(), Trail(self._pulse, instance.name, spec.hook)
@@ -293,7 +317,10 @@ class Dispatcher:
 
 
 def _timed(generator: Any, meter: Meter, trail: Trail) -> Generator[None, Any, Any]:
-    """Run a wrapper's generator for pluggy, counting and showing only the time that it is itself at work."""
+    """Run a wrapper's generator for pluggy.
+
+    Only the time that it is itself at work is counted and shown.
+    """
     outer, started = trail.begin(), perf_counter()
     if next(generator, generator) is generator:  # it has ended without a yield
         raise RuntimeError(_YIELDS)

@@ -63,7 +63,10 @@ class Enabled:
         self.notes: list[str] = []
 
     def leave_out_incomplete(self, descriptions: Mapping[str, Description]) -> None:
-        """Drop, with a note, plugins of `run.autoload` that need options which only a table can give."""
+        """Drop plugins of `run.autoload` that need options, with a note.
+
+        Only a table can give these options.
+        """
         for request in [one for one in self.requests if one.wish.why == "autoload"]:
             schema = descriptions[request.instance.target].options_schema or {}
             if missing := schema.get("required"):
@@ -75,7 +78,7 @@ class Enabled:
 
 
 def enable(document: Document, installed: Installed, schema: Schema, switches: Sequence[str] = ()) -> Enabled:
-    """Built-ins, the task, the recipe's plugins, then those of `-p` and of autoload.
+    """Enable built-ins, the task, the recipe's plugins, then those of `-p` and of autoload.
 
     schema: that of a recipe without plugins, for the defaults of what conditions name.
     """
@@ -158,7 +161,10 @@ class _Enabling:
         return on
 
     def _wanted(self, name: str, enabled: Any) -> bool:
-        """What the table's `enabled` comes to: a value of the wrong type is left to the check."""
+        """Return whether the table's `enabled` turns the plugin on.
+
+        A value of the wrong type is left to the check.
+        """
         if not isinstance(enabled, Mapping):
             return enabled is not False
         wanted = conditions(enabled)
@@ -228,7 +234,10 @@ class _Enabling:
 
 
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A table of an unchecked document; what has the wrong type is left to the check."""
+    """Return a table of an unchecked document.
+
+    A value of the wrong type is left to the check.
+    """
     found = data.get(key)
     return found if isinstance(found, dict) else {}
 
@@ -242,6 +251,6 @@ def _is_target(use: str) -> bool:
 
 
 def _is_module(name: str) -> bool:
-    """Whether the top-level package can be found; nothing is imported for that."""
+    """Return whether the top-level package can be found; nothing is imported for that."""
     top = name.partition(".")[0]
     return top in sys.builtin_module_names or (top.isidentifier() and PathFinder.find_spec(top) is not None)

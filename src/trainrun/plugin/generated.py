@@ -26,7 +26,10 @@ def signature(spec: SpecInfo) -> list[str]:
 
 
 def _variable(argument: str) -> str:
-    """The variable of a hook's argument in generated code, which no variable of ours clashes with."""
+    """Return the variable of a hook's argument in generated code.
+
+    No variable of ours clashes with it.
+    """
     return f"given_{argument}"
 
 

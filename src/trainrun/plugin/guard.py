@@ -40,15 +40,16 @@ class Fault:
 
 
 def policy(instance: Instance, impl: ImplInfo, kind: Kind) -> Policy:
-    """What an error in this hookimpl leads to."""
+    """Return what an error in this hookimpl leads to."""
     survivable = kind == "event" and not impl.wrapper and not impl.mutates
     return instance.on_error if survivable else "fail"
 
 
 def failure(instance: Instance, hook: str, error: BaseException) -> HookFailed:
-    """Make the exception that ends the run because of `error`, naming the plugin and how to do without it.
+    """Make the exception that ends the run because of `error`.
 
-    Raises `error` itself if it is not the plugin's: an `Interrupt` of our own.
+    It names the plugin and how to do without it. Raises `error` itself if it is not the plugin's: an `Interrupt` of our
+    own.
     """
     if isinstance(error, Interrupt):
         raise error

@@ -13,7 +13,7 @@ from trainrun.plugin.instance import Instance
 
 
 def check_hooks(instance: Instance, description: Description, specs: Mapping[str, SpecInfo]) -> list[Problem]:
-    """Every hookimpl of the plugin that does not fit its hook."""
+    """Return the problems of hookimpls that do not fit their hook."""
     return [
         Problem(instance.where, f"{_place(impl)}: {what}", _hint(hint, instance))
         for impl in description.impls
@@ -22,7 +22,10 @@ def check_hooks(instance: Instance, description: Description, specs: Mapping[str
 
 
 def check_specs(members: Sequence[tuple[Instance, Description]], own: Mapping[str, SpecInfo]) -> list[Problem]:
-    """Hooks that a plugin brings under a name that is taken."""
+    """Return the problems of the hooks that plugins bring.
+
+    Such a hook has a wrong value, or a name that is taken.
+    """
     problems = []
     holders = dict.fromkeys(own, "trainrun")
     targets: dict[str, str] = {}
@@ -52,7 +55,10 @@ def _wrong_values(spec: SpecInfo) -> Iterator[str]:
 
 
 def unmarked_notes(instance: Instance, description: Description) -> list[str]:
-    """Functions that look like a hookimpl and will never be called."""
+    """Return a note for each function that looks like a hookimpl.
+
+    Without the mark it will never be called.
+    """
     return [
         f"{instance.where}: {name} is not marked with @hookimpl, so it will not be called"
         for name in description.unmarked

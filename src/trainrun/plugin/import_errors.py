@@ -16,7 +16,10 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def summary(error: BaseException, *, whole: bool = False) -> str:
-    """Say what was raised, and at which line of the user's own code. whole: with all lines of its text."""
+    """Say what was raised, and at which line of the user's own code.
+
+    whole: with all lines of its text.
+    """
     if isinstance(error, SyntaxError):
         return f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}"
     text = described(error).strip()
@@ -42,7 +45,10 @@ def place_of(error: BaseException) -> str | None:
 
 
 def user_traceback(error: BaseException) -> str | None:
-    """Return the traceback below trainrun's own frames and those of the import machinery; None if nothing is below."""
+    """Return the traceback below trainrun's own frames and the import machinery.
+
+    Returns None if nothing is below.
+    """
     trace = from_the_user(error.__traceback__)
     if trace is None:
         return None
@@ -66,7 +72,10 @@ def files_of(error: BaseException) -> Iterator[str]:
 
 
 def _own(first: Path) -> tuple[Path, Path]:
-    """Return the folder or file that is the user's own, and the folder to which its files are shown relative."""
+    """Return the folder or file that is the user's own.
+
+    The second value is the folder to which its files are shown relative.
+    """
     folder = first.parent
     while (folder / "__init__.py").is_file():
         folder = folder.parent

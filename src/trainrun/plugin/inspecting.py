@@ -54,7 +54,7 @@ def options_of(plugin: object) -> type[PluginOptions] | None:
 
 
 def brought_specs(plugin: object) -> type | ModuleType | None:
-    """The module or class of hookspecs that the plugin brings, if any."""
+    """Return the module or class of hookspecs that the plugin brings, if any."""
     holder: type | ModuleType | None = _attribute(plugin, "hookspecs")
     return holder
 
@@ -85,7 +85,7 @@ def _declared(described: Description, plugin: object) -> Description:
 
 
 def _functions(plugin: object) -> Iterator[tuple[str, FunctionType, bool]]:
-    """Name, function, and whether its first argument is the instance or class."""
+    """Yield name, function, and whether its first argument is the instance or class."""
     for name in dir(plugin):
         found = inspect.getattr_static(plugin, name, None)
         bound = not isinstance(plugin, ModuleType) and not isinstance(found, staticmethod)
@@ -118,14 +118,20 @@ def _is_marked(value: object) -> bool:
 
 
 def _require_called(name: str, function: FunctionType) -> None:
-    """Raise UnusableError for a constructor that marks hooks of the object: a hook is found in the class only."""
+    """Raise UnusableError for a constructor that marks hooks of the object.
+
+    A hook is found in the class only.
+    """
     if name in _MAKERS and any(function.__globals__.get(used) is hookimpl for used in function.__code__.co_names):
         place = _place(function)
         raise UnusableError(f"{name} ({place}) marks a hook, which would not be called; mark a method of the class")
 
 
 def stray_impl(plugin: object) -> str | None:
-    """Say which hookimpl a made plugin holds that its class does not, so that it would not be called."""
+    """Name a hookimpl that a made plugin holds and its class does not.
+
+    Such a hookimpl would not be called.
+    """
     if isinstance(plugin, type | ModuleType):
         return None
     for name, value in getattr(plugin, "__dict__", {}).items():
@@ -163,7 +169,10 @@ def _impl(name: str, function: FunctionType, bound: bool, marks: Mapping[str, An
 
 
 def _keys_returned(function: FunctionType) -> tuple[str, ...]:
-    """The keys of all mappings that the function returns; nothing unless all are literals."""
+    """Return the keys of all mappings that the function returns.
+
+    Returns nothing unless all are literals.
+    """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     except _NO_SOURCE:
@@ -179,7 +188,7 @@ def _keys_returned(function: FunctionType) -> tuple[str, ...]:
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below a function, without those of functions within it."""
+    """Yield the nodes below a function, without those of functions within it."""
     for node in ast.iter_child_nodes(function):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
             yield node
@@ -194,7 +203,10 @@ def _classes(module: ModuleType) -> Iterator[str]:
 
 
 def _require_kind(here: str, function: FunctionType, *, wrapper: bool) -> None:
-    """Raise UnusableError for a function that is not called, or whose body would not run when it is."""
+    """Raise UnusableError for a function that cannot run as a hookimpl.
+
+    It is not called, or its body would not run when it is.
+    """
     flags = function.__code__.co_flags
     if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         hint = "define it with def; asyncio.run() in it can run what is async"
@@ -224,7 +236,10 @@ def _unmarked(plugin: object, hooks: Mapping[str, SpecInfo]) -> Iterator[str]:
 
 
 def _attribute(plugin: object, name: str) -> Any:
-    """A declaration, read without running a property that happens to be called so."""
+    """Return a declaration of the plugin.
+
+    A property that happens to have its name is not run.
+    """
     found = inspect.getattr_static(plugin, name, None)
     return None if isinstance(found, property | FunctionType) else found
 
@@ -286,13 +301,19 @@ class _Generator(GenerateJsonSchema):
 
 
 def _validator(schema: Mapping[str, Any]) -> object:
-    """The code that takes a value from Python: pydantic makes a function of it for each secret type."""
+    """Return the part of the schema that takes a value from Python.
+
+    pydantic makes a function of it for each secret type.
+    """
     function = schema.get("python_schema", {}).get("function", {})
     return getattr(function.get("function"), "__code__", None)
 
 
 def _without_secrets(schema: Any) -> Any:
-    """The schema without defaults that are secrets: the model fills them in itself, and knows more than asterisks."""
+    """Return the schema without defaults that are secrets.
+
+    The model fills them in itself, and knows more than asterisks.
+    """
     if isinstance(schema, list):
         return [_without_secrets(item) for item in schema]
     if not isinstance(schema, dict):
@@ -313,7 +334,7 @@ _ASTERISKS = "**********"  # how pydantic shows a secret
 
 
 def _has_functions(schema: Any) -> bool:
-    """Whether validation calls functions, of which JSON Schema can say nothing."""
+    """Return whether validation calls functions, of which JSON Schema can say nothing."""
     if isinstance(schema, Mapping):
         kind = schema.get("type")
         return (isinstance(kind, str) and kind.startswith("function-")) or any(map(_has_functions, schema.values()))
@@ -354,7 +375,10 @@ def _files(target: str, plugin: object) -> tuple[str, ...]:
 
 
 def own_files(target: str) -> list[str]:
-    """The sources loaded so far from the target's top-level package, or from the folder of its file."""
+    """Return the sources loaded so far from the target's own code.
+
+    That is its top-level package, or the folder of its file.
+    """
     module, _ = split(target)
     if is_path(module):
         folder = Path(module).parent

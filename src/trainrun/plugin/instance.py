@@ -38,13 +38,16 @@ class Instance:
 
     @property
     def where(self) -> str:
-        """How errors name this instance: what it is, its distribution and its entry point."""
+        """Return the instance's name in errors: kind, distribution and entry point."""
         subject = "task" if self.role == "task" else f"plugin {self.name}"
         return f"{subject} ({self.origin})"
 
     @property
     def origin(self) -> str:
-        """Distribution, version and entry point, or the target of a plugin that has none."""
+        """Return distribution, version and entry point.
+
+        A plugin that has none has its target instead.
+        """
         if self.role == "builtin":
             return "built-in"
         if self.distribution is None:
@@ -53,16 +56,19 @@ class Instance:
 
     @property
     def switch(self) -> str:
-        """What the user does to run without this instance; nothing for the task, which a run needs."""
+        """Return what the user does to run without this instance.
+
+        Empty for the task, which a run needs.
+        """
         if self.role == "task":
             return ""
         return f"to run without it: -p {shlex.quote(f'no:{self.name}')}, or enabled = false in [plugins.{self.name}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Instance:
-        """The inverse of `to_json`."""
+        """Build the instance that `to_json` was called on."""
         return cls(**{**data, "before": tuple(data["before"]), "after": tuple(data["after"])})

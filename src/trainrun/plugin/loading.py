@@ -27,7 +27,10 @@ class Loaded:
 
 
 def load_plugin(instance: Instance) -> Loaded:
-    """Import the target and make the plugin. Raises PluginProblem if it cannot be used, with the cause."""
+    """Import the target and make the plugin.
+
+    Raises PluginProblem if it cannot be used, with the cause.
+    """
     see_working_folder()
     try:
         found = load(instance.target)

@@ -29,14 +29,14 @@ class PluginOptions(pydantic.BaseModel):
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Build the options from a recipe table, by the rules that `trainrun check` applies.
+        """Build the options from a recipe table, as `trainrun check` does.
 
-        In JSON form, because strict mode then still takes a string for a path or an enumeration.
+        Uses JSON form, because strict mode then still takes a string for a path or an enumeration.
         """
         return cls.model_validate_json(json.dumps(dict(table), default=str))
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """The options as `repr` shows them, without secrets."""
+        """Yield the options as `repr` shows them, without secrets."""
         for name, value in super().__repr_args__():
             yield name, REDACTED if _is_secret(name, type(self)) else redact(value)
 

@@ -38,7 +38,7 @@ def plan_order(instances: Sequence[Instance]) -> Order:
 
 
 def called(instances: Sequence[Instance], name: str) -> tuple[str, ...]:
-    """The names of the instances that `name` stands for in `before` and `after`."""
+    """Return the names of the instances that `name` stands for in `before` and `after`."""
     return tuple(one.name for one in instances if name in (one.name, one.plugin))
 
 
@@ -58,7 +58,10 @@ def _next(waiting: Sequence[Instance], earlier: Mapping[str, set[str]], done: Se
 
 
 def _cycle(waiting: Sequence[Instance], earlier: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Walk back from a stuck member to one of its stuck predecessors until a name repeats."""
+    """Find a cycle: walk back from a stuck member until a name repeats.
+
+    Each step leads to one of the member's stuck predecessors.
+    """
     stuck = {one.name for one in waiting}
     path = [waiting[0].name]
     while True:

@@ -94,7 +94,10 @@ def _direction(
 
 
 def is_reversed(hook: str, specs: Mapping[str, SpecInfo]) -> bool:
-    """Whether the hook runs in reverse plan order: an `_end` that has a `_start` twin."""
+    """Return whether the hook runs in reverse plan order.
+
+    That is an `_end` hook that has a `_start` twin.
+    """
     return hook.endswith("_end") and f"{hook.removesuffix('_end')}_start" in specs
 
 
@@ -112,7 +115,7 @@ class Entry(NamedTuple):
     winner: bool | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         return {
             "instance": self.instance.name,
             "role": self.instance.role,
@@ -143,7 +146,7 @@ class HookPlan(NamedTuple):
         return self.spec.locus
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         spec = self.spec
         return {
             "hook": spec.hook,
@@ -168,7 +171,7 @@ class Plan:
         return self.hooks[hook].entries
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         return [hook.to_json() for hook in self.hooks.values()]
 
 
@@ -222,7 +225,10 @@ def _entries(
 
 
 def _stub_manager(specs: Sequence[SpecInfo]) -> pluggy.PluginManager:
-    """A manager that knows the hooks by name and kind alone: what plugins bring is not imported for it."""
+    """Return a manager that knows the hooks by name and kind alone.
+
+    What plugins bring is not imported for it.
+    """
     namespace = type("Specs", (), {})
     for spec in specs:
         setattr(namespace, spec.hook, _spec(staticmethod(_stub(False)), firstresult=spec.kind == "provider"))

@@ -55,17 +55,17 @@ class Resolved:
 
     @cached_property
     def plan(self) -> Plan:
-        """Who is called in each hook, in which order, and why."""
+        """Return which hookimpls each hook calls, in which order, and why."""
         return make_plan(self.members, self.specs, self.providers, self.reasons)
 
     @property
     def members(self) -> list[tuple[Instance, tuple[ImplInfo, ...]]]:
-        """The instances in plan order, each with its hookimpls."""
+        """Return the instances in plan order, each with its hookimpls."""
         return [(instance, self.description(instance).impls) for instance in self.instances]
 
     @property
     def problems(self) -> list[Problem]:
-        """Everything that is wrong."""
+        """Return everything that is wrong."""
         return [*self.recipe_problems, *self.plugin_problems]
 
     @property
@@ -75,23 +75,26 @@ class Resolved:
 
     @cached_property
     def shown(self) -> dict[str, Any]:
-        """`data` as it may be shown and kept: secrets, by name or by type, are replaced."""
+        """Return `data` as it may be shown and kept.
+
+        Secrets, by name or by type, are replaced.
+        """
         shown: dict[str, Any] = redact(self.data, self.schema)
         return shown
 
     @property
     def shown_instances(self) -> list[dict[str, Any]]:
-        """The instances as plain values that may be kept."""
+        """Return the instances as plain values that may be kept."""
         return [self._shown(instance) for instance in self.instances]
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """The environment that carries what `shown` and `shown_instances` leave out."""
+        """Return the environment that carries what `shown` and `shown_instances` leave out."""
         instances = [instance.to_json() for instance in self.instances]
         return secrets.pack({"recipe": (self.data, self.shown), "instances": (instances, self.shown_instances)})
 
     def mask(self, argument: str) -> str:
-        """An argument of the command line as it may be kept."""
+        """Return an argument of the command line as it may be kept."""
         return secrets.scrub(masked(argument, self.schema), self.secrets)
 
     def _shown(self, instance: Instance) -> dict[str, Any]:
@@ -101,7 +104,7 @@ class Resolved:
         return {**plain, "options": redact(plain["options"], node, self.schema)}
 
     def description(self, instance: Instance) -> Description:
-        """What is known of the plugin behind an instance."""
+        """Return what is known of the plugin behind an instance."""
         return self.descriptions[instance.target]
 
     def require(self) -> None:
@@ -140,7 +143,7 @@ def resolve_document(
     refresh: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> Resolved:
-    """As `resolve`, of a recipe that has been read."""
+    """Resolve a recipe that has been read, as `resolve` does."""
     installed = discover()
     base = recipe_schema()
     enabled = enable(document, installed, base, plugins)
@@ -153,7 +156,10 @@ def resolve_document(
 
 
 def known_schema(path: Path | str) -> Schema:
-    """Return the schema of a recipe with the tables of task and plugins that the cache knows. Nothing is imported."""
+    """Return the schema of a recipe, its task and plugins.
+
+    Includes the tables that the cache knows. Nothing is imported.
+    """
     document, installed, base = recipes.read(path, ()), discover(), recipe_schema()
     enabled = enable(document, installed, base, ())
     targets = [request.target for request in enabled.requests]
@@ -162,7 +168,10 @@ def known_schema(path: Path | str) -> Schema:
 
 
 def recipe_schema() -> Schema:
-    """The JSON Schema of a recipe without plugins, remembered because pydantic's models are slow to import."""
+    """Return the JSON Schema of a recipe without plugins.
+
+    It is remembered, because pydantic's models are slow to import.
+    """
     store, folder = Store(cache_folder()), Path(recipes.__file__).parent
     key = ("recipe-schema", str(folder))  # two checkouts of one version need not have the same
     schema: Schema | None = store.get(*key)
@@ -227,7 +236,10 @@ class _Resolving:
         )
 
     def _scrubbed(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        """The problems without the secrets that a line of the recipe, or a validator's message, holds."""
+        """Return the problems without secrets.
+
+        A line of the recipe, or a validator's message, may hold one.
+        """
         packed = secrets.pack({"recipe": (self._data, redact(self._data, self._schema))})
 
         def clean(text: str | None) -> str | None:
@@ -250,7 +262,10 @@ class _Resolving:
         return recipes.merge(base, task, usable)
 
     def _effective(self, request: Request) -> Instance:
-        """The instance with its options, and what the table says winning over what the class says."""
+        """Return the instance with its options.
+
+        The table's values win over those of the class.
+        """
         instance, table = request.instance, self._table(request)
         description = self._descriptions[instance.target]
         options = {key: value for key, value in table.items() if key not in RESERVED}
@@ -277,7 +292,10 @@ class _Resolving:
         return form
 
     def _with_tables(self) -> Document:
-        """The document with an empty table for each plugin that `-p` names and that has none, to see what it lacks."""
+        """Return the document with a table for each plugin of `-p`.
+
+        A plugin without a table gets an empty one, to see what it lacks.
+        """
         written = self._document.data.get("plugins", {})
         if not isinstance(written, dict):
             return self._document
@@ -313,14 +331,17 @@ class _Resolving:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        """Every name that `before` and `after` may say, on or off."""
+        """Return every name that `before` and `after` may say, on or off."""
         tables = self._document.data.get("plugins")
         known = {*(one.wish.name for one in self._requests), *self._installed.plugins, *self._enabled.off}
         known |= {one.instance.plugin for one in self._requests if one.instance.plugin}
         return frozenset(known | (set(tables) if isinstance(tables, dict) else set()))
 
     def _unknown_neighbours(self) -> Iterator[Problem]:
-        """Names in a table's `before` and `after` that nothing has, on or off."""
+        """Yield the names in `before` and `after` of tables that nothing has.
+
+        Plugins that are off have their names too.
+        """
         known = self._names
         for request in self._requests:
             for direction in ("before", "after"):
@@ -366,7 +387,10 @@ class _Resolving:
             )
 
     def _leave_out_evaluation(self) -> bool:
-        """Evaluate nothing if no plugin could and the recipe does not ask for it; return whether that is so."""
+        """Turn evaluation off if no plugin could evaluate; return whether that is so.
+
+        It stays on if the recipe asks for it.
+        """
         table = self._data.get("evaluate")
         own = self._document.data.get("evaluate")
         asked = isinstance(own, dict) and "splits" in own
@@ -381,7 +405,10 @@ class _Resolving:
         return table if isinstance(table, dict) else {}
 
     def _unknown_declared(self, instance: Instance, description: Description) -> Iterator[str]:
-        """Names in a class's own `before` and `after` that nothing has. A plugin may name one that is not installed."""
+        """Yield the names in a class's own `before` and `after` that nothing has.
+
+        A plugin may name one that is not installed.
+        """
         for direction, names in (("before", description.before), ("after", description.after)):
             for name in names:
                 if name not in self._names:

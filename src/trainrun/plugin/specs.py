@@ -12,14 +12,17 @@ from trainrun.plugin.description import SpecInfo
 
 
 def specs_in(namespace: object) -> tuple[SpecInfo, ...]:
-    """The hooks that a module or class declares with `hookspec`, in the order in which they are written."""
+    """Return the hooks that a module or class declares with `hookspec`.
+
+    They are in the order in which they are written.
+    """
     functions = (_function(namespace, name) for name in dir(namespace))
     found = [spec for function in functions if function is not None and (spec := _spec(function)) is not None]
     return tuple(sorted(found, key=lambda spec: spec.line))
 
 
 def own_specs() -> tuple[SpecInfo, ...]:
-    """The hooks of `trainrun.hookspecs`."""
+    """Return the hooks of `trainrun.hookspecs`."""
     return specs_in(hookspecs)
 
 

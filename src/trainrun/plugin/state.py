@@ -77,7 +77,10 @@ def _unfit(state: Any, is_tensor: Callable[[object], bool]) -> str | None:
 
 
 def unfit(value: Any, is_tensor: Callable[[object], bool], path: str = "state") -> str | None:
-    """The first place in `value` that is neither plain nor a tensor, and what is there."""
+    """Return the first place in `value` that is neither plain nor a tensor.
+
+    The text includes what is there.
+    """
     if isinstance(value, _PLAIN) or is_tensor(value):
         return None
     if isinstance(value, dict):

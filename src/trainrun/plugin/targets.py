@@ -16,19 +16,25 @@ from trainrun.errors import UsageError, shown
 
 
 def split(target: str) -> tuple[str, str]:
-    """Module or path, and the attribute within it (empty when the module itself is meant)."""
+    """Return module or path, and the attribute within it.
+
+    The attribute is empty when the module itself is meant.
+    """
     module, _, attribute = target.partition(":")
     return module, attribute
 
 
 def is_path(target: str) -> bool:
-    """Whether the target names a file rather than a module."""
+    """Return whether the target names a file rather than a module."""
     module, _ = split(target)
     return "/" in module or module.endswith(".py")
 
 
 def absolute(target: str, folder: Path) -> str:
-    """The target with a path made absolute: relative ones start at `folder`, that of the recipe."""
+    """Return the target with a path made absolute.
+
+    Relative paths start at `folder`, that of the recipe.
+    """
     if not is_path(target):
         return target
     module, attribute = split(target)
@@ -37,7 +43,10 @@ def absolute(target: str, folder: Path) -> str:
 
 
 def target_of(task: object) -> str:
-    """The target by which a worker imports a class or module that is at hand here. Raises UsageError if none can."""
+    """Return the target by which a worker imports a class or module.
+
+    Raises UsageError if there is none.
+    """
     if isinstance(task, ModuleType):
         file, attribute = getattr(task, "__file__", None), ""
     elif isinstance(task, type):
@@ -56,7 +65,10 @@ def target_of(task: object) -> str:
 
 
 def see_working_folder() -> None:
-    """Let modules of the working folder be imported, if no other folder has a module of that name."""
+    """Let modules of the working folder be imported.
+
+    A module of the same name in another folder comes first.
+    """
     try:
         folder = os.getcwd()  # noqa: PTH109 - as sys.path has it
     except FileNotFoundError:  # it was removed
@@ -101,7 +113,10 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def guess_files(target: str) -> list[str]:
-    """The sources that importing the target would start with, found without importing anything."""
+    """Return the sources that importing the target would start with.
+
+    They are found without importing anything.
+    """
     module, _ = split(target)
     if is_path(module):
         return [module]

@@ -56,7 +56,10 @@ def untrainable(document: Document, data: Mapping[str, Any], known: Known) -> It
 
 
 def builder(known: Known, hook: str) -> Instance | None:
-    """The instance, other than trainrun's own, that implements the provider `hook`; None if there is none."""
+    """Return the instance that implements the provider `hook`, other than trainrun's own.
+
+    Returns None if there is none.
+    """
     return next((instance for instance, impl in _own_impls(known) if impl.hook == hook), None)
 
 
@@ -93,7 +96,10 @@ def _listed(splits: Any) -> str:
 
 
 def _metrics(document: Document, data: Mapping[str, Any], known: Known) -> Iterator[Problem]:
-    """Options such as `monitor` that name a metric which `evaluation_step` is seen not to return."""
+    """Yield a problem for each option that names an unknown metric.
+
+    `monitor` is such an option; the metric is one that `evaluation_step` is seen not to return.
+    """
     names = _names_of_metrics(known)
     if names is None:
         return
@@ -112,7 +118,10 @@ def _metrics(document: Document, data: Mapping[str, Any], known: Known) -> Itera
 
 
 def _names_of_metrics(known: Known) -> tuple[str, ...] | None:
-    """Return the metrics of an evaluation; None unless all can be read in the source."""
+    """Return the metrics of an evaluation.
+
+    Returns None unless all can be read in the source.
+    """
     steps = [impl for _, impl in _own_impls(known) if impl.hook == "evaluation_step"]
     watchers = {instance.name for instance, description in known if _watched(description)}
     others = {impl.hook for instance, impl in _own_impls(known) if instance.name not in watchers}
@@ -122,6 +131,6 @@ def _names_of_metrics(known: Known) -> tuple[str, ...] | None:
 
 
 def _watched(description: Description) -> list[str]:
-    """The options that hold the name of a metric."""
+    """Return the options that hold the name of a metric."""
     properties = (description.options_schema or {}).get("properties", {})
     return [key for key, option in properties.items() if option.get(METRIC)]

@@ -88,7 +88,10 @@ def problems(value: object) -> list[str]:
 
 
 def pairs(hook: str, value: object, *, reasons: bool) -> list[tuple[str, Any]]:
-    """Check what a wrapper returned for all hookimpls together: pairs of a plugin's name and what it returned."""
+    """Check what a wrapper returned for all hookimpls together.
+
+    That is pairs of a plugin's name and what it returned.
+    """
     if not isinstance(value, list | tuple) or not all(_is_pair(one) for one in value):
         raise WrongReturn(
             f"a wrapper of {hook} returned {_shown(value)}; return a list of pairs (plugin, value), as `yield` gives it"

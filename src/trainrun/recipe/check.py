@@ -23,7 +23,9 @@ _MOST = 50  # beyond this many, messages are of no help and positions cost time
 
 
 def check(document: Document, schema: Schema, *, own_optimizer: bool = False) -> list[Problem]:
-    """Every problem of the document under `schema` (see `merge`): keys, types, ranges, and rules across keys.
+    """Return every problem of the document under `schema` (see `merge`).
+
+    These are problems of keys, types, ranges, and rules across keys.
 
     own_optimizer: task or a plugin builds the optimizer, so `[optimizer]` may have any key if it names no optimizer.
     """
@@ -42,7 +44,10 @@ def check(document: Document, schema: Schema, *, own_optimizer: bool = False) ->
 
 
 def planned(document: Document, schema: Schema) -> list[Problem]:
-    """What the recipe sets and this version accepts without acting on it: notes, not errors."""
+    """Return what the recipe sets and this version accepts without acting on it.
+
+    These are notes, not errors.
+    """
     noted = _marked(json_form(document.data), schema, "x-planned")
     return _problems(document, [(key, f"has no effect: {why}", None) for key, _, why in noted], schema)
 
@@ -60,7 +65,7 @@ def _problems(document: Document, findings: list[Finding], schema: Schema) -> li
 
 
 def _masked(problem: Problem, *, secret: bool) -> Problem:
-    """The problem without what its line sets a secret to."""
+    """Return the problem without what its line sets a secret to."""
     if not secret or problem.source is None:
         return problem
     return replace(problem, source="".join([*problem.source.partition("=")[:2], " ", REDACTED]))
@@ -78,7 +83,10 @@ def _finding(violation: Violation, schema: Schema) -> Finding:
 
 
 def _reachable(key: Key, schema: Schema) -> tuple[Key, Schema]:
-    """The subschema for a key. Parts that only name a branch of a union are left out of the key."""
+    """Return the subschema for a key.
+
+    Parts that only name a branch of a union are left out of the key.
+    """
     node, path = only(schema, schema), []
     for part in key:
         inner = _step(node, part)
@@ -112,7 +120,7 @@ def _where_it_belongs(key: Key, schema: Schema) -> str | None:
 
 
 def _homes(name: str, schema: Schema) -> Iterator[str]:
-    """The tables that have a key of this name."""
+    """Yield the tables that have a key of this name."""
     for table, node in schema["properties"].items():
         properties = only(node, schema).get("properties", {})
         if table == "plugins" and name in properties:
@@ -122,7 +130,10 @@ def _homes(name: str, schema: Schema) -> Iterator[str]:
 
 
 def _marked(data: Mapping[str, Any], schema: Schema, mark: str = "x-unavailable") -> Iterator[tuple[Key, Any, Any]]:
-    """Keys that the data sets to something other than the default and whose schema carries `mark`."""
+    """Yield keys that the data sets and whose schema carries `mark`.
+
+    Keys that are set to the default are left out.
+    """
     for table, node in schema["properties"].items():
         for name, inner in only(node, schema).get("properties", {}).items():
             present, value = lookup(data, (table, name))

@@ -11,7 +11,7 @@ from trainrun.recipe.validator import is_null
 
 
 def complete(data: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """A copy of `data` with the defaults of `schema` filled in.
+    """Return a copy of `data` with the defaults of `schema` filled in.
 
     Optional keys whose default is "nothing" stay absent, because TOML has no null. So do tables within
     options that no default is declared for: what to put there is known to the plugin's model alone.
@@ -49,7 +49,7 @@ def _value(value: Any, node: Any, root: Schema) -> Any:
 
 
 def only(node: Any, root: Schema) -> Schema:
-    """What a subschema asks for, seen through references and "or nothing"."""
+    """Return what a subschema asks for, seen through references and "or nothing"."""
     shape = resolved(root, node)
     branches = [branch for branch in shape.get("anyOf", ()) if not is_null(branch)]
     if len(branches) != 1:

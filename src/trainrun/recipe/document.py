@@ -38,7 +38,7 @@ class Document(NamedTuple):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The files, the weakest first."""
+        """Return the files, the weakest first."""
         return tuple(layer for layer in self.layers if isinstance(layer, Source))
 
     def locate(self, key: Key) -> Location:
@@ -54,7 +54,9 @@ class Document(NamedTuple):
         return self.sources[-1].locate(())
 
     def origin(self, key: Key) -> Origin | None:
-        """Return the origin of the value of `key`; None if nothing sets it.
+        """Return the origin of the value of `key`.
+
+        Returns None if nothing sets it.
 
         A value is set by a file or an override.
         """
@@ -77,7 +79,10 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Document:
 
 
 def made(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Document:
-    """The document of a recipe that was made in Python, whose paths start at the working folder. Raises RecipeError."""
+    """Return the document of a recipe that was made in Python.
+
+    Its paths start at the working folder. Raises RecipeError.
+    """
     try:
         source = Source(MADE, toml_text(data))
     except TypeError as error:
@@ -102,7 +107,7 @@ def _layered(path: Path, sources: tuple[Source, ...], overrides: Sequence[str]) 
 
 
 def _chain(path: Path) -> list[Source]:
-    """The recipe, what it extends, what that extends, and so on."""
+    """Return the recipe, what it extends, what that extends, and so on."""
     sources: list[Source] = []
     seen: list[Path] = []
     base: Path | None = path

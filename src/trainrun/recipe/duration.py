@@ -11,7 +11,7 @@ _PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
 
 
 def seconds(text: str) -> float:
-    """The seconds in a duration's text. Raises ValueError."""
+    """Return the seconds in a duration's text. Raises ValueError."""
     if not re.fullmatch(PATTERN[1:-1], text):
         raise ValueError(f"not a duration: {text[:40]!r}; write 30s, 10m or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))

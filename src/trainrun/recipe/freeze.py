@@ -15,12 +15,18 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b
 
 
 def freeze(data: Mapping[str, Any], schema: Schema | None = None) -> str:
-    """Return TOML text of `data` with secrets redacted, by the types in `schema` too; it reads back as redacted."""
+    """Return TOML text of `data` with secrets redacted.
+
+    They are redacted by the types in `schema` too. The text reads back as redacted.
+    """
     return toml_text(redact(data, schema))
 
 
 def toml_text(data: Mapping[str, Any]) -> str:
-    """TOML text of `data` with all that is in it. Raises TypeError for a value that TOML cannot hold."""
+    """Return TOML text of `data` with all that is in it.
+
+    Raises TypeError for a value that TOML cannot hold.
+    """
     return "\n".join(_table((), data)).strip() + "\n"
 
 
@@ -41,7 +47,7 @@ def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def toml_value(value: Any) -> str:
-    """One value as TOML writes it."""
+    """Return one value as TOML writes it."""
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, Mapping):

@@ -56,7 +56,10 @@ def _table(schema: Schema, name: str, node: Schema, live: Mapping[str, Any]) -> 
 
 
 def _named(schema: Schema, name: str, node: Schema) -> Iterator[str]:
-    """Yield a table whose keys are names that the recipe chooses; it is commented out, for none is known."""
+    """Yield a table whose keys are names that the recipe chooses.
+
+    It is commented out, for none is known.
+    """
     inner = resolved(schema, node.get("additionalProperties") or {})
     if not inner.get("properties"):
         yield f"# [{name}]{_note(node)}"

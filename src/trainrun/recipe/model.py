@@ -70,7 +70,7 @@ class TaskTable(Table):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The task's own options."""
+        """Return the task's own options."""
         return dict(self.model_extra or {})
 
 
@@ -198,7 +198,7 @@ class OptimizerKeywords(Table):
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """The keyword arguments that the recipe sets."""
+        """Return the keyword arguments that the recipe sets."""
         own = {"name", "groups", "match"}
         return {key: value for key, value in self.model_dump(exclude_none=True).items() if key not in own}
 
@@ -316,7 +316,7 @@ class PluginTable(Table):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The plugin's own options."""
+        """Return the plugin's own options."""
         return dict(self.model_extra or {})
 
 
@@ -341,7 +341,7 @@ class Recipe(Table):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """The recipe of a plain document, for example a frozen recipe's. Raises pydantic's ValidationError."""
+        """Return the recipe of a plain document, for example a saved recipe. Raises pydantic's ValidationError."""
         return cls.model_validate_json(json.dumps(json_form(data)))
 
     @model_validator(mode="after")

@@ -36,7 +36,10 @@ class Override(NamedTuple):
 
 
 def parse_overrides(texts: Sequence[str], rank: int) -> list[Override]:
-    """All overrides in order, or a RecipeError with everything that is wrong with them."""
+    """Return all overrides in order.
+
+    Raises a RecipeError with everything that is wrong with them.
+    """
     overrides, problems = [], []
     for number, text in enumerate(texts, 1):
         try:
@@ -73,7 +76,10 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def parse_key(text: str) -> tuple[str, ...]:
-    """The parts of a key as TOML writes it, such as ``plugins.web.headers."X.Id"``. Raises ValueError."""
+    """Return the parts of a key as TOML writes it.
+
+    An example is ``plugins.web.headers."X.Id"``. Raises ValueError.
+    """
     try:
         table: Any = tomli.loads(f"{text.strip()} = 0") if "\n" not in text else {}
     except (tomli.TOMLDecodeError, RecursionError):
@@ -109,7 +115,10 @@ def _value(text: str, keys: tuple[str, ...]) -> Any:
 
 
 def masked(argument: str, schema: Schema) -> str:
-    """An argument of the command line without the secret that it sets, as an override or as a line of TOML."""
+    """Return an argument of the command line without the secret that it sets.
+
+    The argument is an override or a line of TOML.
+    """
     option = next((one for one in _OPTIONS if argument.startswith(one)), "")
     key, equals, _ = _split(argument.removeprefix(option))
     try:

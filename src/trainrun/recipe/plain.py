@@ -12,7 +12,7 @@ SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"  # names of which others are made, such 
 
 
 def json_form(value: Any) -> Any:
-    """The same value as JSON would hold it: dates and times become ISO texts."""
+    """Return the value as JSON would hold it: dates and times become ISO texts."""
     if isinstance(value, Mapping):
         return {key: json_form(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -23,7 +23,7 @@ def json_form(value: Any) -> Any:
 
 
 def lookup(data: Any, key: Key) -> tuple[bool, Any]:
-    """Whether `data` holds `key`, and its value there."""
+    """Return whether `data` holds `key`, and its value there."""
     for part in key:
         if isinstance(data, Mapping):
             if part not in data:
@@ -35,7 +35,7 @@ def lookup(data: Any, key: Key) -> tuple[bool, Any]:
 
 
 def dotted(key: Key) -> str:
-    """A key as messages show it: ``optimizer.groups[0].match``."""
+    """Return a key as messages show it: ``optimizer.groups[0].match``."""
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if "." not in part else f'."{part}"'

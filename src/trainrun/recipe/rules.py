@@ -30,7 +30,10 @@ Rule = Callable[[Mapping[str, Any]], Iterator[Broken]]
 
 
 def broken(data: Mapping[str, Any], wrong: Collection[Key] = ()) -> list[Broken]:
-    """Every rule that `data` breaks; rules that read one of the keys in `wrong` are left out."""
+    """Return every rule that `data` breaks.
+
+    Rules that read one of the keys in `wrong` are left out.
+    """
     return [found for reads, rule in _RULES if not _touch(reads, wrong) for found in rule(data)]
 
 

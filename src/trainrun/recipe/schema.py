@@ -81,7 +81,10 @@ def resolved(root: Schema, node: Any) -> Schema:
 
 
 def to_draft07(schema: Schema) -> Schema:
-    """The same schema in draft-07, which is what editors and TOML language servers read."""
+    """Return the same schema in draft-07.
+
+    Editors and TOML language servers read draft-07.
+    """
     converted = _walk(schema, _draft07_node)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **converted}
 
@@ -118,7 +121,7 @@ def _moved(schema: Schema, prefix: str) -> Schema:
 
 
 def _untitled(schema: Schema) -> Schema:
-    """Titles only repeat the names of the keys."""
+    """Remove titles, which only repeat the names of the keys."""
     return _walk(schema, lambda node: {key: value for key, value in node.items() if key != "title"})
 
 
@@ -128,7 +131,10 @@ _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 
 
 def _walk(node: Any, change: Callable[[Schema], Schema]) -> Schema:
-    """A copy of the schema with `change` applied to every subschema, and to no mere value such as a default."""
+    """Return a copy of the schema with `change` applied to every subschema.
+
+    It is applied to no mere value such as a default.
+    """
     walked: Schema = {}
     for key, value in node.items():
         if key in _NAMED and isinstance(value, dict):

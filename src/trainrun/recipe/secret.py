@@ -27,18 +27,21 @@ _QUERY = re.compile(r"(?P<key>(?<=[?&])[\w-]+)=(?P<value>[^&#\s]+)")
 
 
 def is_secret(key: object) -> bool:
-    """Whether a key's name says that its value is a secret: `wandb_api_key`, `token`, `smtp-password`."""
+    """Return whether a key's name says that its value is a secret.
+
+    Examples are `wandb_api_key`, `token` and `smtp-password`.
+    """
     return isinstance(key, str) and (_WORDS.search(key) or _WORDS.search(_CAMEL.sub("_", key))) is not None
 
 
 def mask(line: str) -> str:
-    """A line of TOML with the values of secrets replaced."""
+    """Return a line of TOML with the values of secrets replaced."""
     first = next((found for found in _ASSIGNMENT.finditer(line) if is_secret(found["key"])), None)
     return mask_url(line) if first is None else mask_url(line[: first.start("value")]) + REDACTED
 
 
 def mask_url(text: str) -> str:
-    """The text without the passwords and tokens in its URLs."""
+    """Return the text without the passwords and tokens in its URLs."""
     if "://" not in text:
         return text
     return _QUERY.sub(_masked_query, _LOGIN.sub(_masked_login, text))
@@ -65,7 +68,10 @@ def redact(data: Any, schema: Schema | None = None, root: Schema | None = None) 
 
 
 def is_secret_at(key: Key, schema: Schema) -> bool:
-    """Whether what is set at `key` is a secret, by a name in the key or by its type in `schema`."""
+    """Return whether what is set at `key` is a secret.
+
+    It is by a name in the key or by its type in `schema`.
+    """
     nodes: Sequence[Schema] = (schema,)
     for part in key:
         nodes = [*_steps(nodes, part, schema)]
@@ -75,7 +81,7 @@ def is_secret_at(key: Key, schema: Schema) -> bool:
 
 
 def redact_at(key: Key, value: Any, schema: Schema) -> Any:
-    """What is shown of a value that is set at `key`."""
+    """Return what is shown of a value that is set at `key`."""
     if is_secret_at(key, schema):
         return REDACTED
     nodes: Sequence[Schema] = (schema,)
@@ -114,7 +120,10 @@ def _holds_secrets(nodes: Sequence[Schema], root: Schema, deep: int = 0) -> bool
 
 
 def _named_secret(key: object, value: Any) -> bool:
-    """`auth = true` and `max_tokens = 512` give nothing away."""
+    """Return whether a key's name makes its value a secret.
+
+    `auth = true` and `max_tokens = 512` give nothing away.
+    """
     counts = isinstance(value, int | float) and str(key).lower().endswith("tokens")
     return is_secret(key) and not isinstance(value, bool) and not counts
 
@@ -146,7 +155,10 @@ def _typed_secret(nodes: Sequence[Schema], root: Schema) -> bool:
 
 
 def _branches(nodes: Sequence[Any], root: Schema, deep: int = 0) -> Iterator[Schema]:
-    """Every subschema that a value at one place may have to fit: those of unions, and what references stand for."""
+    """Yield every subschema that a value at one place may have to fit.
+
+    These are those of unions, and what references stand for.
+    """
     for node in nodes:
         found = resolved(root, node)
         yield found
@@ -159,7 +171,7 @@ _DEEPEST = 4  # unions within unions, tables within tables
 
 
 def _steps(nodes: Sequence[Schema], part: object, root: Schema) -> Iterator[Schema]:
-    """The subschemas of what is at `part` of a value."""
+    """Yield the subschemas of what is at `part` of a value."""
     for node in _branches(nodes, root):
         if isinstance(part, int):
             first = node.get("prefixItems", ())

@@ -39,7 +39,7 @@ class Location(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Sorts problems into the order of the files."""
+        """Return the key that sorts problems into the order of the files."""
         return self.rank, self.line or 0, self.column or 0
 
     def problem(self, what: str, hint: str | None = None) -> Problem:
@@ -71,7 +71,10 @@ class Source:
         self._budget = _PARSE_BUDGET
 
     def locate(self, key: Key) -> Location:
-        """The place of `key`, or of the nearest table around it that is written here."""
+        """Return the place of `key`, or of the nearest table around it.
+
+        The table is one that is written here.
+        """
         while key and not lookup(self.data, key)[0]:
             key = key[:-1]
         found = self._statement(key) if key else None
@@ -106,7 +109,10 @@ class Source:
         return self._prefixes.get(count)
 
     def _statement(self, key: Key) -> tuple[int, int] | None:
-        """The lines (first, end) of the statement that brings `key`; None when it would take too long."""
+        """Return the lines (first, end) of the statement that brings `key`.
+
+        Returns None when it would take too long.
+        """
         low, high = 0, len(self.lines)
         while (middle := self._between(low, high)) is not None:
             if lookup(self._prefix(middle), key)[0]:
@@ -118,14 +124,17 @@ class Source:
         return self._starts[bisect_left(self._starts, low)], high
 
     def _between(self, low: int, high: int) -> int | None:
-        """A statement's first line between two others, the nearer to the middle the better."""
+        """Return a statement's first line between two others.
+
+        The nearer to the middle the better.
+        """
         inner = self._starts[bisect_right(self._starts, low) : bisect_left(self._starts, high)]
         middle = (low + high) // 2
         inner.sort(key=lambda line: abs(line - middle))
         return next((line for line in inner if line and self._prefix(line) is not None), None)
 
     def _within(self, key: Key, first: int, end: int) -> tuple[int, int]:
-        """Line and column of the last name of `key` within its statement."""
+        """Return line and column of the last name of `key` within its statement."""
         name = next(part for part in reversed(key) if isinstance(part, str))
         index = next((part for part in reversed(key) if isinstance(part, int)), 0)
         text = "\n".join(self.lines[first:end])

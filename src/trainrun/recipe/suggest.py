@@ -22,7 +22,7 @@ def suggest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
-    """The suggestion as the hint of an error message."""
+    """Return the suggestion as the hint of an error message."""
     near = suggest(word, candidates)
     return f"did you mean {near!r}?" if near else None
 
@@ -32,7 +32,10 @@ def _plain(word: str) -> str:
 
 
 def _distance(left: str, right: str) -> int:
-    """Edits from one word to the other; two neighbouring letters swapped are one edit."""
+    """Return the number of edits from one word to the other.
+
+    Two neighbouring letters swapped are one edit.
+    """
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):

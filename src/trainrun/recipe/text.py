@@ -21,7 +21,10 @@ _KINDS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of the recipe at `path`. Raises RecipeError; never blocks and never reads more than 1 MiB."""
+    """Return the text of the recipe at `path`.
+
+    Raises RecipeError; never blocks and never reads more than 1 MiB.
+    """
     return _decode(path, _read_bytes(path))
 
 

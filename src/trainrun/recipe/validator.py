@@ -35,7 +35,7 @@ class Violation(NamedTuple):
 
 
 def violations(schema: Schema, data: Any) -> Iterator[Violation]:
-    """Everything in `data` (in its JSON form) that `schema` does not allow."""
+    """Yield everything in `data` (in its JSON form) that `schema` does not allow."""
     try:
         _validator(schema).validate_python(data, strict=True)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def _validator(schema: Schema) -> SchemaValidator:
 
 
 def is_null(node: Any) -> bool:
-    """Whether a subschema allows nothing but null."""
+    """Return whether a subschema allows nothing but null."""
     return isinstance(node, dict) and (node.get("type") == "null" or node.get("const", 0) is None)
 
 

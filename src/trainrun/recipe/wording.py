@@ -15,7 +15,10 @@ _PLAIN = {"boolean": "true or false", "object": "a table", "null": "nothing"}
 
 
 def expectation(node: Schema, root: Schema) -> str:
-    """What a value must be: "a positive integer", "'fp32', 'bf16' or 'fp16'", "a number above 0"."""
+    """Return what a value must be.
+
+    Examples are "a positive integer", "'fp32', 'bf16' or 'fp16'" and "a number above 0".
+    """
     node = only(node, root)
     if "const" in node or "enum" in node:
         return listed([f"{value!r}" for value in node.get("enum", [node.get("const")])])
@@ -89,5 +92,5 @@ def value_in_words(value: Any) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """``a, b or c``."""
+    """Return ``a, b or c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -39,10 +39,13 @@ def activity(paths: RunPaths, attempt: int, workers: int, beat: Beat | None) -> 
 
 
 def seconds_left(status: Mapping[str, Any], beat: Beat | None = None) -> float | None:
-    """Estimate the seconds to the end of the run from what the steps and evaluations of this attempt took.
+    """Estimate the seconds to the end of the run.
 
-    status: what rank 0 last wrote. beat: its pulse, for what has happened since; None if it is on another machine.
-    Return None while nothing is known, as before the first logged step of an attempt, and once it has ended.
+    The estimate uses what the steps and evaluations of this attempt took. Returns None while nothing is known, as
+    before the first logged step of an attempt, and once it has ended.
+
+    status: what rank 0 last wrote.
+    beat: its pulse, for what has happened since; None if it is on another machine.
     """
     clock, step, steps = status.get("clock"), status.get("step") or 0, status.get("steps")
     ended = status.get("state") in get_args(State)
@@ -63,7 +66,10 @@ def seconds_left(status: Mapping[str, Any], beat: Beat | None = None) -> float |
 
 
 def _evaluations_ahead(clock: Mapping[str, Any], step: int, steps: int) -> float:
-    """How many evaluations begin after `step`; one is at the end of training."""
+    """Return how many evaluations begin after `step`.
+
+    One is at the end of training.
+    """
     every = clock.get("evaluate_every")
     if step >= steps:
         return 0

@@ -24,7 +24,10 @@ _LISTED = 5  # run ids in a message
 def create(
     base: Path, name: str, *, today: date | None = None, rng: random.Random | random.SystemRandom | None = None
 ) -> RunPaths:
-    """Make a new run directory in `base`, for this user only, and point `latest` at it."""
+    """Make a new run directory in `base`, for this user only.
+
+    `latest` points at it afterwards.
+    """
     day, words = today or date.today(), rng or random.SystemRandom()
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -39,9 +42,10 @@ def create(
 
 
 def find(run: str, base: Path) -> RunPaths:
-    """Return the run that `run` means: a path, an id in `base`, a part of one that no other has, or `latest`.
+    """Return the run that `run` means.
 
-    Raises UsageError if there is none, or several; an id that begins with `run` comes before those that contain it.
+    It is a path, an id in `base`, a part of one that no other has, or `latest`. Raises UsageError if there is none, or
+    several. An id that begins with `run` comes before those that contain it.
     """
     return RunPaths(_find(run, base).resolve())
 
@@ -75,7 +79,10 @@ def _find(run: str, base: Path) -> Path:
 
 
 def as_argument(paths: RunPaths) -> str:
-    """Return the run as commands that are offered to the user find it: its id and `--dir`, quoted for a shell."""
+    """Return the run as an argument of commands that are offered to the user.
+
+    That is its id and `--dir`, quoted for a shell.
+    """
     base = paths.root.parent
     if base == Path("runs").resolve():
         return shlex.quote(paths.run_id)
@@ -93,7 +100,7 @@ def _require_access(folder: Path) -> None:
 
 
 def run_ids(base: Path) -> list[str]:
-    """The ids of all runs in `base`, oldest first."""
+    """Return the ids of all runs in `base`, oldest first."""
     try:
         entries = [entry for entry in base.iterdir() if not entry.is_symlink() and is_run(entry)]
     except OSError:
@@ -102,7 +109,7 @@ def run_ids(base: Path) -> list[str]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run directory."""
+    """Return whether `folder` is a run directory."""
     try:
         return (folder / "attempts").is_dir() and (folder / "logs").is_dir()
     except (OSError, ValueError):  # another user's, or a name with a zero in it

@@ -22,7 +22,10 @@ _STRANGE = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|\xed[\xa0-\xbf]")  # 
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Put `content` in place of `path`: readers see the old file or the new one, nothing between."""
+    """Put `content` in place of `path`.
+
+    Readers see the old file or the new one, nothing between.
+    """
     data = content.encode() if isinstance(content, str) else content
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
@@ -40,7 +43,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`; None if the file is missing or holds no object."""
+    """Return the JSON object in `path`.
+
+    Returns None if the file is missing or holds no object.
+    """
     try:
         return decode(untrusted.read_plain(path, _LARGEST))
     except OSError:
@@ -48,7 +54,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a small file; None if there is no such file, or another thing in its place."""
+    """Return the text of a small file.
+
+    Returns None if there is no such file, or another thing in its place.
+    """
     try:
         return untrusted.read_plain(path, _LARGEST).decode(errors="replace")
     except OSError:
@@ -56,9 +65,10 @@ def read_text(path: Path) -> str | None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append `record` as one JSON line, in one write, so that lines of several processes do not mix.
+    """Append `record` as one JSON line.
 
-    What it says is written without the secrets that this process knows.
+    It is one write, so that lines of several processes do not mix. What it says is written without the secrets that
+    this process knows.
     """
     data = (encode(scrub_all(record)) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -90,7 +100,10 @@ def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 def _written(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
-    """What was written from `offset` on, each part with its place: holes of a sparse file are not read."""
+    """Yield what was written from `offset` on, each part with its place.
+
+    Holes of a sparse file are not read.
+    """
     size = os.fstat(file.fileno()).st_size
     while offset < size:
         try:
@@ -106,7 +119,7 @@ def _written(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def encode(value: Any, indent: int | None = None) -> str:
-    """JSON text that every JSON reader accepts."""
+    """Return JSON text that every JSON reader accepts."""
     try:
         return json.dumps(value, allow_nan=False, indent=indent, default=str)
     except ValueError:

@@ -43,7 +43,10 @@ class Growing:
         self._started = False
 
     def read(self) -> Iterator[Line]:
-        """The lines that are there and have not been read; a last one without its end is left for the next call."""
+        """Yield the lines that have not been read yet.
+
+        A last one without its end is left for the next call.
+        """
         current = self._open or _Part.open(self.path, self._since)
         if not self._started:
             self._started = True
@@ -101,7 +104,10 @@ class _Part:
 
     @classmethod
     def open(cls, path: Path, since: float) -> _Part | None:
-        """The file, if it is one. A pipe or a link in its place is passed over."""
+        """Open the file, if it is one.
+
+        A pipe or a link in its place is passed over.
+        """
         try:
             descriptor = os.open(path, _FLAGS)
         except OSError:
@@ -112,7 +118,10 @@ class _Part:
         return None
 
     def is_at(self, path: Path) -> bool:
-        """Whether this is the file at `path`, or nothing is there: between a renaming and the next file."""
+        """Return whether this is the file at `path`, or nothing is there.
+
+        Nothing is there between a renaming and the next file.
+        """
         try:
             found = path.lstat()
         except OSError:
@@ -173,13 +182,16 @@ class Stamps:
         self._offsets = [offset for _, offset in pairs]
 
     def time(self, offset: int, changed: float) -> float:
-        """When the byte at `offset` was written. `changed`: when the last one was."""
+        """Return when the byte at `offset` was written.
+
+        changed: when the last one was.
+        """
         if not self._offsets:
             return changed
         return self._times[max(0, bisect_right(self._offsets, offset) - 1)]
 
     def offset(self, since: float, changed: float, size: int) -> int:
-        """Where to begin to have all that was written since then."""
+        """Return the offset from which all that was written since then follows."""
         if changed < since:
             return size
         return self._offsets[bisect_right(self._times, since) - 1] if self._times and self._times[0] <= since else 0

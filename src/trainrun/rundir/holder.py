@@ -34,13 +34,16 @@ class LeaseInfo:
 
     @classmethod
     def own(cls) -> Self:
-        """The process that asks."""
+        """Return the holder for this process."""
         pid, now = os.getpid(), time.time()
         return cls(socket.gethostname(), boot_id(), pid, start_time(pid) or 0, now, _namespace(), now)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], heard: float) -> Self | None:
-        """The holder that a record of this or a later version names; None if it names none."""
+        """Return the holder that a record names; None if it names none.
+
+        The record is of this or a later version.
+        """
         try:
             texts, numbers = (str(data["host"]), str(data["boot"])), (int(data["pid"]), int(data["start_time"]))
             return cls(*texts, *numbers, float(data["since"]), int(data.get("namespace", 0)), heard)
@@ -48,16 +51,16 @@ class LeaseInfo:
             return None
 
     def to_json(self) -> dict[str, Any]:
-        """What goes into the record: all but `heard`, which is the time of the file."""
+        """Return what goes into the record: all but `heard`, the time of the file."""
         return {name: value for name, value in vars(self).items() if name != "heard"}
 
     def heard_at(self, moment: float) -> Self:
-        """The same holder, heard of at another time."""
+        """Return the same holder, heard of at another time."""
         return replace(self, heard=moment)
 
     @property
     def is_local(self) -> bool:
-        """Whether the holder was started on this machine since it last booted."""
+        """Return whether the holder was started on this machine since it last booted."""
         return self.boot == boot_id()
 
     @property
@@ -66,7 +69,9 @@ class LeaseInfo:
         return self.gone(time.time()) is None
 
     def gone(self, now: float, *, locked: bool = False) -> str | None:
-        """Why the holder is taken to be gone; None if it is not.
+        """Return why the holder is taken to be gone.
+
+        Returns None if it is not.
 
         now: the time on the clock that `heard` comes from.
         locked: the caller has got the kernel's lock, so that no process on this machine can be the holder.
@@ -91,7 +96,10 @@ def _namespace() -> int:
 
 
 def _boot_time() -> float:
-    """When this machine was started, in seconds since the epoch; 0 if it does not say."""
+    """Return when this machine was started, in seconds since the epoch.
+
+    Returns 0 if it does not say.
+    """
     with suppress(OSError, ValueError):
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
         return max((float(line.split()[1]) for line in lines if line.startswith("btime ")), default=0.0)

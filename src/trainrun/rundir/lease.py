@@ -98,7 +98,10 @@ class Lease:
             raise EnvironmentProblem(f"{paths.lease}: the run cannot be claimed: {error.strerror or error}") from error
 
     def beat(self) -> None:
-        """Say that the owner lives, and find out whether it still is the owner. Called every `BEAT` by a thread."""
+        """Record that the owner lives, and find out whether it still is the owner.
+
+        Called every `BEAT` by a thread.
+        """
         newest = _newest(self._paths.lease)
         if newest.number > self._number:
             self._successor = str(newest.info or "another process")
@@ -107,7 +110,10 @@ class Lease:
             os.utime(_file(self._paths, self._number))
 
     def check(self) -> None:
-        """Raise `LeaseLost` if another process has taken the run over, as the last heartbeat saw it. Costs nothing."""
+        """Raise `LeaseLost` if another process has taken the run over.
+
+        Uses what the last heartbeat saw, and costs nothing.
+        """
         if self._successor is not None:
             raise LeaseLost(
                 f"{self._paths.root}: {self._successor} has taken this run over, for nothing was heard of this process "
@@ -115,7 +121,10 @@ class Lease:
             )
 
     def confirm(self) -> None:
-        """Look for another owner now, and then as `check`: before something is written that cannot be taken back."""
+        """Look for another owner now, and raise as `check` does.
+
+        To be called before something is written that cannot be taken back.
+        """
         with suppress(OSError):
             self.beat()
         self.check()
@@ -136,13 +145,16 @@ class Lease:
 
 
 def held(paths: RunPaths) -> LeaseInfo | None:
-    """Return the owner of the run; None if there is none or it is gone."""
+    """Return the owner of the run.
+
+    Returns None if there is none or it is gone.
+    """
     info = recorded(paths)
     return info if info is not None and info.is_alive else None
 
 
 def recorded(paths: RunPaths) -> LeaseInfo | None:
-    """Who owned the run last without giving it up, dead or alive."""
+    """Return the last owner of the run that has not given it up, dead or alive."""
     return _newest(paths.lease).info
 
 

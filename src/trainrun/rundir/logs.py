@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     fields: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as plain JSON values, its time as ISO text."""
+        """Return the entry as plain JSON values, its time as ISO text."""
         moment = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds")
         return {**self._asdict(), "time": moment, "fields": dict(self.fields)}
 
@@ -56,14 +56,14 @@ class Wanted(NamedTuple):
     since: float = 0.0
 
     def takes(self, entry: Entry) -> bool:
-        """Whether this entry is wanted."""
+        """Return whether this entry is wanted."""
         if entry.time < self.since:
             return False
         chosen = self.ranks is None or entry.rank is None or entry.rank in self.ranks
         return chosen or (self.serious_of_all and entry.source == "records" and entry.level in SERIOUS)
 
     def reads(self, source: Source, rank: int | None) -> bool:
-        """Whether a file can hold wanted entries."""
+        """Return whether a file can hold wanted entries."""
         if source not in self.sources:
             return False
         in_ranks = self.ranks is None or rank is None or rank in self.ranks
@@ -141,7 +141,7 @@ def _files(paths: RunPaths) -> Iterator[tuple[Path, Source, int | None]]:
 
 
 def _time(record: Mapping[str, Any]) -> float:
-    """When a record was made: workers write ISO text, the client a number."""
+    """Return when a record was made: workers write ISO text, the client a number."""
     with suppress(ValueError, TypeError, OverflowError, KeyError):
         stamp = record.get("timestamp")
         moment = float(record["time"]) if stamp is None else datetime.fromisoformat(str(stamp)).timestamp()

@@ -36,10 +36,10 @@ def require_own(paths: RunPaths, named: Path, doing: str) -> None:
 
 
 def strangers(root: Path, named: Path | None = None) -> list[str]:
-    """Why others may have written what is in the run directory; nothing if they cannot have.
+    """Return why others may have written what is in the run directory.
 
-    Checkpoints are left out: `trainrun.checkpoint.distrust` is for them. Something that others may write to does not
-    count in a folder that they cannot enter.
+    Returns nothing if they cannot have. Checkpoints are left out: `trainrun.checkpoint.distrust` is for them. Something
+    that others may write to does not count in a folder that they cannot enter.
     """
     try:
         top = root.lstat()

@@ -14,17 +14,17 @@ class RunPaths:
 
     @property
     def run_id(self) -> str:
-        """The run's id: the name of its folder."""
+        """Return the run's id: the name of its folder."""
         return self.root.name
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe, secrets redacted. Writer: client, once."""
+        """Return the resolved recipe, secrets redacted. Writer: client, once."""
         return self.root / "recipe.toml"
 
     @property
     def manifest(self) -> Path:
-        """What runs: plugins, versions, git, arguments. Writer: client, once."""
+        """Return the manifest: plugins, versions, git, arguments. Writer: client, once."""
         return self.root / "manifest.json"
 
     @property
@@ -34,45 +34,54 @@ class RunPaths:
 
     @property
     def outcome(self) -> Path:
-        """How the run ended. Writer: client, once, last."""
+        """Return the file with the outcome of the run. Writer: client, once, last."""
         return self.root / "outcome.json"
 
     @property
     def events(self) -> Path:
-        """Decisions, attempts and errors. Writer: rank 0 while workers run, the client before and after."""
+        """Return the file of decisions, attempts and errors.
+
+        Writer: rank 0 while workers run, the client before and after.
+        """
         return self.root / "events.jsonl"
 
     @property
     def metrics(self) -> Path:
-        """One record a log. Writer: rank 0."""
+        """Return the file of metrics, with one record a log. Writer: rank 0."""
         return self.root / "metrics.jsonl"
 
     @property
     def logs(self) -> Path:
-        """The folder of all logs."""
+        """Return the folder of all logs."""
         return self.root / "logs"
 
     @property
     def client_log(self) -> Path:
-        """The client's structured log."""
+        """Return the client's structured log."""
         return self.logs / "client.jsonl"
 
     @property
     def agent_log(self) -> Path:
-        """What the agent itself prints: torchrun, or the warm one."""
+        """Return the file of what the agent itself prints: torchrun, or the warm one."""
         return self.logs / "agent.out"
 
     @property
     def client_output(self) -> Path:
-        """What plugins print in the client, and their children. Writer: client, of a command line."""
+        """Return the file of what plugins print in the client, and their children.
+
+        Writer: client, of a command line.
+        """
         return self.logs / "client.out"
 
     def node_log(self, node: int) -> Path:
-        """What the agent of one node prints; that of node 0 is `agent_log`."""
+        """Return the file of what the agent of one node prints.
+
+        That of node 0 is `agent_log`.
+        """
         return self.agent_log if node == 0 else self.logs / f"agent-{node}.out"
 
     def rank_log(self, rank: int) -> Path:
-        """The structured log of one worker. Writer: that worker."""
+        """Return the structured log of one worker. Writer: that worker."""
         return self.logs / f"rank-{rank}.jsonl"
 
     def rank_output(self, rank: int) -> Path:
@@ -83,20 +92,26 @@ class RunPaths:
         return self.logs / f"rank-{rank}.out"
 
     def rank_output_old(self, rank: int) -> Path:
-        """The raw output of one worker before what is in `rank_output`, if there was too much for one file."""
+        """Return the older raw output of one worker.
+
+        It is what came before `rank_output`, if there was too much for one file.
+        """
         return rotated(self.rank_output(rank))
 
     def rank_log_old(self, rank: int) -> Path:
-        """The structured log of one worker before what is in `rank_log`, if there was too much for one file."""
+        """Return the older structured log of one worker.
+
+        It is what came before `rank_log`, if there was too much for one file.
+        """
         return rotated(self.rank_log(rank))
 
     @property
     def attempts(self) -> Path:
-        """The folder of all attempts."""
+        """Return the folder of all attempts."""
         return self.root / "attempts"
 
     def attempt(self, number: int) -> Path:
-        """The folder of one attempt; attempts count from 1."""
+        """Return the folder of one attempt; attempts count from 1."""
         return self.attempts / str(number)
 
     def start(self, attempt: int) -> Path:
@@ -107,7 +122,7 @@ class RunPaths:
         return self.attempt(attempt) / "start.json"
 
     def worker_record(self, attempt: int, rank: int) -> Path:
-        """The `WorkerRecord` of one worker in one attempt. Writer: that worker."""
+        """Return the `WorkerRecord` of one worker in one attempt. Writer: that worker."""
         return self.attempt(attempt) / f"rank-{rank}.json"
 
     def pulse(self, attempt: int, rank: int) -> Path:
@@ -118,55 +133,73 @@ class RunPaths:
         return self.attempt(attempt) / f"pulse-{rank}"
 
     def stacks(self, attempt: int, rank: int) -> Path:
-        """The stacks of all threads of one worker, written when it hangs. Writer: that worker."""
+        """Return the stacks of all threads of one worker, written when it hangs. Writer: that worker."""
         return self.attempt(attempt) / f"stacks-{rank}.txt"
 
     def output_pipe(self, attempt: int, rank: int) -> Path:
-        """The named pipe that one worker prints into."""
+        """Return the named pipe that one worker prints into."""
         return self.attempt(attempt) / f"rank-{rank}.pipe"
 
     def requests(self, attempt: int) -> Path:
-        """What the workers of an attempt are asked to do: one JSON line a request. Writer: client."""
+        """Return the file with the requests to the workers of an attempt.
+
+        It has one JSON line a request. Writer: client.
+        """
         return self.attempt(attempt) / "requests.jsonl"
 
     def decisions(self, attempt: int, node: int) -> Path:
-        """The folder in which the ranks of one node post decisions."""
+        """Return the folder in which the ranks of one node post decisions."""
         return self.attempt(attempt) / f"decisions-{node}"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of all checkpoints."""
+        """Return the folder of all checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def control(self) -> Path:
-        """The folder of live commands."""
+        """Return the folder of live commands."""
         return self.root / "control"
 
     @property
     def stop_request(self) -> Path:
-        """What `trainrun stop` asks of the client. Writer: that command; the client removes it."""
+        """Return the file with the request of `trainrun stop` to the client.
+
+        Writer: that command; the client removes it.
+        """
         return self.control / "stop.json"
 
     @property
     def trackers(self) -> Path:
-        """The folder of what experiment trackers have been sent."""
+        """Return the folder of what experiment trackers have been sent."""
         return self.root / "trackers"
 
     def tracker(self, name: str) -> Path:
-        """How far the tracker of that name has got. Writer: its process."""
+        """Return the file with the progress of the tracker of that name.
+
+        Writer: its process.
+        """
         return self.trackers / f"{name}.json"
 
     def tracker_lock(self, name: str) -> Path:
-        """Locked by the process that sends to the tracker of that name."""
+        """Return the lock file of the tracker of that name.
+
+        The process that sends to the tracker locks it.
+        """
         return self.trackers / f"{name}.lock"
 
     def tracker_extra(self, name: str) -> Path:
-        """What the workers have for one tracker only, by step. Writer: rank 0."""
+        """Return the file of what the workers have for one tracker only, by step.
+
+        Writer: rank 0.
+        """
         return self.trackers / f"{name}.jsonl"
 
     def tracker_log(self, name: str) -> Path:
-        """What the tracker of that name, and its package, print. Writer: its process."""
+        """Return the file of what the tracker of that name, and its package, print.
+
+        Writer: its process.
+        """
         return self.logs / f"tracker-{name}.out"
 
     @property
@@ -179,12 +212,15 @@ class RunPaths:
 
     @property
     def source(self) -> Path:
-        """The snapshot of the task's code. Writer: client, once."""
+        """Return the snapshot of the task's code. Writer: client, once."""
         return self.root / "source"
 
     @property
     def lease(self) -> Path:
-        """The folder that says who owns the run. Writer of each record: the client that it names."""
+        """Return the folder that says who owns the run.
+
+        Writer of each record: the client that it names.
+        """
         return self.root / "lease"
 
     def trace(self, process: str) -> Path:
@@ -196,12 +232,14 @@ class RunPaths:
 
     @property
     def crash_log(self) -> Path:
-        """The report of a bug in trainrun, if there was one. Writer: client."""
+        """Return the report of a bug in trainrun, if there was one. Writer: client."""
         return self.logs / "crash.txt"
 
 
 def former(path: Path, attempt: int) -> Path:
-    """The name under which a file of a run is kept that a resumed run writes anew: `recipe-2.toml` for `recipe.toml`.
+    """Return the name under which a former file of a run is kept.
+
+    A resumed run writes the file anew: `recipe-2.toml` is the former `recipe.toml`.
 
     attempt: the last one that `path` belongs to.
     """
@@ -209,5 +247,8 @@ def former(path: Path, attempt: int) -> Path:
 
 
 def rotated(path: Path) -> Path:
-    """The name under which a full log is kept, while `path` begins anew: `rank-0.1.out` for `rank-0.out`."""
+    """Return the name under which a full log is kept, while `path` begins anew.
+
+    It is `rank-0.1.out` for `rank-0.out`.
+    """
     return path.with_name(f"{path.stem}.1{path.suffix}")

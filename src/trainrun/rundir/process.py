@@ -44,13 +44,19 @@ class Recorded(Protocol):
 
 
 def start_time(pid: int) -> int | None:
-    """When `pid` started, in clock ticks since boot; None if there is no such process."""
+    """Return when `pid` started, in clock ticks since boot.
+
+    Returns None if there is no such process.
+    """
     stat = _stat(pid)
     return None if stat is None else int(stat[19])
 
 
 def alive(pid: int, started: int) -> bool:
-    """Whether the very process `pid` that started at `started` still runs. A zombie does not."""
+    """Return whether the process `pid` that started at `started` still runs.
+
+    A zombie does not.
+    """
     stat = _stat(pid)
     return stat is not None and int(stat[19]) == started and stat[0] not in {"Z", "X"}
 
@@ -62,15 +68,15 @@ def stopped(pid: int) -> bool:
 
 
 def running(pid: int) -> bool:
-    """Whether a process `pid` runs, whichever it is. A zombie does not."""
+    """Return whether any process `pid` runs. A zombie does not."""
     stat = _stat(pid)
     return stat is not None and stat[0] not in {"Z", "X"}
 
 
 def exit_code(pid: int, started: int) -> int | None:
-    """How a process that is dead but not yet reaped ended: its exit code, or minus the signal's number.
+    """Return how a process ended that is dead but not yet reaped.
 
-    None once its parent has reaped it.
+    That is its exit code, or minus the signal's number. Returns None once its parent has reaped it.
     """
     stat = _stat(pid)
     if stat is None or int(stat[19]) != started or stat[0] not in {"Z", "X"} or len(stat) < 50:
@@ -79,7 +85,10 @@ def exit_code(pid: int, started: int) -> int | None:
 
 
 def boot_id() -> str:
-    """An id that changes with each boot of this machine; start times compare only within one."""
+    """Return an id that changes with each boot of this machine.
+
+    Start times compare only within one.
+    """
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -87,7 +96,10 @@ def boot_id() -> str:
 
 
 def send(record: Recorded, number: int) -> bool:
-    """Send a signal to the recorded process only, not to its group; False if it is gone."""
+    """Send a signal to the recorded process only, not to its group.
+
+    Returns False if it is gone.
+    """
     if not alive(record.pid, record.start_time):
         return False
     with suppress(ProcessLookupError, PermissionError):
@@ -115,12 +127,13 @@ def kill_group(record: Recorded) -> None:
 
 
 def members(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
-    """Every process that carries the run directory in its environment, this one and the session `spared` left out.
+    """Return every process that carries the run directory in its environment.
 
+    Finds what no record names: a child that made a session of its own, a worker that died before its first record, the
+    loader processes of either. This process is left out.
+
+    spared: a session that is left out too.
     node: only those of this node of the run.
-
-    Finds what no record names: a child that made a session of its own, a worker that died before its
-    first record, the loader processes of either.
     """
     carried = {*map(os.fsencode, marks(run_dir, node))}
     found = [pid for pid in _pids() if pid != os.getpid() and carried <= {*_environment(pid)} and running(pid)]
@@ -128,7 +141,7 @@ def members(run_dir: Path, spared: int | None = None, node: int | None = None) -
 
 
 def marks(run_dir: Path, node: int | None = None) -> list[str]:
-    """What members carry in their environment, each as NAME=VALUE."""
+    """Return what members carry in their environment, each as NAME=VALUE."""
     run = f"{RUN_DIR_VARIABLE}={run_dir}"
     return [run] if node is None else [run, f"{NODE_VARIABLE}={node}"]
 
@@ -146,7 +159,10 @@ def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> 
 
 
 def clear(run_dir: Path, spared: int | None = None, node: int | None = None) -> None:
-    """Sweep until all members of the run are gone, for ten seconds at most: a killed process still has to end."""
+    """Sweep until all members of the run are gone, for ten seconds at most.
+
+    A killed process still has to end.
+    """
     deadline = time.monotonic() + _GONE
     while sweep(run_dir, spared, node) and time.monotonic() < deadline:
         time.sleep(_PACE)
@@ -177,7 +193,10 @@ def _session(pid: int) -> int | None:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """What a process has been started with. For a moment of its start the kernel shows nothing."""
+    """Return what a process has been started with.
+
+    For a moment of its start the kernel shows nothing.
+    """
     for _ in range(_STARTING):
         try:
             if found := (_PROC / str(pid) / "environ").read_bytes():

@@ -121,7 +121,7 @@ class Pulse:
         return self._crumbs[key]
 
     def read(self) -> Beat:
-        """What others read at this moment. From any thread."""
+        """Return what others read at this moment. From any thread."""
         beat = _decode(bytes(self._memory))
         assert beat is not None
         return beat
@@ -134,17 +134,20 @@ class Pulse:
         self.advance()
 
     def advance(self) -> None:
-        """Something was done: the worker does not stand still."""
+        """Record that something was done: the worker makes progress."""
         self._advances += 1
         self.slots[_ADVANCES] = self._advances
 
     def count(self, done: int, total: int) -> None:
-        """Note how many batches of the evaluation are done, of how many; 0 if that is not known."""
+        """Note how many batches of the evaluation are done.
+
+        total: the number of all, 0 if that is not known.
+        """
         self.slots[_DONE], self.slots[_TOTAL] = done, total
         self.advance()
 
     def begin_step(self, step: int) -> None:
-        """A training step begins, and with it the rank's own work."""
+        """Record that a training step begins, and with it the rank's own work."""
         self.slots[_STEP] = step
         self.slots[_MOVED] = self._mark = monotonic_ns()
         self.advance()
@@ -164,15 +167,15 @@ class Pulse:
         self._mark = monotonic_ns()
 
     def begin_loading(self) -> None:
-        """From here on the worker waits for data, which is its own work."""
+        """Record that the worker waits for data, which is its own work."""
         self.slots[_WAITING] = _LOADING
 
     def end_loading(self) -> None:
-        """The data is there."""
+        """Record that the data is there."""
         self.slots[_WAITING] = 0
 
     def end_step(self) -> None:
-        """The step that `begin_step` began is over."""
+        """Record that the step of `begin_step` is over."""
         self._own += monotonic_ns() - self._mark
         self._own_steps += 1
         self.slots[_OWN] = self._own
@@ -196,12 +199,15 @@ class Trail:
         return outer
 
     def end(self, outer: int) -> None:
-        """It runs no longer."""
+        """Record that the hookimpl runs no longer."""
         self._slots[CRUMB] = outer
 
 
 def read_pulse(path: Path) -> Beat | None:
-    """Return what the worker last wrote; None if there is no readable pulse."""
+    """Return what the worker last wrote.
+
+    Returns None if there is no readable pulse.
+    """
     try:
         with os.fdopen(untrusted.open_plain(path), "rb") as file:
             data = file.read(SIZE)
@@ -234,7 +240,7 @@ def _decode(data: bytes) -> Beat | None:
 
 
 def _names(data: bytes, crumb: int, length: int) -> tuple[str | None, str | None]:
-    """The instance and hook that a crumb stands for."""
+    """Return the instance and hook that a crumb stands for."""
     lines = data[_HEAD : _HEAD + max(0, length)].split(b"\n")[:-1]
     if not 0 < crumb <= len(lines):
         return None, None

@@ -48,7 +48,10 @@ class Stop:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> Stop | None:
-        """The inverse of `asdict`; None if there was none."""
+        """Build the stop that `asdict` was called on.
+
+        Returns None if there was none.
+        """
         return None if data is None else _known(cls, data)
 
 
@@ -98,12 +101,12 @@ class WorkerRecord:
     parent: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain JSON values."""
+        """Return the record as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerRecord:
-        """The record that `to_json` made, also by another version of trainrun."""
+        """Return the record that `to_json` made, also by another version of trainrun."""
         return _known(cls, {**data, "stop": Stop.from_json(data.get("stop"))})
 
 
@@ -131,12 +134,12 @@ class Failure:
     out_of_memory: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The failure as plain JSON values."""
+        """Return the failure as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        """The failure that `to_json` made, also by another version of trainrun."""
+        """Return the failure that `to_json` made, also by another version of trainrun."""
         return _known(cls, data)
 
 
@@ -164,16 +167,16 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the run ended as it should: finished, or stopped by a vote."""
+        """Return whether the run ended as it should: finished, or stopped by a vote."""
         return self.exit_code == 0
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome as plain JSON values."""
+        """Return the outcome as plain JSON values."""
         return {**asdict(self), "metrics": dict(self.metrics)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` made, also by another version of trainrun."""
+        """Return the outcome that `to_json` made, also by another version of trainrun."""
         failure = data.get("first_failure")
         values = {**data, "metrics": typed.metrics(data.get("metrics")), "stop": Stop.from_json(data.get("stop"))}
         return _known(cls, {**values, "first_failure": Failure.from_json(failure) if failure else None})

@@ -35,7 +35,10 @@ class StopRequest(NamedTuple):
 
 
 def write_stop(paths: RunPaths, *, now: bool, reason: str) -> StopRequest:
-    """Ask the client that owns the run to end it. A request that has not been taken yet is replaced."""
+    """Ask the client that owns the run to end it.
+
+    A request that has not been taken yet is replaced.
+    """
     request = StopRequest(now, reason[:REASON], f"{_user()}@{socket.gethostname()}")
     try:
         paths.control.mkdir(mode=0o700, exist_ok=True)
@@ -46,7 +49,12 @@ def write_stop(paths: RunPaths, *, now: bool, reason: str) -> StopRequest:
 
 
 def take_stop(paths: RunPaths) -> StopRequest | None:
-    """The request to stop, once; None if there is none or it was refused. Never blocks and never raises."""
+    """Return the request to stop, once.
+
+    Returns None if there is none or it was refused.
+
+    Never blocks and never raises.
+    """
     path = paths.stop_request
     try:
         path.lstat()
@@ -82,7 +90,7 @@ def _get(value: dict[str, Any], name: str, default: Any) -> Any:
 
 
 def _line(text: str) -> str:
-    """One line that can be shown anywhere."""
+    """Return one line that can be shown anywhere."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text[:REASON]).split())
 
 

@@ -29,7 +29,7 @@ _NAMED = re.compile(r"(?:sem\.)?trainrun-([0-9a-f]{6})-([0-9a-f]+)-([0-9a-f]+)(?
 
 
 def make() -> Path:
-    """Make the temporary folder of this launch, if it is not there yet, and return it."""
+    """Return the temporary folder of this launch; make it if it is missing."""
     folder = Path(short(len(name())), name())
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -40,10 +40,12 @@ def make() -> Path:
 
 
 def short(room: int) -> str:
-    """Return the folder for temporary files, or another if its path is too long for sockets in a folder within.
+    """Return a folder for temporary files whose path is short enough.
 
-    room: the bytes of that folder's name. The path of a socket has at most 107 bytes, that of a file 4095. Raises
-    EnvironmentProblem if there is no other folder.
+    That is the usual one, or another if its path is too long for sockets in a folder within. The path of a socket has
+    at most 107 bytes, that of a file 4095. Raises EnvironmentProblem if there is no other folder.
+
+    room: the bytes of the name of the folder within.
     """
     most = _SOCKET - len("/") - room - len("/listener-xxxxxxxx")  # as multiprocessing names them
     folder = tempfile.gettempdir()
@@ -58,7 +60,10 @@ def short(room: int) -> str:
 
 
 def adopt() -> None:
-    """Have multiprocessing use the launch's folder and names in this process and those that it starts."""
+    """Have multiprocessing use the launch's folder and names.
+
+    This holds for this process and those that it starts.
+    """
     if folder := os.environ.get(VARIABLE):
         import multiprocessing  # noqa: PLC0415 - the client does without
 
@@ -68,17 +73,26 @@ def adopt() -> None:
 
 
 def clear() -> None:
-    """Remove what this launch has left; to be called when its processes are gone."""
+    """Remove what this launch has left.
+
+    To be called when its processes are gone.
+    """
     _remove(lambda place, pid, started: (place, pid, started) == _own())
 
 
 def sweep() -> None:
-    """Remove what killed launches of this user have left, on this machine and among the processes that can be seen."""
+    """Remove what killed launches of this user have left.
+
+    Only those on this machine and among the processes that can be seen are known.
+    """
     _remove(lambda place, pid, started: place == _place() and not alive(pid, started))
 
 
 def name() -> str:
-    """Return what the names of this launch begin with: short, because the path of a socket has room for 107 bytes."""
+    """Return the start of the names of this launch.
+
+    It is short, because the path of a socket has room for 107 bytes.
+    """
     return "trainrun-{}-{:x}-{:x}".format(*_own())
 
 

@@ -33,13 +33,19 @@ _Path = list[str | int]
 
 
 def pack(shown: Mapping[str, tuple[Any, Any]]) -> dict[str, str]:
-    """The environment that carries what was left out. `shown` maps a name to a value and to its redacted form."""
+    """Return the environment that carries what was left out.
+
+    shown: maps a name to a value and to its redacted form.
+    """
     hidden = {name: list(_hidden(value, redacted, [])) for name, (value, redacted) in shown.items()}
     return {SECRETS_VARIABLE: json.dumps(hidden)} if any(hidden.values()) else {}
 
 
 def restore(name: str, redacted: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """The value that was packed under `name`, from its redacted form and the environment."""
+    """Return the value that was packed under `name`.
+
+    It is made from its redacted form and the environment.
+    """
     restored = copy.deepcopy(redacted)
     for path, value in json.loads(environment.get(SECRETS_VARIABLE, "{}")).get(name, []):
         holder = restored
@@ -65,10 +71,10 @@ def _hidden(value: Any, redacted: Any, path: _Path) -> Iterator[tuple[_Path, Any
 
 @contextmanager
 def session(environment: MutableMapping[str, str] = os.environ) -> Iterator[None]:
-    """Know no secrets at first, those of `learn` from then on, and at the end what was known before.
+    """Know no secrets at first, and those of `learn` from then on.
 
-    They are in the environment, so that also the processes that are started meanwhile know them. Within a session that
-    knows nothing yet this is that same session.
+    At the end what was known before is known again. Secrets are in the environment, so that also the processes that are
+    started meanwhile know them. Within a session that knows nothing yet this is that same session.
     """
     before = environment.get(SECRETS_VARIABLE)
     if before == _NOTHING:
@@ -84,20 +90,29 @@ def session(environment: MutableMapping[str, str] = os.environ) -> Iterator[None
 
 
 def learn(packed: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:
-    """Know what `pack` made, for as long as the session lasts; without a session nothing is remembered."""
+    """Know what `pack` made, for as long as the session lasts.
+
+    Without a session nothing is remembered.
+    """
     if SECRETS_VARIABLE in environment:
         environment.update(packed)
 
 
 def scrub(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The text without the secrets that this process knows, however they are written."""
+    """Return the text without the secrets that this process knows.
+
+    They are found in all forms in which they may be written.
+    """
     packed = environment.get(SECRETS_VARIABLE)
     pattern = None if packed is None else _pattern(packed)
     return text if pattern is None else pattern.sub(REDACTED, text)
 
 
 def scrub_all(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """A JSON value without the secrets in what it says: names and paths, by which processes go, are left alone."""
+    """Return a JSON value without the secrets in what it says.
+
+    Names and paths, by which processes go, are left alone.
+    """
     packed = environment.get(SECRETS_VARIABLE)
     pattern = None if packed is None else _pattern(packed)
     return value if pattern is None else _scrubbed(value, pattern)
@@ -120,7 +135,7 @@ def _pattern(packed: str) -> re.Pattern[str] | None:
 
 
 def forms(packed: str) -> list[str]:
-    """How the secrets in the environment may be written, the longest first."""
+    """Return how the secrets in the environment may be written, the longest first."""
     return _forms([value for hidden in json.loads(packed).values() for _, value in hidden])
 
 
@@ -130,7 +145,10 @@ def _compiled(values: Any) -> re.Pattern[str] | None:
 
 
 def _forms(values: Any) -> list[str]:
-    """Longest first, so that one that begins like another is found whole."""
+    """Return the forms of secrets, the longest first.
+
+    So one that begins like another is found whole.
+    """
     texts = {text.strip() for value in _leaves(values) for text in _texts(value)}
     found = {form for text in texts if len(text) >= _SHORTEST for form in _written(text)}
     return sorted(found, key=lambda form: (-len(form), form))

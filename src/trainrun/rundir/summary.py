@@ -43,7 +43,7 @@ class Summary:
     attempt: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as plain JSON values."""
+        """Return the summary as plain JSON values."""
         return asdict(self)
 
 
@@ -71,7 +71,10 @@ def summarize(paths: RunPaths) -> Summary:
 
 
 def damage(paths: RunPaths) -> str | None:
-    """The first of a run's own files that is there and cannot be what it should be; None if all can."""
+    """Return the first of a run's own files that is damaged.
+
+    A damaged file is there and cannot be what it should be. Returns None if all can.
+    """
     for path in (paths.manifest, paths.status, paths.outcome):
         if os.path.lexists(path) and read_json(path) is None:
             return f"{path.name} cannot be read"
@@ -109,7 +112,10 @@ def _costs(value: Any) -> list[dict[str, Any]]:
 
 
 def _clock(value: Any) -> dict[str, Any] | None:
-    """Seconds and counts of an attempt's steps and evaluations; None if one of them is no number."""
+    """Return seconds and counts of an attempt's steps and evaluations.
+
+    Returns None if one of them is no number.
+    """
     found = value if isinstance(value, dict) else {}
     every = found.get("evaluate_every")
     kept = {
@@ -122,7 +128,10 @@ def _clock(value: Any) -> dict[str, Any] | None:
 
 
 def is_over(paths: RunPaths) -> bool:
-    """Whether nothing more is to be expected of the run: its client has ended, or is gone."""
+    """Return whether nothing more is to be expected of the run.
+
+    Its client has ended, or is gone.
+    """
     if held(paths) is not None:
         return False
     with suppress(OSError):
@@ -132,7 +141,10 @@ def is_over(paths: RunPaths) -> bool:
 
 
 def read_outcome(paths: RunPaths) -> Outcome | None:
-    """Return how the run ended; None if it has not, or if no outcome was written."""
+    """Return how the run ended.
+
+    Returns None if it has not, or if no outcome was written.
+    """
     data = read_json(paths.outcome)
     try:
         return None if data is None else Outcome.from_json(data)
@@ -141,7 +153,7 @@ def read_outcome(paths: RunPaths) -> Outcome | None:
 
 
 def last_attempt(paths: RunPaths) -> int:
-    """The number of the newest attempt; 0 before the first."""
+    """Return the number of the newest attempt; 0 before the first."""
     try:
         names = [entry.name for entry in paths.attempts.iterdir()]
         return max((int(name) for name in names if name.isdecimal() and len(name) < _DIGITS), default=0)
@@ -186,7 +198,7 @@ def _told(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
 
 
 def _running(paths: RunPaths, status: Mapping[str, Any], attempt: int) -> str:
-    """What a run does whose client lives."""
+    """Return what a run does whose client lives."""
     state = str(status.get("state", "starting"))
     if _whole(status.get("attempt", attempt)) < attempt:  # rank 0 has not written since
         return "starting"

@@ -11,25 +11,25 @@ _LARGEST = 2**63
 
 
 def whole(value: Any) -> int | None:
-    """An integer of 64 bits, or None."""
+    """Return the value if it is an integer of 64 bits, otherwise None."""
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST else None
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Return the value if it is a finite number, otherwise None."""
     if type(value) is int:
         return float(value) if abs(value) < _LARGEST else None
     return value if type(value) is float and math.isfinite(value) else None
 
 
 def moment(value: Any) -> float | None:
-    """A time in seconds since the epoch, or None."""
+    """Return the value if it is a time in seconds since the epoch, otherwise None."""
     found = number(value)
     return found if found is not None and 0 <= found < LATEST else None
 
 
 def text(value: Any) -> str | None:
-    """A text, or None."""
+    """Return the value if it is a text, otherwise None."""
     return value if isinstance(value, str) else None
 
 
@@ -39,7 +39,10 @@ def table(value: Any) -> dict[str, Any]:
 
 
 def metrics(value: Any) -> dict[str, float | str]:
-    """Metrics by name. Those that are no finite numbers are texts."""
+    """Return metrics by name.
+
+    Those that are no finite numbers are texts.
+    """
     found = {}
     for name, one in table(value).items():
         shown = one if isinstance(one, str) else whole(one) if type(one) is int else number(one)
@@ -49,5 +52,5 @@ def metrics(value: Any) -> dict[str, float | str]:
 
 
 def rows(value: Any) -> list[dict[str, Any]]:
-    """The tables in a list."""
+    """Return the tables in a list."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -52,7 +52,10 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def open_plain(path: Path) -> int:
-    """A descriptor to read a regular file. Raises OSError for pipes, devices and folders; never blocks."""
+    """Return a descriptor to read a regular file.
+
+    Raises OSError for pipes, devices and folders; never blocks.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

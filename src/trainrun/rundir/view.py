@@ -32,7 +32,7 @@ class Worker(NamedTuple):
     beat: Beat | None
 
     def to_json(self) -> dict[str, Any]:
-        """The worker's own record, and its pulse."""
+        """Return the worker's own record, and its pulse."""
         pulse = None if self.beat is None else {**self.beat._asdict(), "quiet_seconds": self.quiet}
         return {"rank": self.rank, **self.record, "pulse": pulse}
 
@@ -48,11 +48,11 @@ class View(NamedTuple):
 
     @property
     def is_live(self) -> bool:
-        """Whether the client lives and no outcome is written yet."""
+        """Return whether the client lives and no outcome is written yet."""
         return self.summary.owner is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The view as plain JSON values."""
+        """Return the view as plain JSON values."""
         rows = {
             "workers": [one.to_json() for one in self.workers],
             "attempts": [one._asdict() for one in self.attempts],
@@ -126,7 +126,7 @@ def _doing(record: Mapping[str, Any], beat: Beat | None) -> str:
 
 
 def tell(event: Mapping[str, Any]) -> str:
-    """An event in one line, without its time."""
+    """Return an event in one line, without its time."""
     return " ".join(part.partition("\n")[0] for part in _parts(event) if part)
 
 
@@ -165,7 +165,7 @@ def _parts(event: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_checkpoint(kind: str, event: Mapping[str, Any]) -> str:
-    """What became of a checkpoint, or of an attempt through it."""
+    """Return what became of a checkpoint, or of an attempt through it."""
     path = str(event.get("checkpoint"))
     name, reasons = path.rpartition("/")[2], event.get("reasons")
     reason = str(reasons[0]) if isinstance(reasons, list) and reasons else "no reason is recorded"

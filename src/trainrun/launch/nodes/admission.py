@@ -3,8 +3,8 @@
 node K                                  node 0
 hello  protocol, node, nodes, run   →
                                     ←   welcome  run directory, challenge       (or: refused)
-proof  response, own challenge      →                                           (or: unseen)
-                                    ←   proved   response
+proof  answer, own challenge        →                                           (or: unseen)
+                                    ←   proved   answer
                                     ←   terms    recipe hash, plugins           (or: refused)
 agreed host, differences            →                                           (or: refused)
 
@@ -79,7 +79,7 @@ class Visitor:
 
     @property
     def name(self) -> str:
-        """How the node is named in messages."""
+        """Return the node's name for messages."""
         return f"node {self.node} ({socket.gethostname()})"
 
 
@@ -138,9 +138,12 @@ def agree(
 def enter(
     connection: socket.socket, visitor: Visitor, compare: Compare, wanted: Callable[[], bool]
 ) -> tuple[Channel, RunPaths]:
-    """Be let in by node 0; returns the way to it, and the run. Raises Refused, and OSError for a lost connection.
+    """Join the run of node 0; return the connection to it, and the run.
 
-    compare: returns how this node differs from node 0's software. wanted: whether the caller still waits for this.
+    Raises Refused, and OSError for a lost connection.
+
+    compare: returns how this node differs from node 0's software.
+    wanted: whether the caller still waits for this.
     """
     caller = _Caller(connection, wanted)
     try:
@@ -161,7 +164,10 @@ def enter(
 
 
 def _prove(caller: _Caller, visitor: Visitor) -> RunPaths:
-    """Prove to node 0 that this node sees the run directory, and have it prove the same; returns the run."""
+    """Prove to node 0 that this node sees the run directory; return the run.
+
+    Has node 0 prove the same.
+    """
     caller.send(Hello(protocol=PROTOCOL, node=visitor.node, nodes=visitor.nodes, run=visitor.run))
     welcome = caller.next(Welcome)
     paths = RunPaths(welcome.root)
@@ -188,7 +194,7 @@ class _Caller:
         self._connection.sendall(encode(message))
 
     def next(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind."""
+        """Return the next message, which must be of this kind."""
         deadline, data = time.monotonic() + STEP, b""
         while True:
             for message in self.lines.feed(data):
@@ -230,7 +236,7 @@ def _compare(channel: Channel, paths: RunPaths, compare: Compare) -> None:
 
 
 def _take(channel: Channel, kind: type[M]) -> M:
-    """The next message of a side that has proved who it is."""
+    """Return the next message of a side that has proved who it is."""
     message = channel.take(STEP)
     if message is None:
         raise Refused(f"the connection was lost: {channel.lost or f'no message for {STEP:g} s'}", patience=math.inf)

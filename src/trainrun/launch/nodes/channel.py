@@ -47,12 +47,15 @@ class Channel:
 
     @property
     def lost(self) -> str | None:
-        """Why the connection is no more; None while it is."""
+        """Return why the connection is no more; None while it is."""
         return self._lost
 
     @property
     def offset_ns(self) -> int:
-        """What to add to a reading of the other side's monotonic clock to compare it with this side's."""
+        """Return what to add to a reading of the other side's monotonic clock.
+
+        The sum can be compared with this side's clock.
+        """
         return self._offset_ns or 0
 
     def send(self, message: Message) -> None:
@@ -64,7 +67,10 @@ class Channel:
             self._lose(told(error))
 
     def take(self, seconds: float = 0.0) -> Message | None:
-        """The next message, waited for if need be; None if none came in time, or none will come any more."""
+        """Return the next message, waiting for at most `seconds`.
+
+        Returns None if none came in time, or none will come any more.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._inbox or self._lost, seconds)
             return self._inbox.popleft() if self._inbox else None
@@ -140,10 +146,10 @@ class Channel:
 
 
 def address(connection: socket.socket) -> str:
-    """The address of the other side. Raises OSError if it has gone already."""
+    """Return the address of the other side. Raises OSError if it has gone already."""
     return str(connection.getpeername()[0]).removeprefix("::ffff:")
 
 
 def told(error: Exception) -> str:
-    """Why a connection failed, in words."""
+    """Return why a connection failed, in words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

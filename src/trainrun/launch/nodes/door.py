@@ -47,7 +47,10 @@ class Refusals:
 
     @property
     def last(self) -> str:
-        """The last one. One that does not see the run directory counts more than garbage that came later."""
+        """Return the last one.
+
+        One that does not see the run directory counts more than garbage that came later.
+        """
         with self._lock:
             return self._unseen or self._last
 
@@ -64,7 +67,7 @@ class Refusals:
             self._say(f"turned away {count} connections so far; the last: {self._last}")
 
     def forget(self) -> None:
-        """A node came in: what was before explains no absence any more."""
+        """Forget earlier refusals: a node came in, and they explain no absence any more."""
         with self._lock:
             self._last = self._unseen = ""
 
@@ -84,7 +87,7 @@ class _Stranger:
 
     @property
     def worth(self) -> tuple[bool, float]:
-        """The least is dropped first: silent ones, then the oldest."""
+        """Return the key for dropping the least first: silent ones, then the oldest."""
         return self.reception.visitor is not None, self.since
 
 
@@ -119,7 +122,10 @@ class Door:
         threading.Thread(target=self._serve, name="door", daemon=True).start()
 
     def close(self) -> None:
-        """Stop to serve; the thread ends by itself, with all connections that it still has."""
+        """Stop serving.
+
+        The thread ends by itself, with all connections that it still has.
+        """
         self._closed.set()
 
     def _serve(self) -> None:

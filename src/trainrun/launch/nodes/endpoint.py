@@ -66,7 +66,7 @@ def connect(endpoint: Endpoint, seconds: float) -> socket.socket:
 
 
 def described(endpoint: Endpoint) -> str:
-    """The endpoint with what its name resolves to now, for messages."""
+    """Return the endpoint with what its name resolves to now, for messages."""
     try:
         found = ", ".join(addresses(endpoint))
     except OSError as error:
@@ -75,7 +75,10 @@ def described(endpoint: Endpoint) -> str:
 
 
 def holder(port: int) -> str | None:
-    """Which process of this machine listens on a TCP port, as far as this user may know."""
+    """Return which process of this machine listens on a TCP port.
+
+    Returns None if this user may not know.
+    """
     inodes = {f"socket:[{inode}]" for inode in _listening(port)}
     for process in Path("/proc").iterdir() if inodes else ():
         if process.name.isdigit() and _has_open(process, inodes):

@@ -100,14 +100,17 @@ class Hub:
 
     @property
     def peers(self) -> list[Peer]:
-        """The nodes that are here and connected, by rank; node 0 itself is not among them."""
+        """Return the nodes that are here and connected, by rank.
+
+        Node 0 itself is not among them.
+        """
         with self._places.changed:
             found = sorted(self._places.peers.items())
             return [peer for _, peer in found if peer.channel.lost is None]
 
     @property
     def missing(self) -> list[int]:
-        """The ranks of the nodes that are not here."""
+        """Return the ranks of the nodes that are not here."""
         here = {peer.node for peer in self.peers}
         return [node for node in range(1, self.nodes) if node not in here]
 
@@ -141,7 +144,7 @@ class Hub:
 
     @property
     def present(self) -> str:
-        """Who is here, in words."""
+        """Describe the nodes that are here."""
         here = [f"0 on {socket.gethostname()}", *(f"{peer.node} on {peer.host}" for peer in self.peers)]
         return f"present: {', '.join(here)}"
 

@@ -18,7 +18,7 @@ _SHOWN = 20  # differences that are named
 
 
 def software(resolved: Resolved, workers: int) -> dict[str, Any]:
-    """What one node has: plain values, to be sent and compared."""
+    """Return what one node has: plain values, to be sent and compared."""
     return {
         "recipe": digest(freeze(resolved.data, resolved.schema)),
         "plugins": [[one.name, _shown(one), source_hash(resolved, one)] for one in resolved.instances],
@@ -28,12 +28,15 @@ def software(resolved: Resolved, workers: int) -> dict[str, Any]:
 
 
 def digest(text: str) -> str:
-    """A hash of the frozen recipe."""
+    """Return a hash of the saved recipe."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(first: Mapping[str, Any], mine: Mapping[str, Any], who: str) -> list[str]:
-    """How this node differs from node 0, in words. who: how to name this node, for example "node 1 (host b)"."""
+    """Return how this node differs from node 0, in words.
+
+    who: how to name this node, for example "node 1 (host b)".
+    """
     found = [
         *_in_plugins(first["plugins"], mine["plugins"], who),
         *(
@@ -48,7 +51,7 @@ def differences(first: Mapping[str, Any], mine: Mapping[str, Any], who: str) -> 
 
 
 def recipe_differences(first: str, mine: str, who: str) -> list[str]:
-    """Which keys of two frozen recipes differ."""
+    """Return which keys of two saved recipes differ."""
     theirs, own = dict(_flat((), tomli.loads(first))), dict(_flat((), tomli.loads(mine)))
     keys = [key for key in dict.fromkeys([*theirs, *own]) if theirs.get(key) != own.get(key)]
     return [f"{'.'.join(key)}: node 0 has {_value(theirs, key)}, {who} has {_value(own, key)}" for key in keys[:_SHOWN]]

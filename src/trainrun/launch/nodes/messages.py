@@ -78,7 +78,7 @@ class Welcome(_Message):
 
     @property
     def root(self) -> Path:
-        """The run directory. Raises WireError if it cannot be a path."""
+        """Return the run directory. Raises WireError if it cannot be a path."""
         found = unquote_to_bytes(self.run_dir)
         if b"\0" in found:
             raise WireError("a run directory that is no path")
@@ -226,7 +226,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """The message of one line. Raises WireError for anything that the schema does not allow."""
+    """Return the message of one line. Raises WireError for anything that the schema does not allow."""
     try:
         return _schema().validate_json(line)
     except ValidationError as error:
@@ -253,7 +253,7 @@ class Lines:
         self._searched = 0  # bytes of it that hold no end of a line
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that `data` completes, each decoded when it is asked for. Raises WireError."""
+        """Yield the messages that `data` completes, each decoded when it is asked for. Raises WireError."""
         self._rest += data
         while (end := self._rest.find(b"\n", self._searched)) >= 0:
             line, self._searched = bytes(self._rest[:end]), 0

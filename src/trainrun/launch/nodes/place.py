@@ -20,7 +20,10 @@ class Place(NamedTuple):
 
 
 def find_place(recipe: Mapping[str, Any], node_rank: int | None, endpoint: str | None) -> Place | None:
-    """None for a launch on one node, or one whose backend knows about nodes itself. Raises UsageError."""
+    """Find the place of this node.
+
+    Returns None for a launch on one node, or one whose backend knows about nodes itself. Raises UsageError.
+    """
     table = recipe.get("launch", {})
     nodes = table.get("nodes", 1)
     if not isinstance(nodes, int) or table.get("backend") != "local":

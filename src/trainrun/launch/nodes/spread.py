@@ -28,16 +28,16 @@ class OwnWorkers(Protocol):
         """Return the port of this attempt's store; None until it listens."""
 
     def poll(self) -> int | None:
-        """As that of `WorkersHandle`."""
+        """See `WorkersHandle.poll`."""
 
     def stop(self, reason: str) -> None:
-        """As that of `WorkersHandle`."""
+        """See `WorkersHandle.stop`."""
 
     def nudge(self) -> None:
-        """As that of `WorkersHandle`."""
+        """See `WorkersHandle.nudge`."""
 
     def kill(self) -> None:
-        """As that of `WorkersHandle`."""
+        """See `WorkersHandle.kill`."""
 
 
 class SpreadWorkers:
@@ -61,7 +61,7 @@ class SpreadWorkers:
 
     @property
     def clocks(self) -> dict[int, int]:
-        """Nanoseconds by rank; ranks of node 0 need none."""
+        """Return nanoseconds by rank; ranks of node 0 need none."""
         workers = self._launch.workers
         return {
             rank: peer.channel.offset_ns
@@ -97,7 +97,10 @@ class SpreadWorkers:
         self._hub.tell(Nudge(attempt=self._launch.attempt))
 
     def kill(self) -> None:
-        """End everything on all nodes that can be reached; the others do so by themselves when they notice."""
+        """End everything on all nodes that can be reached.
+
+        The others do so by themselves when they notice.
+        """
         if not self._killed:
             self._hub.tell(Kill(attempt=self._launch.attempt))
         self._own.kill()
@@ -126,7 +129,10 @@ class SpreadWorkers:
         return self.lost is not None
 
     def _await_loss(self) -> None:
-        """Workers fail when their peers vanish with a node, and may do so before the loss is noticed here."""
+        """Wait for the loss of a node.
+
+        Workers fail when their peers vanish with a node, and may do so before the loss is noticed here.
+        """
         deadline = time.monotonic() + _EVIDENCE
         while not self._note_loss() and time.monotonic() < deadline:
             time.sleep(_LOOK)

@@ -53,13 +53,16 @@ def challenge() -> str:
 
 
 def answer(key: str, side: Side, node: int, challenges: tuple[str, str]) -> str:
-    """What proves that `side` knows the key. challenges: that of node 0, then that of the other node."""
+    """Return the proof that `side` knows the key.
+
+    challenges: that of node 0, then that of the other node.
+    """
     text = "\0".join((side, str(node), *challenges))
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def same(given: str, right: str) -> bool:
-    """Whether a proof that came over the network is the right one."""
+    """Return whether a proof that came over the network is the right one."""
     return hmac.compare_digest(given.encode(), right.encode())
 
 
