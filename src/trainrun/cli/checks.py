@@ -213,7 +213,7 @@ class Trial:
         return Line("ok", check, f"{values} are the same {other[1]} as {one[1]}{count}{off}")
 
     def _chance(self, first: Measured, second: Measured) -> str | None:
-        """Return why the two need not be the same, if that is known."""
+        """Return why the two need not be equal, if that is known."""
         if bound := [*first.bound, *second.bound]:
             return (
                 f"because batch norm that keeps no statistics depends on how a batch is cut: {comparing.listed(bound)}"

@@ -10,9 +10,10 @@ from trainrun.printing import inline, shorten
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "", width: int | None = None) -> list[str]:
-    """Return the rows as lines, each column as wide as its longest cell.
+    """Return the rows as lines.
 
-    The last column is not padded. Cells are cut and escaped here, so that they are as wide as they look.
+    Each column is as wide as its longest cell. The last column is not padded. Cells are cut and escaped here, so that
+    they are as wide as they look.
 
     width: that of the terminal, to which lines are cut; None leaves them whole.
     """

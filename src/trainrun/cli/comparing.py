@@ -53,7 +53,10 @@ def shown(pair: Pair, how: str, other: str) -> str:
 
 
 def figure(value: float | None, than: float | None = None) -> str:
-    """Return a number with six digits, or with as many as distinguish it from `than`."""
+    """Return a number with six digits, or more if needed.
+
+    They are as many as distinguish it from `than`.
+    """
     if value is None:
         return "missing"
     digits = next((n for n in range(6, 17) if than is None or f"{value:.{n}g}" != f"{than:.{n}g}"), 17)

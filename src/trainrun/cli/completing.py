@@ -113,7 +113,7 @@ def _schema(context: click.Context) -> Mapping[str, Any]:
 
 
 def _named(context: click.Context, *parameters: str) -> str | None:
-    """Return the recipe or run that stands on the command line, or the default."""
+    """Return the recipe or run of the command line, or the default."""
     if context.args:  # click leaves what it has not assigned: the last option still lacks its value
         return str(context.args[0])
     values = [value for name in parameters if (value := context.params.get(name))]

@@ -98,7 +98,7 @@ _BY_SIGNAL = {
 
 
 def _of_code(fault: Fault, train: Mapping[str, Any]) -> Expected:
-    """Return what has to follow from an exception, or from a loss that is NaN.
+    """Return what has to follow from an exception or a NaN loss.
 
     `train.nonfinite` decides about the latter.
     """

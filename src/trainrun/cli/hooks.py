@@ -143,7 +143,7 @@ def _plan_document(recipe: str, resolved: Resolved, wanted: Sequence[str]) -> di
 
 
 def plan_lines(resolved: Resolved, wanted: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the order of plugins and each hook with what is called in it.
+    """Yield the order of plugins, and each hook with its hookimpls.
 
     Of the wanted hooks the manual is included.
     """

@@ -139,7 +139,7 @@ def _tracing(hooks: Sequence[str], recipe: str, overrides: Sequence[str], plugin
 
 
 def leave(outcome: Outcome, *, as_json: bool) -> NoReturn:
-    """Show how the run ended, and end the command with its exit code."""
+    """Show how the run ended, and exit with its exit code."""
     interrupts.ignore()  # another Ctrl-C of a burst must not cut the last lines off, nor change the exit code
     with suppress(BrokenPipeError):  # the exit code still has to show how it ended
         _answer(outcome, as_json=as_json)

@@ -145,7 +145,10 @@ def _load(name: str, found: tuple[str, str]) -> click.Command:
 
 
 def _choose_color(ctx: click.Context, _: click.Parameter, value: str) -> str:
-    """Set the colour for click, and through the environment for other writers to the terminal."""
+    """Set the colour for click and other writers to the terminal.
+
+    The others get it through the environment.
+    """
     if value != "auto":
         on = value == "always"
         os.environ.pop("NO_COLOR" if on else "FORCE_COLOR", None)

@@ -91,7 +91,7 @@ class Measured(NamedTuple):
 
 
 def measure(subject: Subject, waves: Sequence[Sequence[Way]], start: Start) -> dict[str, Measured]:
-    """Train in all ways; return what was noted, by the name of the way.
+    """Train in all ways; return the measured values by their name.
 
     Those of a wave train at the same time. Raises a TrainrunError if a way's recipe is wrong.
 

@@ -54,9 +54,9 @@ def _lines(found: Catalogue) -> Iterator[str]:
 
 
 def broken_lines(broken: list[Listed]) -> Iterator[str]:
-    """Yield what is wrong with each broken plugin, and how to do without it.
+    """Yield what is wrong with each broken plugin.
 
-    Tracebacks are included if they are asked for.
+    How to do without it is included. Tracebacks are included if they are asked for.
     """
     traced = click.get_current_context().meta.get(options.TRACEBACK)
     if broken:

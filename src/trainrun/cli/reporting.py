@@ -58,25 +58,26 @@ def complain_of(error: TrainrunError) -> None:
 
 
 def show_tracebacks(error: TrainrunError) -> None:
-    """Write to stderr the tracebacks of the user's code that raised, for `--traceback`."""
+    """Write the tracebacks of the user's code to stderr, for `--traceback`."""
     found: Sequence[Problem] = getattr(error, "problems", ())
     for trace in dict.fromkeys(problem.traceback for problem in found if problem.traceback):
         echo(scrub(trace).rstrip(), err=True)
 
 
 def _whole_elsewhere(text: str, error: BaseException) -> str:
-    """Return the text, cut to its ends if it is too long for a terminal.
+    """Return the text, cut if it is too long for a terminal.
 
-    A cut text names the file to which the whole error was written.
+    Its ends are kept. A cut text names the file to which the whole error was written.
     """
     shown = shorten(text, lines=TRACE)
     return shown if shown == text else f"{shown}\n… all of it: {write_crash_log(error)}"
 
 
 def write_crash_log(error: BaseException) -> Path | str:
-    """Write the report of a bug to a file that only this user can read.
+    """Write the report of a bug to a private file.
 
-    Returns its path. The command line is left out: it may hold what its user keeps to themselves.
+    Only this user can read it. Returns its path. The command line is left out: it may hold what its user keeps to
+    themselves.
     """
     import platform  # noqa: PLC0415 - only a crash needs these
     import tempfile  # noqa: PLC0415

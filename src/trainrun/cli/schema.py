@@ -44,10 +44,10 @@ def command(*, recipe: str | None, target: str | None, plugins: tuple[str, ...])
 
 
 def draft07(recipe: str | None, plugins: tuple[str, ...]) -> dict[str, Any]:
-    """Return the schema of recipes, or of one recipe with its task and plugins.
+    """Return the schema of recipes, or of one recipe.
 
-    What is wrong in the recipe or broken in a plugin does not matter here, as long as the file can be read. A table
-    whose owner cannot be asked may hold anything.
+    The latter includes its task and plugins. What is wrong in the recipe or broken in a plugin does not matter here, as
+    long as the file can be read. A table whose owner cannot be asked may hold anything.
     """
     from trainrun.plugin.resolve import recipe_schema, resolve  # noqa: PLC0415
     from trainrun.recipe import to_draft07  # noqa: PLC0415

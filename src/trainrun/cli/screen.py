@@ -43,7 +43,7 @@ class Screen:
         self._live.stop()
 
     def show(self, view: View) -> None:
-        """Show this view, as much of it as the terminal has room for."""
+        """Show this view, as much as the terminal has room for."""
         self._live.update(self.render(view, self._console.height), refresh=True)
 
     def render(self, view: View, height: int) -> RenderableType:

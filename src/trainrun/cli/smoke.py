@@ -140,7 +140,10 @@ class Answer:
 
 
 def _shareable(train: Mapping[str, Any]) -> bool:
-    """Return whether two workers can share an update, in the recipe's own micro-batches."""
+    """Return whether two workers can share an update.
+
+    They share it in the recipe's own micro-batches.
+    """
     batch, micro = train.get("batch_size"), train.get("micro_batch_size") or 1
     if not isinstance(batch, int) or not isinstance(micro, int):
         return True  # which is wrong in another way, and has its own message
@@ -230,7 +233,10 @@ def _remove_unused(folder: Path) -> None:
 
 
 def _report(outcomes: Sequence[Outcome], resolved: Resolved) -> Iterator[str]:
-    """Describe how the launch ended, and the resume from its checkpoint, if there was one."""
+    """Describe how the launch and its resume ended.
+
+    The resume is that from its checkpoint, if there was one.
+    """
     from trainrun.launch import closing  # noqa: PLC0415
     from trainrun.rundir.paths import RunPaths  # noqa: PLC0415
 

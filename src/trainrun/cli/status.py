@@ -82,7 +82,9 @@ def lines(view: View, checkpoint: str | None = None, advice: Iterable[str] = ())
 
 
 def ended(summary: Summary, whole: Path | None = None) -> str:
-    """Return the run, its state and the reason, which is cut if it is long.
+    """Return the run, its state and the reason.
+
+    The reason is cut if it is long.
 
     whole: the file that has all of it.
     """

@@ -69,7 +69,10 @@ def _require_running(paths: RunPaths) -> None:
 
 
 def _patience(paths: RunPaths, *, now: bool) -> float:
-    """Return the seconds in which the client has to have ended, for all plugins and workers."""
+    """Return the seconds in which the client has to have ended.
+
+    They are enough for all plugins and workers.
+    """
     return _SLACK + (0.0 if now else _grace(paths))
 
 

@@ -83,7 +83,10 @@ def _checkpoint(paths: RunPaths, state: str) -> Iterator[str]:
 
 
 def _attempts(events: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield each attempt and why another followed, if there was more than one."""
+    """Yield each attempt and why another followed.
+
+    Yields nothing if there was one only.
+    """
     resumed = [event for event in events if event.get("event") == "resume"]
     starts = {typed.whole(event.get("attempt")): str(event.get("step")) for event in resumed}
     *before, last = attempts(events) or [Attempt(1)]

@@ -27,7 +27,10 @@ class Agent(Protocol):
 
     @property
     def session(self) -> int | None:
-        """Return the session of the processes that outlive the attempt, if any do."""
+        """Return the session of the processes that outlive the attempt.
+
+        Returns None if none do.
+        """
 
     @property
     def port(self) -> int | None:
@@ -93,7 +96,10 @@ class ColdAgent:
         return {}
 
     def halt(self) -> None:
-        """End torchrun first: it would start to end the workers in its own, slower way."""
+        """End torchrun first.
+
+        It would start to end the workers in its own, slower way.
+        """
         _kill(self._process)
         if self._ports is not None:
             os.close(self._ports)
@@ -150,7 +156,7 @@ class WarmAgent:
             self._channel.sendall(json.dumps(command).encode() + b"\n")
 
     def poll(self) -> int | None:
-        """Return the exit code that the agent has reported, or the agent's own."""
+        """Return the exit code that the agent reported, or its own."""
         if self._code is None:
             with suppress(BlockingIOError, ConnectionResetError):
                 self._answers += self._channel.recv(4096, socket.MSG_DONTWAIT)
@@ -186,13 +192,16 @@ class WarmAgent:
         return self._ends
 
     def halt(self) -> None:
-        """Do nothing: the agent would not end the workers, and it is needed again."""
+        """Do nothing.
+
+        The agent would not end the workers, and it is needed again.
+        """
 
     def free(self) -> bool:
-        """Have it give up the former attempt; return whether it can take another.
+        """Have the agent give up the former attempt.
 
-        The workers of that attempt are gone. Elastic waits for return values, which workers that have left by
-        `os._exit` do not send: a signal ends that.
+        Returns whether it can take another. The workers of that attempt are gone. Elastic waits for return values,
+        which workers that have left by `os._exit` do not send: a signal ends that.
         """
         if self._attempt and self.poll() is None:
             self._give_up()
@@ -214,7 +223,10 @@ class WarmAgent:
             self._await(_SETTLE)
 
     def _await(self, seconds: float) -> None:
-        """Wait for the agent's message, unless the agent is stopped: then there will be none."""
+        """Wait for the agent's message.
+
+        If the agent is stopped, there will be none.
+        """
         deadline = time.monotonic() + seconds
         while self.poll() is None and not self._stands_still() and time.monotonic() < deadline:
             time.sleep(_PACE)
@@ -248,7 +260,10 @@ def environment(launch: Launch) -> dict[str, str]:
 
 
 def seat(launch: Launch) -> dict[str, dict[str, str | int]]:
-    """Return what an agent must know of the other nodes; empty if there are none."""
+    """Return what an agent must know of the other nodes.
+
+    Empty if there are none.
+    """
     if launch.seat.nodes == 1:
         return {}
     return {"seat": {**launch.seat._asdict(), "timeout": max(1, int(launch.recipe.launch.node_timeout))}}
@@ -264,7 +279,10 @@ def _preload(launch: Launch) -> dict[str, list[str]]:
 
 
 def spawn(launch: Launch, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start an agent in a session of its own, its output in the run directory."""
+    """Start an agent in a session of its own.
+
+    Its output goes into the run directory.
+    """
     with launch.paths.node_log(launch.seat.node).open("ab") as log:
         return subprocess.Popen(
             command,

@@ -97,7 +97,7 @@ class Budget:
         return Verdict(outcome, again=True, wait=wait, why=f"restart {used + 1} of {allowed} after {_SINGULAR[cause]}")
 
     def _met_before(self, outcome: Outcome, failure: Failure) -> int | None:
-        """Return the attempt in which the same error was met at the same step.
+        """Return the attempt that met the same error at the same step.
 
         Notes this one.
         """

@@ -62,7 +62,10 @@ class Busy:
             self._thread.start()
 
     def importing(self, target: str | None) -> None:
-        """Show that a plugin or task is imported, by the path that its user wrote."""
+        """Show that a plugin or task is imported.
+
+        It is shown by the path that its user wrote.
+        """
         path = target and target.partition(":")[0]
         if path and Path(path).is_absolute() and not os.path.relpath(path).startswith(".."):
             path = os.path.relpath(path)

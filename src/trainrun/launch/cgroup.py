@@ -24,7 +24,7 @@ class Limits(NamedTuple):
 
 
 def limits(own: Path = PROC, root: Path = ROOT) -> Limits:
-    """Return the tightest limits of this process's groups and of those above them.
+    """Return the tightest limits of this process's groups and their parents.
 
     Only those that can be seen from here are known.
     """
@@ -66,7 +66,7 @@ class _Groups:
                 self._paths.update(dict.fromkeys(controllers.split(","), path))
 
     def smallest(self, controller: str, second: str, first: str) -> int | None:
-        """Return the smallest value of a file from the group up to the root.
+        """Return the smallest value of a file up to the root group.
 
         second, first: the name of the file in each version.
         """

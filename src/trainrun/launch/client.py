@@ -60,7 +60,9 @@ class Client:
         return self._hooks
 
     def run(self, prepared: Launch, signals: Signals, ranks: Echo, lease: Lease | None = None) -> Outcome:
-        """Make the attempts and always end with an outcome in the run directory.
+        """Make the attempts and return the outcome.
+
+        Every run ends with an outcome in the run directory.
 
         lease: the right to the run, if it has been acquired already. It is given up at the end.
         """
@@ -217,7 +219,10 @@ class Client:
             )
 
     def _finish(self, outcome: Outcome) -> Outcome:
-        """Call the last hooks, each even if one before it failed; then record the outcome."""
+        """Call the last hooks, then record the outcome.
+
+        Each hook is called even if one before it failed.
+        """
         assert self._hooks is not None
         assert self._launch is not None
         current, hooks = self._launch, self._hooks

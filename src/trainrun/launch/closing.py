@@ -41,7 +41,10 @@ class Best:
 
 
 def trace(outcome: Outcome) -> str | None:
-    """Return the traceback of the first failing rank, if it has one to show."""
+    """Return the traceback of the first failing rank.
+
+    Returns None if it has none to show.
+    """
     failure = outcome.first_failure
     if failure is None or not failure.traceback:
         return None
@@ -98,9 +101,9 @@ def _resume(outcome: Outcome, paths: RunPaths) -> Iterator[str]:
 
 
 def resume_line(paths: RunPaths, state: str) -> Iterator[str]:
-    """Yield the command that resumes a run that is over and has not finished.
+    """Yield the command that resumes a run that has not finished.
 
-    Yields nothing if there is nothing to resume.
+    The run is over. Yields nothing if there is nothing to resume.
     """
     over = state in {"stopped", "failed", "interrupted", "terminated"}
     if state == DIED or (over and (newest(paths) is not None or foreign_start(paths) is not None)):
@@ -124,9 +127,9 @@ def _times(count: int) -> str:
 
 
 def faults(paths: RunPaths) -> Iterator[str]:
-    """Yield one line for each plugin that raised and was survived, or was too slow.
+    """Yield one line for each plugin that was slow or raised.
 
-    What training warned of has a line too.
+    Errors that were survived are meant. What training warned of has a line too.
     """
     seen: dict[tuple[str, str, str], list[str]] = {}
     warned: list[str] = []

@@ -13,7 +13,10 @@ from trainrun.rundir.summary import last_attempt
 
 
 def newest(paths: RunPaths) -> Found | None:
-    """Return the run's newest checkpoint with no visible fault; its files are not read."""
+    """Return the run's newest checkpoint with no visible fault.
+
+    Its files are not read.
+    """
     try:
         return next((found for found in scan(paths.checkpoints) if found.problem is None), None)
     except BadCheckpoint:  # the folder cannot be listed: the code that chooses a checkpoint says so
@@ -36,7 +39,7 @@ def start_of(paths: RunPaths, attempt: int) -> Path | None:
 
 
 def foreign_start(paths: RunPaths) -> Path | None:
-    """Return the checkpoint of another run that the run was last started from.
+    """Return the other run's checkpoint that the run last started from.
 
     Returns None if it was not.
     """

@@ -159,7 +159,10 @@ def _described(resolved: Resolved, instance: Instance) -> dict[str, str]:
 
 
 def source_hash(resolved: Resolved, instance: Instance) -> str:
-    """Return the SHA-256 of the plugin's own source file; empty if none can be read."""
+    """Return the SHA-256 of the plugin's own source file.
+
+    Empty if none can be read.
+    """
     file = resolved.description(instance).file
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
@@ -184,7 +187,10 @@ def _acts(name: str, *sets: Mapping[str, Mapping[str, str]]) -> bool:
 
 
 def _builds(hook: str, manifest: Manifest, now: Present) -> bool:
-    """Return whether the task or a plugin implements a provider hook of the worker, then or now."""
+    """Return whether the task or a plugin implements a provider hook.
+
+    It is a hook of the worker. The plugins of the checkpoint and the present ones count.
+    """
     every = [*manifest.plugins.items(), *now.plugins.items()]
     return any(hook in one.get("acts", "").split(", ") for name, one in every if name != _DEFAULTS)
 
@@ -244,7 +250,7 @@ def _instance(key: str) -> str | None:
 def _is_free(
     key: str, recipes: tuple[Mapping[str, Any], Mapping[str, Any]], acting: set[str], *, own_schedule: bool
 ) -> bool:
-    """Return whether a change of the key leaves the training as it is."""
+    """Return whether a change of the key does not change the training."""
     instance = _instance(key)
     if instance is not None:
         return instance not in acting

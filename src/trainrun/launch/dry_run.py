@@ -46,7 +46,9 @@ def plan(
     refresh: bool = False,
     nodes: tuple[int | None, str | None] = (None, None),
 ) -> Planned:
-    """Return what `launch` would start, and raise what it would raise before that.
+    """Return what `launch` would start.
+
+    Raises what `launch` would raise before it starts something.
 
     nodes: --node-rank and --rdzv-endpoint.
     """

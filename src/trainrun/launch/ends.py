@@ -43,6 +43,6 @@ def read_record(paths: RunPaths, attempt: int, rank: int) -> WorkerRecord | None
 
 
 def read_records(paths: RunPaths, attempt: int, ranks: Iterable[int]) -> dict[int, WorkerRecord]:
-    """Return the records of those of the workers `ranks` that have written one."""
+    """Return the records of the workers `ranks` that have written one."""
     found = {rank: read_record(paths, attempt, rank) for rank in ranks}
     return {rank: record for rank, record in found.items() if record is not None}

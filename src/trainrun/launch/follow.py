@@ -28,7 +28,7 @@ class Follower:
 
     @property
     def waiting(self) -> int:
-        """Return how many bytes of the open file have not been read yet."""
+        """Return how many bytes of the open file are still unread."""
         return max(0, os.fstat(self._held).st_size - self._offset) if self._open() else 0
 
     def skip(self, count: int) -> None:
@@ -69,7 +69,7 @@ class Follower:
         return data
 
     def _open(self) -> bool:
-        """Hold a file open: the one that was read last, otherwise the current one.
+        """Keep open the file that was read last, otherwise the current one.
 
         The one that was read last is held even if it has another name now.
         """

@@ -41,7 +41,10 @@ def require_started(paths: RunPaths) -> None:
 
 
 def _command(manifest: Mapping[str, Any]) -> str:
-    """Return the command that launched a run, as far as its manifest says it."""
+    """Return the command that launched a run, according to its manifest.
+
+    The manifest may not have all of it.
+    """
     _, *arguments = map(str, manifest.get("argv") or [""])
     if arguments[:1] != ["launch"]:  # from Python, or it is not known
         arguments = ["launch", str(manifest.get("recipe") or "RECIPE")]

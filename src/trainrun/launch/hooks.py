@@ -27,9 +27,10 @@ _RANKS = frozenset({"all", "local_zero", "zero"})
 
 
 def client_hooks(resolved: Resolved, on_fault: Callable[[Fault], None]) -> Dispatcher:
-    """Import the enabled plugins that have client hooks, and make their hooks callable.
+    """Import the enabled plugins that have client hooks.
 
-    Raises PluginProblem if one cannot be loaded. `on_fault` is called with errors that are survived.
+    Returns the dispatcher that calls their hooks. Raises PluginProblem if one cannot be loaded. `on_fault` is called
+    with errors that are survived.
     """
     specs = _client_specs()
     members = [

@@ -38,7 +38,7 @@ _VERDICT = 30.0  # seconds for node 0 to report how the run ended, after a secon
 
 
 def join(resolved: Resolved, where: Place, say: Say, ranks: Echo) -> Outcome:
-    """Take part in the run of node 0 until it is over; return its outcome.
+    """Take part in the run of node 0; return its outcome.
 
     Raises EnvironmentProblem if node 0 cannot be reached, or does not let this node in.
     """
@@ -264,7 +264,10 @@ def _own(resolved: Resolved) -> tuple[TrainrunError | None, Recipe | None, Place
 
 
 def _seconds(resolved: Resolved) -> float:
-    """Return the time to look for node 0, which a wrong recipe may not say."""
+    """Return the time to look for node 0.
+
+    It is as the recipe says, as far as that can be read.
+    """
     with suppress(TypeError, ValueError, KeyError):
         return float(resolved.data["launch"]["node_timeout"])
     return LaunchTable().node_timeout
@@ -289,7 +292,7 @@ def _left(launch: Launch, lost: str, error: Exception) -> Outcome:
 
 
 def _stopped(launch: Launch, number: signal.Signals | None, reason: str) -> Outcome:
-    """Return the outcome of a stop that was requested here, without node 0."""
+    """Return the outcome of a stop here, without node 0."""
     return Outcome(
         state="interrupted" if number == signal.SIGINT else "terminated",
         exit_code=int(_code(number)),

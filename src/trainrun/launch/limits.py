@@ -36,7 +36,7 @@ class Shortage(NamedTuple):
 
 
 def shortages(workers: int, threads: int) -> list[Shortage]:
-    """Return the limits that are too low for `workers` workers on this node.
+    """Return the limits that are too low for these workers.
 
     threads: for computing, of each worker.
     """

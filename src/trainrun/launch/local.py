@@ -140,7 +140,10 @@ class LocalWorkers:
         self._told: set[int] = set()
 
     def poll(self) -> int | None:
-        """Return None while all is well, otherwise end everything and return the exit code."""
+        """Return None while all is well.
+
+        Otherwise ends everything and returns the exit code.
+        """
         self._output.poll()
         self._adopt()
         self._wait()
@@ -174,7 +177,7 @@ class LocalWorkers:
         return self._agent.port
 
     def nudge(self) -> None:
-        """Send the signal that stands for a request to each worker that runs."""
+        """Send each running worker the signal for a request."""
         for watch in self._watched.values():
             process.send(watch.record, REQUEST_SIGNAL)
 
@@ -242,7 +245,7 @@ class LocalWorkers:
             self._note_end(watch.record, code, watch.seen_ns)
 
     def _await_ends(self) -> None:
-        """Wait for ends that the agent knows of and that were not seen here yet.
+        """Wait for ends that only the agent knows of so far.
 
         Such an end is that of a fork server, with which its workers are dying.
         """
@@ -267,7 +270,10 @@ class LocalWorkers:
         return any(record.error is not None for record in self._records().values()) or bool(self._reported())
 
     def _lingering(self) -> bool:
-        """Return whether all workers are done for a while but the agent has not left."""
+        """Return whether the agent is late to leave after its workers.
+
+        All workers have been done for a while then.
+        """
         records = self._records()
         if len(records) < len(self._ranks) or any(record.phase != "finished" for record in records.values()):
             return False

@@ -77,9 +77,9 @@ def versions() -> dict[str, str | None]:
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of the repository that holds `folder`, and whether it has changes.
+    """Return the commit of a repository and whether it has changes.
 
-    Returns None outside of a repository.
+    It is the repository that holds `folder`. Returns None outside of a repository.
     """
     commit = _run_git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -90,7 +90,7 @@ class Output:
             self._discard()
 
     def close(self) -> None:
-        """Wait until all that was printed is in the files, for a bounded time.
+        """Wait for a bounded time until all output is in the files.
 
         To be called when the workers are gone. May be called again.
         """
@@ -172,9 +172,9 @@ class _Reader:
         return self._process.poll()
 
     def finish(self) -> bool:
-        """Report the end of the attempt to the reader and wait for its end.
+        """Report the end of the attempt to the reader and wait.
 
-        Returns False if it died before it had read all.
+        Waits for the end of the reader. Returns False if it died before it had read all.
         """
         try:
             self._process.communicate(b"\n", timeout=_PATIENCE)

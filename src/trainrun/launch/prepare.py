@@ -38,9 +38,9 @@ def prepare(
 
 
 def prepare_again(launch: Launch) -> None:
-    """Replace recipe and manifest of a run that is resumed; the former ones are kept.
+    """Replace recipe and manifest of a run that is resumed.
 
-    The outcome is moved aside last: from then on the run has not ended.
+    The former ones are kept. The outcome is moved aside last: from then on the run has not ended.
     """
     paths = launch.paths
     for path in (paths.recipe, paths.manifest):

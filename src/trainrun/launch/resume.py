@@ -64,7 +64,9 @@ def resume(  # noqa: PLR0913 - all keywords, and the one call that takes them
     rdzv_endpoint: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Outcome:
-    """Resume a run from its newest good checkpoint, in its own directory; return the outcome.
+    """Resume a run from its newest good checkpoint; return the outcome.
+
+    The run continues in its own directory.
 
     run: an id, a part of one, a path, or "latest".
     overrides: as `-o`, on top of the recipe that the run was made with, secrets among them.
@@ -188,7 +190,10 @@ def _require_same(launch: Launch, start: Path) -> None:
 
 
 def _finished(launch: Launch) -> Outcome | None:
-    """Return the outcome of a run that has nothing left to do, otherwise None."""
+    """Return the outcome of a run that has nothing left to do.
+
+    Returns None for any other run.
+    """
     before, steps, start = read_outcome(launch.paths), launch.recipe.train.steps, launch.going_on.first
     if before is None or before.state != "finished" or steps is None or start is None:
         return None

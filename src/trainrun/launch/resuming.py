@@ -21,10 +21,10 @@ from trainrun.rundir.paths import RunPaths
 
 
 def prepare_start(launch: Launch, say: Say) -> None:
-    """Choose the start of the attempt, report it, and write it down for the workers.
+    """Choose the start of the attempt and report it.
 
-    Raises BadCheckpoint if there are checkpoints and none is good. Raises UsageError if what would be trained is not
-    what was trained.
+    The start is written down for the workers. Raises BadCheckpoint if there are checkpoints and none is good. Raises
+    UsageError if what would be trained is not what was trained.
     """
     paths, wish = launch.paths, launch.going_on
     clear(paths.checkpoints)

@@ -118,9 +118,10 @@ class Signals:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Let a second Ctrl-C raise `StopNow` within this block, and outside of `shield`.
+        """Let a second Ctrl-C raise `StopNow` within this block.
 
-        The code that catches it calls `caught`, so that the other ones of a burst do not interrupt what follows.
+        It does not within `shield`. The code that catches it calls `caught`, so that the other ones of a burst do not
+        interrupt what follows.
         """
         self._shielded -= 1
         try:

@@ -40,7 +40,9 @@ def require(paths: RunPaths) -> None:
 
 
 def problem(paths: RunPaths, error: BaseException | None = None) -> str | None:
-    """Say what is wrong with the storage of a run, None if nothing is.
+    """Describe what is wrong with the storage of a run.
+
+    Returns None if nothing is.
 
     error: what the client met, if it met one.
     """

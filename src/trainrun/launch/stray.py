@@ -82,7 +82,10 @@ class Stray:
                 self._append(waiting)
 
     def _copy(self) -> None:
-        """Copy whole lines, and after a pause parts, until no writer is left."""
+        """Copy whole lines until no writer is left.
+
+        After a pause, parts of lines are copied too.
+        """
         poller, rest, until = select.poll(), b"", 0.0
         poller.register(self._reader, select.POLLIN)
         while True:

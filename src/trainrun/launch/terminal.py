@@ -48,7 +48,10 @@ class Tail:
         self._rest = b""
 
     def poll(self) -> None:
-        """Show the lines that came since the last call, in bounded time and memory."""
+        """Show the lines that came since the last call.
+
+        Takes bounded time and memory.
+        """
         self._step()
 
     def finish(self) -> None:

@@ -104,9 +104,9 @@ def stopped_between(launch: Launch, before: Outcome, number: signal.Signals | No
 
 
 def first_failure(paths: RunPaths, attempt: int, size: int, ending: Ending) -> Failure | None:
-    """Return the failure that came first; those of its peers are its consequences.
+    """Return the failure that came first.
 
-    Returns None if all workers finished.
+    Those of its peers are its consequences. Returns None if all workers finished.
     """
     records = _read_records(paths, attempt, size)
     if len(records) == size and all(record.phase == "finished" for record in records.values()):
@@ -141,9 +141,9 @@ def _completed(paths: RunPaths, attempt: int, record: WorkerRecord) -> WorkerRec
 
 
 def _was_told(failure: Failure, ending: Ending) -> bool:
-    """Return whether a worker was asked to stop before it could handle the signal.
+    """Return whether a worker was asked to stop too early.
 
-    That is no failure.
+    It could not handle the signal yet. That is no failure.
     """
     return ending.signal is not None and failure.signal == signal.SIGTERM.name and failure.step == 0
 
@@ -341,7 +341,10 @@ def _when(step: int, record: WorkerRecord | None) -> str:
 
 
 def _status(paths: RunPaths, attempt: int) -> dict[str, Any]:
-    """Return what rank 0 last wrote of this attempt; empty if it is from an earlier one."""
+    """Return what rank 0 last wrote of this attempt.
+
+    Empty if it is from an earlier one.
+    """
     status = read_json(paths.status) or {}
     return status if status.get("attempt", attempt) == attempt else {}
 

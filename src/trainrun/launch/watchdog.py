@@ -35,7 +35,10 @@ class Where(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Describe what the rank does and its position, in words that follow its name."""
+        """Describe what the rank does and its position.
+
+        The words follow its name.
+        """
         if self.beat is None:
             return "has not begun"
         verb = "is stopped" if self.stopped else "waits" if self.beat.waiting or self._loads else "sits"
@@ -168,9 +171,9 @@ def ask_for_stacks(records: Sequence[WorkerRecord]) -> set[int]:
 
 
 def where(paths: RunPaths, attempt: int, ranks: Sequence[int]) -> list[Where]:
-    """Return the state of each rank, or its last one if it has ended.
+    """Return the state of each rank, or its last one.
 
-    Ranks that never began are left out.
+    That is the last one if the rank has ended. Ranks that never began are left out.
     """
     found = {rank: read_pulse(paths.pulse(attempt, rank)) for rank in ranks}
     return [Where(rank, beat) for rank, beat in found.items() if beat is not None]

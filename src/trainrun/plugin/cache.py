@@ -64,7 +64,7 @@ class Store:
         return entry.get("value") if fresh else None
 
     def put(self, value: Any, files: Iterable[str], *key: str) -> None:
-        """Keep `value` under `key` for as long as `files` stay as they are."""
+        """Keep `value` under `key` while `files` do not change."""
         file = self._file(key)
         if self._folder is None or file is None:
             return

@@ -40,7 +40,10 @@ def unknown(wanted: Mapping[str, Any], schema: Schema) -> list[str]:
 
 
 def known(schema: Schema) -> list[str]:
-    """Return the keys that conditions may name, those of task and plugins aside."""
+    """Return the keys that conditions may name.
+
+    Those of task and plugins are left out.
+    """
     return [key for name in schema["properties"] if name not in _OPEN for key in _keys(name, schema)]
 
 
@@ -53,7 +56,10 @@ def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Return whether two values are equal, and of one kind: `true` is no 1."""
+    """Return whether two values are equal and of one kind.
+
+    `true` is no 1.
+    """
     return isinstance(found, bool) == isinstance(wanted, bool) and bool(found == wanted)
 
 

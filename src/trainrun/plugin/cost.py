@@ -52,7 +52,10 @@ class Cost:
         self._sources: list[tuple[str, Sequence[str], Callable[[], Sequence[Figures]]]] = []
 
     def watch(self, hook: str, instances: Sequence[str], read: Callable[[], Sequence[Figures]]) -> None:
-        """Take the figures of `instances` in `hook` from `read`, which returns them in that order."""
+        """Take the figures of `instances` in `hook` from `read`.
+
+        `read` returns them in the order of `instances`.
+        """
         self._sources.append((hook, instances, read))
 
     def table(self) -> list[Row]:

@@ -73,9 +73,9 @@ def describe(
 def validate_options(
     target: Target, description: Description, options: Mapping[str, Any], *, timeout: float | None = None
 ) -> list[tuple[tuple[str | int, ...], str]]:
-    """Run the validators of a plugin's options model; return key and message of each problem.
+    """Run the validators of a plugin's options model.
 
-    Its JSON Schema cannot express them.
+    Returns key and message of each problem. The model's JSON Schema cannot express what they check.
     """
     store = Store(cache_folder())
     key = ("validate", _hash(*target.key, json.dumps(options, sort_keys=True, default=str)))
@@ -92,7 +92,7 @@ def validate_options(
 
 
 def _hash(*parts: str) -> str:
-    """Return the hash that stands in the cache for a key that may hold secrets."""
+    """Return a hash of parts that may hold secrets, for the cache."""
     import hashlib  # noqa: PLC0415 - it loads OpenSSL, and few plugins have validators of their own
 
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()

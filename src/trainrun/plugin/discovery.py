@@ -44,9 +44,9 @@ class Installed(NamedTuple):
 
     @property
     def plugins(self) -> dict[str, tuple[EntryPoint, ...]]:
-        """Map each plugin name to its entry points, by distribution and then name.
+        """Map each plugin name to its entry points.
 
-        More than one under a name is a clash.
+        They are sorted by distribution and then name. More than one under a name is a clash.
         """
         return self._named(PLUGINS)
 
@@ -134,7 +134,10 @@ def _parsed(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _identity(location: str) -> tuple[str, str]:
-    """Return name and version from the head of the metadata, or from the folder's name."""
+    """Return name and version of a distribution.
+
+    They are in the head of the metadata, or in the folder's name.
+    """
     name, _, version = Path(location).stem.partition("-")
     fields = {"Name": name, "Version": version}
     for file in ("METADATA", "PKG-INFO"):

@@ -82,7 +82,10 @@ class Dispatcher:
         return tuple(sorted(self._disabled))
 
     def disable(self, name: str) -> bool:
-        """Take the plugin instance out of every hook; return whether it was in."""
+        """Take the plugin instance out of every hook.
+
+        Returns whether it was in.
+        """
         known = {member.instance.name for member in self.members}
         if name in known:
             self._disabled.add(name)

@@ -78,7 +78,9 @@ class Enabled:
 
 
 def enable(document: Document, installed: Installed, schema: Schema, switches: Sequence[str] = ()) -> Enabled:
-    """Enable built-ins, the task, the recipe's plugins, then those of `-p` and of autoload.
+    """Enable all plugins that are asked for.
+
+    These are built-ins, the task, the recipe's plugins, then those of `-p` and of autoload.
 
     schema: that of a recipe without plugins, for the defaults of what conditions name.
     """

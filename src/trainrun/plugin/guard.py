@@ -73,7 +73,10 @@ def switch(instance: Instance) -> str:
 
 
 def hookimpl_traceback(error: BaseException) -> str:
-    """Return the traceback of what a hookimpl raised, without the frames that called it."""
+    """Return the traceback of what a hookimpl raised.
+
+    The frames that called it are left out.
+    """
     trace = error.__traceback__
     while trace is not None and _is_caller(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
@@ -104,7 +107,10 @@ class Guard:
             self._on_fault(Fault(instance.name, hook, error, action))
 
     def settle(self) -> None:
-        """Raise the first fatal error since the last call, with the others as notes."""
+        """Raise the first fatal error since the last call.
+
+        The others are its notes.
+        """
         if self._fatal:
             first, *others = self._fatal
             self._fatal.clear()

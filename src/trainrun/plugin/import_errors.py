@@ -16,7 +16,7 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def summary(error: BaseException, *, whole: bool = False) -> str:
-    """Say what was raised, and at which line of the user's own code.
+    """Describe what was raised, and at which line of the user's code.
 
     whole: with all lines of its text.
     """

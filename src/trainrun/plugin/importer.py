@@ -93,7 +93,10 @@ class _Process:
         return json.loads(line)
 
     def _hangs(self) -> Died:
-        """Send SIGABRT, which makes faulthandler write the stack of the process that hangs."""
+        """Have the process that hangs write its stack.
+
+        SIGABRT makes faulthandler do so.
+        """
         self._popen.send_signal(signal.SIGABRT)
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_AFTERLIFE)

@@ -54,7 +54,7 @@ def options_of(plugin: object) -> type[PluginOptions] | None:
 
 
 def brought_specs(plugin: object) -> type | ModuleType | None:
-    """Return the module or class of hookspecs that the plugin brings, if any."""
+    """Return the plugin's module or class of hookspecs, if any."""
     holder: type | ModuleType | None = _attribute(plugin, "hookspecs")
     return holder
 

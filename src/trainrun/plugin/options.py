@@ -68,7 +68,7 @@ def Field(  # noqa: N802 - pydantic's name
 
 
 def live_fields(options: type[PluginOptions]) -> tuple[str, ...]:
-    """Return the names of the options that may be set while the run continues."""
+    """Return the options that may be set while the run continues."""
     return tuple(name for name, field in options.model_fields.items() if _is_live(field))
 
 

@@ -38,7 +38,10 @@ def plan_order(instances: Sequence[Instance]) -> Order:
 
 
 def called(instances: Sequence[Instance], name: str) -> tuple[str, ...]:
-    """Return the names of the instances that `name` stands for in `before` and `after`."""
+    """Return the names of the instances that `name` means.
+
+    `name` is from `before` or `after`.
+    """
     return tuple(one.name for one in instances if name in (one.name, one.plugin))
 
 
@@ -58,9 +61,9 @@ def _next(waiting: Sequence[Instance], earlier: Mapping[str, set[str]], done: Se
 
 
 def _cycle(waiting: Sequence[Instance], earlier: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Find a cycle: walk back from a stuck member until a name repeats.
+    """Find a cycle of constraints and return its names.
 
-    Each step leads to one of the member's stuck predecessors.
+    Walks back from a stuck member until a name repeats. Each step leads to one of the member's stuck predecessors.
     """
     stuck = {one.name for one in waiting}
     path = [waiting[0].name]

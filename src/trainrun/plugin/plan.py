@@ -29,7 +29,7 @@ class Proxy:
     """What pluggy sees of an instance: its functions for one direction, as attributes."""
 
     def add(self, impl: ImplInfo, function: Callable[..., Any], *, chosen: bool) -> None:
-        """Mark a function of this proxy's own as the hookimpl that `impl` describes.
+        """Mark a function of this proxy as the hookimpl of `impl`.
 
         The provider that `[providers]` has chosen comes before the others' `tryfirst` too.
         """
@@ -51,7 +51,9 @@ def register(
     specs: Mapping[str, SpecInfo],
     providers: Mapping[str, str],
 ) -> None:
-    """Register the hookimpls of all members, so that pluggy calls them by the rules.
+    """Register the hookimpls of all members in a plugin manager.
+
+    pluggy then calls them by the rules below.
 
     members: in plan order.
 

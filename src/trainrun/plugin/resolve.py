@@ -387,9 +387,9 @@ class _Resolving:
             )
 
     def _leave_out_evaluation(self) -> bool:
-        """Turn evaluation off if no plugin could evaluate; return whether that is so.
+        """Turn evaluation off if no plugin could evaluate.
 
-        It stays on if the recipe asks for it.
+        Returns whether that is so. It stays on if the recipe asks for it.
         """
         table = self._data.get("evaluate")
         own = self._document.data.get("evaluate")

@@ -13,7 +13,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def collect(members: Iterable[Member], is_tensor: Callable[[object], bool]) -> dict[str, Any]:
-    """Return the `state_dict()` of every member that has one, checked to be plain.
+    """Return the checked `state_dict()` of every member that has one.
 
     Raises HookFailed with the plugin's name if `state_dict` raises. Raises TrainingError with plugin and place if it
     holds a value that is neither plain nor a tensor. Plain are numbers, strings, bytes, None, and lists, tuples and

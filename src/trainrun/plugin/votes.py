@@ -1,6 +1,6 @@
 """What a vote may return: None or False for no, otherwise the reason as a string.
 
-Truth is not asked for: `bool(value)` would take a tensor's value from its device, and a comparison that was meant as a
+Truth is not asked for: `bool(value)` would take a tensor's value from its device. A comparison that was meant as a
 condition (`return run.step >= 100`) would stop a run with the reason "False".
 """
 

@@ -44,9 +44,9 @@ def check(document: Document, schema: Schema, *, own_optimizer: bool = False) ->
 
 
 def planned(document: Document, schema: Schema) -> list[Problem]:
-    """Return what the recipe sets and this version accepts without acting on it.
+    """Return what the recipe sets and this version does not act on.
 
-    These are notes, not errors.
+    This version accepts it. These are notes, not errors.
     """
     noted = _marked(json_form(document.data), schema, "x-planned")
     return _problems(document, [(key, f"has no effect: {why}", None) for key, _, why in noted], schema)

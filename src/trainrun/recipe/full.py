@@ -80,7 +80,10 @@ def _line(schema: Schema, key: str, node: Schema, live: Mapping[str, Any], *, re
 
 
 def _example(schema: Schema, node: Schema) -> Any:
-    """Return a value of the right type for a key that has no default."""
+    """Return an example value for a key that has no default.
+
+    It is of the right type.
+    """
     if "enum" in node or "const" in node:
         return node.get("enum", [node.get("const")])[0]
     branches = [resolved(schema, one) for one in node.get("anyOf", ())]

@@ -1,8 +1,8 @@
 """The recipe's tables as pydantic models: the one place for names, types, ranges, defaults and meanings.
 
-The recipe reference in the documentation, the JSON Schema for editors, and the checks of the command
-line all come from here. A field that this version accepts without acting on it carries `x-planned`
-(noted when it is set), one that would change what a run means carries `x-unavailable` (an error).
+The recipe reference in the documentation, the JSON Schema for editors, and the checks of the command line all come from
+here. A field that this version accepts without acting on it carries `x-planned` (noted when it is set). One that would
+change what a run means carries `x-unavailable` (an error).
 """
 
 from __future__ import annotations

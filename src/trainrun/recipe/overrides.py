@@ -31,7 +31,10 @@ class Override(NamedTuple):
     removes: tuple[str, ...] = ()
 
     def locate(self, key: Key) -> Location:
-        """Return the place of the override, which is the same for every key."""
+        """Return the place of the override.
+
+        It is the same for every key.
+        """
         return Location(self.name, rank=self.rank) if key else Location("command line", rank=self.rank)
 
 

@@ -12,7 +12,10 @@ SLUG = r"^[a-z0-9]+([._-]?[a-z0-9]+)*$"  # names of which others are made, such 
 
 
 def json_form(value: Any) -> Any:
-    """Return the value as JSON would hold it: dates and times become ISO texts."""
+    """Return the value as JSON would hold it.
+
+    Dates and times become ISO texts.
+    """
     if isinstance(value, Mapping):
         return {key: json_form(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

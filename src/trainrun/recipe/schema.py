@@ -34,11 +34,11 @@ def base_schema() -> Schema:
 
 
 def merge(base: Schema, task: Schema | None, plugins: Mapping[str, Schema]) -> Schema:
-    """Return the schema of a recipe with this task and these plugin instances.
+    """Return the schema of a recipe with this task and these plugins.
 
-    `task` is the schema of the task's options. It is None if it is not known: then any option is valid. `plugins` maps
-    instance names to the schemas of their options; instances that are not in it may hold any key besides the reserved
-    ones. An empty schema means that there are no options.
+    The plugins are given by instance. `task` is the schema of the task's options. It is None if it is not known: then
+    any option is valid. `plugins` maps instance names to the schemas of their options; instances that are not in it may
+    hold any key besides the reserved ones. An empty schema means that there are no options.
     """
     merged = {**base, "properties": dict(base["properties"]), "$defs": dict(base["$defs"])}
     if task is not None:

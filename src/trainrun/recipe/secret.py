@@ -155,9 +155,9 @@ def _typed_secret(nodes: Sequence[Schema], root: Schema) -> bool:
 
 
 def _branches(nodes: Sequence[Any], root: Schema, deep: int = 0) -> Iterator[Schema]:
-    """Yield every subschema that a value at one place may have to fit.
+    """Yield every subschema that a value may have to fit.
 
-    These are those of unions, and what references stand for.
+    The value is at one place. These are those of unions, and what references stand for.
     """
     for node in nodes:
         found = resolved(root, node)

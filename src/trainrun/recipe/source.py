@@ -134,7 +134,7 @@ class Source:
         return next((line for line in inner if line and self._prefix(line) is not None), None)
 
     def _within(self, key: Key, first: int, end: int) -> tuple[int, int]:
-        """Return line and column of the last name of `key` within its statement."""
+        """Return line and column of the key's last name in its statement."""
         name = next(part for part in reversed(key) if isinstance(part, str))
         index = next((part for part in reversed(key) if isinstance(part, int)), 0)
         text = "\n".join(self.lines[first:end])

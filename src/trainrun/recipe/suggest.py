@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def suggest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the likeliest candidate that `word` misspells, or None if none is near.
+    """Return the likeliest candidate for a misspelt word.
 
-    Case and the choice between ``-`` and ``_`` never count. Otherwise up to a third of the letters may be wrong,
-    swapped, missing or too many; words of three letters or fewer allow one.
+    Returns None if no candidate is near. Case and the choice between ``-`` and ``_`` never count. Otherwise up to a
+    third of the letters may be wrong, swapped, missing or too many; words of three letters or fewer allow one.
     """
     wanted = _plain(word)
     best: tuple[int, str] | None = None

@@ -35,7 +35,10 @@ class Violation(NamedTuple):
 
 
 def violations(schema: Schema, data: Any) -> Iterator[Violation]:
-    """Yield everything in `data` (in its JSON form) that `schema` does not allow."""
+    """Yield everything in `data` that `schema` does not allow.
+
+    data: in its JSON form.
+    """
     try:
         _validator(schema).validate_python(data, strict=True)
     except ValidationError as error:

@@ -17,7 +17,10 @@ Frame = Literal["pandas", "polars"]
 
 
 def runs(dir: str | Path = "runs") -> list[Summary]:  # noqa: A002 - the recipe's own word
-    """Return the runs in a folder, the newest first, as `trainrun ps` shows them."""
+    """Return the runs in a folder, the newest first.
+
+    They are as `trainrun ps` shows them.
+    """
     base = Path(dir)
     return [summarize(RunPaths((base / run_id).resolve())) for run_id in reversed(run_ids(base))]
 
@@ -35,13 +38,15 @@ def status(run: str = "latest", dir: str | Path = "runs") -> View:  # noqa: A002
 
 
 def read_metrics(run: str = "latest", dir: str | Path = "runs", *, frame: Frame | None = None) -> Any:  # noqa: A002
-    """Return the metrics that a run has logged, as columns with one row for each step.
+    """Return the metrics that a run has logged, as columns.
+
+    There is one row for each step.
 
     run: an id, a part of one, a path, or "latest".
     frame: "pandas" or "polars" for a DataFrame of that package, which must be installed. Without it, a dict of lists.
 
-    The columns are `step`, `time` (seconds since the epoch), and every metric by its name, with None for a step that
-    has no value of it. Raises UsageError if there is no such run, or the package of `frame` is not installed.
+    The columns are `step`, `time` (seconds since the epoch), and every metric by its name. A step without a value of a
+    metric has None. Raises UsageError if there is no such run, or the package of `frame` is not installed.
     """
     rows: dict[int, dict[str, Any]] = {}
     for record in read_lines(find(run, Path(dir)).metrics)[0]:

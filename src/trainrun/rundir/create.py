@@ -51,7 +51,7 @@ def find(run: str, base: Path) -> RunPaths:
 
 
 def find_own(run: str, base: Path, doing: str) -> RunPaths:
-    """Find a run as `find` does, and require that it is this user's.
+    """Find a run as `find` does, and require this user's ownership.
 
     Raises EnvironmentProblem if others own the run, or may write to it.
 
@@ -79,7 +79,7 @@ def _find(run: str, base: Path) -> Path:
 
 
 def as_argument(paths: RunPaths) -> str:
-    """Return the run as an argument of commands that are offered to the user.
+    """Return the run as an argument of commands for the user.
 
     That is its id and `--dir`, quoted for a shell.
     """

@@ -51,7 +51,10 @@ class LeaseInfo:
             return None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what goes into the record: all but `heard`, the time of the file."""
+        """Return the fields of the record.
+
+        These are all but `heard`, which is the time of the file.
+        """
         return {name: value for name, value in vars(self).items() if name != "heard"}
 
     def heard_at(self, moment: float) -> Self:
@@ -60,12 +63,15 @@ class LeaseInfo:
 
     @property
     def is_local(self) -> bool:
-        """Return whether the holder was started on this machine since it last booted."""
+        """Return whether the holder was started here since the last boot."""
         return self.boot == boot_id()
 
     @property
     def is_alive(self) -> bool:
-        """Return whether the holder runs, as far as this can be seen without touching anything."""
+        """Return whether the holder runs.
+
+        Nothing is touched for that, so it may be a guess.
+        """
         return self.gone(time.time()) is None
 
     def gone(self, now: float, *, locked: bool = False) -> str | None:

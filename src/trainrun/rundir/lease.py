@@ -82,9 +82,10 @@ class Lease:
 
     @classmethod
     def acquire(cls, paths: RunPaths) -> Lease:
-        """Become the owner of the run, or raise a `UsageError` that names the owner.
+        """Become the owner of the run.
 
-        If the one before did not give it up, that is noted as the event `lease_takeover`.
+        Raises a `UsageError` that names the owner if there is one. If the one before did not give it up, that is noted
+        as the event `lease_takeover`.
         """
         try:
             paths.lease.mkdir(mode=0o700, exist_ok=True)
@@ -98,7 +99,7 @@ class Lease:
             raise EnvironmentProblem(f"{paths.lease}: the run cannot be claimed: {error.strerror or error}") from error
 
     def beat(self) -> None:
-        """Record that the owner lives, and find out whether it still is the owner.
+        """Record that the owner lives; check that it still is the owner.
 
         Called every `BEAT` by a thread.
         """
@@ -154,7 +155,10 @@ def held(paths: RunPaths) -> LeaseInfo | None:
 
 
 def recorded(paths: RunPaths) -> LeaseInfo | None:
-    """Return the last owner of the run that has not given it up, dead or alive."""
+    """Return the last owner that has not given the run up.
+
+    It may be dead or alive.
+    """
     return _newest(paths.lease).info
 
 

@@ -141,7 +141,10 @@ def _files(paths: RunPaths) -> Iterator[tuple[Path, Source, int | None]]:
 
 
 def _time(record: Mapping[str, Any]) -> float:
-    """Return when a record was made: workers write ISO text, the client a number."""
+    """Return when a record was made.
+
+    Workers write ISO text, the client a number.
+    """
     with suppress(ValueError, TypeError, OverflowError, KeyError):
         stamp = record.get("timestamp")
         moment = float(record["time"]) if stamp is None else datetime.fromisoformat(str(stamp)).timestamp()

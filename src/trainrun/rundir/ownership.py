@@ -71,7 +71,10 @@ def _reasons(what: str, found: os.stat_result, top: os.stat_result) -> Iterator[
 
 
 def _links(path: Path) -> Iterator[str]:
-    """Yield the symbolic links on the way that another user may have made, as in /tmp."""
+    """Yield the links on the way that another user may have made.
+
+    They are symbolic links, as in /tmp.
+    """
     place, left, followed = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while left:
         place = Path(os.path.normpath(place / left.pop()))

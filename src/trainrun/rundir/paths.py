@@ -62,14 +62,17 @@ class RunPaths:
 
     @property
     def agent_log(self) -> Path:
-        """Return the file of what the agent itself prints: torchrun, or the warm one."""
+        """Return the file of what the agent itself prints.
+
+        The agent is torchrun, or the warm one.
+        """
         return self.logs / "agent.out"
 
     @property
     def client_output(self) -> Path:
-        """Return the file of what plugins print in the client, and their children.
+        """Return the file of what plugins and their children print.
 
-        Writer: client, of a command line.
+        It has what they print in the client. Writer: client, of a command line.
         """
         return self.logs / "client.out"
 
@@ -115,9 +118,9 @@ class RunPaths:
         return self.attempts / str(number)
 
     def start(self, attempt: int) -> Path:
-        """Return the file with the start of an attempt's workers: a checkpoint, or step 0.
+        """Return the file with the start of an attempt's workers.
 
-        Writer: client, before it starts them.
+        The start is a checkpoint, or step 0. Writer: client, before it starts them.
         """
         return self.attempt(attempt) / "start.json"
 
@@ -189,14 +192,14 @@ class RunPaths:
         return self.trackers / f"{name}.lock"
 
     def tracker_extra(self, name: str) -> Path:
-        """Return the file of what the workers have for one tracker only, by step.
+        """Return the file of the workers' values for one tracker only.
 
-        Writer: rank 0.
+        They are by step. Writer: rank 0.
         """
         return self.trackers / f"{name}.jsonl"
 
     def tracker_log(self, name: str) -> Path:
-        """Return the file of what the tracker of that name, and its package, print.
+        """Return the file of what one tracker and its package print.
 
         Writer: its process.
         """
@@ -204,9 +207,9 @@ class RunPaths:
 
     @property
     def nodes_key(self) -> Path:
-        """Return the file with the key by which the nodes of an active run know each other.
+        """Return the file with the key of the nodes.
 
-        Writer: node 0's client.
+        By it the nodes of an active run know each other. Writer: node 0's client.
         """
         return self.root / "nodes.key"
 
@@ -247,8 +250,8 @@ def former(path: Path, attempt: int) -> Path:
 
 
 def rotated(path: Path) -> Path:
-    """Return the name under which a full log is kept, while `path` begins anew.
+    """Return the name under which a full log is kept.
 
-    It is `rank-0.1.out` for `rank-0.out`.
+    `path` begins anew then. It is `rank-0.1.out` for `rank-0.out`.
     """
     return path.with_name(f"{path.stem}.1{path.suffix}")

@@ -147,7 +147,9 @@ def marks(run_dir: Path, node: int | None = None) -> list[str]:
 
 
 def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> list[int]:
-    """Send SIGKILL to every member of the run; return the pids that were found.
+    """Send SIGKILL to every member of the run.
+
+    Returns the pids that were found.
 
     spared, node: as for `members`.
     """
@@ -159,9 +161,9 @@ def sweep(run_dir: Path, spared: int | None = None, node: int | None = None) -> 
 
 
 def clear(run_dir: Path, spared: int | None = None, node: int | None = None) -> None:
-    """Sweep until all members of the run are gone, for ten seconds at most.
+    """Sweep until all members of the run are gone.
 
-    A killed process still has to end.
+    Takes ten seconds at most. A killed process still has to end.
     """
     deadline = time.monotonic() + _GONE
     while sweep(run_dir, spared, node) and time.monotonic() < deadline:

@@ -92,7 +92,7 @@ class Pulse:
 
     @classmethod
     def create(cls, path: Path) -> Pulse:
-        """Make the file, in place of any that is there, and map it.
+        """Make the file, in place of any other, and map it.
 
         Raises OSError if the disk is full: later, a store into memory would end the process with SIGBUS.
         """

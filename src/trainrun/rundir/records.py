@@ -60,9 +60,9 @@ class WorkerError(TypedDict):
 
     `raised` is the type of what a plugin raised, if `type` is that of the error that blames the plugin. `kind`
     distinguishes errors, because a user's exception may have any name. It is set for a message that is complete as it
-    is ("explained"), and for a worker that could not stop in time when it was asked to. `out_of_memory`: the device had
-    no memory left. `origin` says whether memory, a GPU, the network or another process failed, or the code itself,
-    which is so if it is absent. `whole` is the file with all of an error whose text is too long for a record.
+    is ("explained"). It is also set for a worker that could not stop in time when it was asked to. `out_of_memory`: the
+    device had no memory left. `origin` says whether memory, a GPU, the network or another process failed, or the code
+    itself, which is so if it is absent. `whole` is the file with all of an error whose text is too long for a record.
     """
 
     type: str
@@ -167,7 +167,10 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Return whether the run ended as it should: finished, or stopped by a vote."""
+        """Return whether the run ended as it should.
+
+        That is finished, or stopped by a vote.
+        """
         return self.exit_code == 0
 
     def to_json(self) -> dict[str, Any]:
@@ -183,7 +186,10 @@ class Outcome:
 
 
 def how_it_ended(state: str, reason: str | None, separator: str = ": ") -> str:
-    """Join state and reason, without saying a state twice that the reason begins with."""
+    """Join state and reason.
+
+    A state that the reason begins with is not said twice.
+    """
     if not reason:
         return state
     return reason if reason.startswith(f"{state} ") else f"{state}{separator}{reason}"
@@ -207,7 +213,7 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _require(name: str, value: Any, kind: str) -> None:
-    """Raise TypeError if a value is not of the kind that its field declares."""
+    """Raise TypeError if a value has not its field's declared kind."""
     optional = kind.endswith(" | None")
     check = _KINDS.get(kind.removesuffix(" | None"))
     if check is not None and not (optional and value is None) and check(value) is None:

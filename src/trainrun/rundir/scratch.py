@@ -29,7 +29,10 @@ _NAMED = re.compile(r"(?:sem\.)?trainrun-([0-9a-f]{6})-([0-9a-f]+)-([0-9a-f]+)(?
 
 
 def make() -> Path:
-    """Return the temporary folder of this launch; make it if it is missing."""
+    """Return the temporary folder of this launch.
+
+    Makes it if it is missing.
+    """
     folder = Path(short(len(name())), name())
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -101,9 +104,9 @@ def _own() -> tuple[str, int, int]:
 
 
 def _place() -> str:
-    """Return what distinguishes this machine and its pids from others that share the folder.
+    """Return what distinguishes this machine and its pids from others.
 
-    Containers are an example of those.
+    The others share the folder. Containers are an example of those.
     """
     try:
         pids = Path("/proc/self/ns/pid").stat().st_ino

@@ -135,7 +135,7 @@ def _pattern(packed: str) -> re.Pattern[str] | None:
 
 
 def forms(packed: str) -> list[str]:
-    """Return how the secrets in the environment may be written, the longest first."""
+    """Return the forms of the secrets in the environment, longest first."""
     return _forms([value for hidden in json.loads(packed).values() for _, value in hidden])
 
 
@@ -166,7 +166,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _texts(value: str) -> Iterator[str]:
-    """Yield a secret, its lines, and the password in it if it is a URL.
+    """Yield a secret, its lines, and the password in a URL.
 
     A key in a file's format has many lines.
     """

@@ -48,7 +48,10 @@ class Summary:
 
 
 def summarize(paths: RunPaths) -> Summary:
-    """Read a run directory; leave out what is missing or broken in it."""
+    """Read a run directory.
+
+    What is missing or broken in it is left out.
+    """
     status = read_status(paths)
     owner = recorded(paths)
     gone = owner.gone(time.time()) if owner else None
@@ -87,7 +90,10 @@ def damage(paths: RunPaths) -> str | None:
 
 
 def read_status(paths: RunPaths) -> dict[str, Any]:
-    """Return what rank 0 last wrote; values of a wrong type are left out."""
+    """Return what rank 0 last wrote.
+
+    Values of a wrong type are left out.
+    """
     found = read_json(paths.status) or {}
     checks = {
         **dict.fromkeys(("step", "steps", "epoch", "attempt"), typed.whole),

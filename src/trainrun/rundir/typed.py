@@ -11,7 +11,7 @@ _LARGEST = 2**63
 
 
 def whole(value: Any) -> int | None:
-    """Return the value if it is an integer of 64 bits, otherwise None."""
+    """Return an integer of 64 bits as it is, otherwise None."""
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST else None
 
 
@@ -23,7 +23,7 @@ def number(value: Any) -> float | None:
 
 
 def moment(value: Any) -> float | None:
-    """Return the value if it is a time in seconds since the epoch, otherwise None."""
+    """Return a time in seconds since the epoch, otherwise None."""
     found = number(value)
     return found if found is not None and 0 <= found < LATEST else None
 

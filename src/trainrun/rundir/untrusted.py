@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 def read(path: Path, limit: int = LIMIT) -> tuple[bytes, float]:
-    """Return the bytes of a regular file of this user, and its time of change.
+    """Return bytes and time of change of this user's regular file.
 
     The time is in seconds since the epoch. Raises `Refused` for a link, a pipe, a device, a folder, the file of another
     user and one of more than `limit` bytes. Raises FileNotFoundError if there is none.

@@ -70,7 +70,10 @@ class Viewer:
         self._last: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
 
     def look(self) -> View:
-        """Return the current state of the run; leave out what is missing or broken in it."""
+        """Return the current state of the run.
+
+        What is missing or broken in it is left out.
+        """
         new, self._offset = read_lines(self._paths.events, self._offset)
         self._told += [event for event in new if "attempt" in event]
         self._last += new

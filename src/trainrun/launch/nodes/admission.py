@@ -138,9 +138,9 @@ def agree(
 def enter(
     connection: socket.socket, visitor: Visitor, compare: Compare, wanted: Callable[[], bool]
 ) -> tuple[Channel, RunPaths]:
-    """Join the run of node 0; return the connection to it, and the run.
+    """Join the run of node 0.
 
-    Raises Refused, and OSError for a lost connection.
+    Returns the connection to it, and the run. Raises Refused, and OSError for a lost connection.
 
     compare: returns how this node differs from node 0's software.
     wanted: whether the caller still waits for this.
@@ -164,9 +164,9 @@ def enter(
 
 
 def _prove(caller: _Caller, visitor: Visitor) -> RunPaths:
-    """Prove to node 0 that this node sees the run directory; return the run.
+    """Prove to node 0 that this node sees the run directory.
 
-    Has node 0 prove the same.
+    Returns the run. Has node 0 prove the same.
     """
     caller.send(Hello(protocol=PROTOCOL, node=visitor.node, nodes=visitor.nodes, run=visitor.run))
     welcome = caller.next(Welcome)

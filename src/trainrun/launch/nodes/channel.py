@@ -52,9 +52,9 @@ class Channel:
 
     @property
     def offset_ns(self) -> int:
-        """Return what to add to a reading of the other side's monotonic clock.
+        """Return the offset of the other side's monotonic clock.
 
-        The sum can be compared with this side's clock.
+        It is to be added to a reading of that clock. The sum can be compared with this side's clock.
         """
         return self._offset_ns or 0
 

@@ -67,7 +67,10 @@ class Refusals:
             self._say(f"turned away {count} connections so far; the last: {self._last}")
 
     def forget(self) -> None:
-        """Forget earlier refusals: a node came in, and they explain no absence any more."""
+        """Forget earlier refusals.
+
+        A node came in, and they explain no absence any more.
+        """
         with self._lock:
             self._last = self._unseen = ""
 
@@ -87,7 +90,10 @@ class _Stranger:
 
     @property
     def worth(self) -> tuple[bool, float]:
-        """Return the key for dropping the least first: silent ones, then the oldest."""
+        """Return the key for dropping the least first.
+
+        Silent ones are dropped first, then the oldest.
+        """
         return self.reception.visitor is not None, self.since
 
 

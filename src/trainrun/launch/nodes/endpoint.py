@@ -48,7 +48,10 @@ def addresses(endpoint: Endpoint) -> list[str]:
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
-    """Open the port on all addresses of this machine, which must be the endpoint's host."""
+    """Open the port on all addresses of this machine.
+
+    This machine must be the endpoint's host.
+    """
     _require_here(endpoint)
     deadline = time.monotonic() + _BUSY
     while True:

@@ -162,9 +162,9 @@ class Hub:
             peer.channel.send(message)
 
     def ended(self, attempt: int) -> dict[int, int]:
-        """Return the nodes whose workers have ended in this attempt, with their exit codes.
+        """Return the exit codes of nodes whose workers have ended.
 
-        Only nodes that have reported it are included.
+        The ends are those of this attempt. Only nodes that have reported it are included.
         """
         self._listen()
         return {node: report.code for (number, node), report in self._reports.items() if number == attempt}
@@ -221,7 +221,10 @@ class Hub:
         return Reception(self._paths, self._key)
 
     def _receive(self, channel: Channel, visitor: Visitor) -> None:
-        """Compare with a node that has proved to be of this run, and let it in."""
+        """Compare with a node of this run, and let it in.
+
+        It has proved to be of this run.
+        """
         try:
             admitted = admission.agree(channel, visitor, self._software, self._require_vacant)
             self._let_in(Peer(admitted.node, admitted.host, channel), admitted)

@@ -1,7 +1,7 @@
 """Every message between nodes: one JSON object a line, with its fields, types and bounds. All other lines are refused.
 
-The classes are the one schema for both directions and both sides. Until a side has proved that it knows the run's key,
-its messages are at most `SMALL` bytes, and nothing that it says ends a launch.
+The classes are the one schema for both directions and both sides. A side must prove that it knows the run's key. Until
+then its messages are at most `SMALL` bytes, and nothing that it says ends a launch.
 """
 
 from __future__ import annotations
@@ -253,7 +253,10 @@ class Lines:
         self._searched = 0  # bytes of it that hold no end of a line
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield the messages that `data` completes, each decoded when it is asked for. Raises WireError."""
+        """Yield the messages that `data` completes.
+
+        Each is decoded when it is asked for. Raises WireError.
+        """
         self._rest += data
         while (end := self._rest.find(b"\n", self._searched)) >= 0:
             line, self._searched = bytes(self._rest[:end]), 0

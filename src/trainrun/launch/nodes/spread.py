@@ -70,7 +70,10 @@ class SpreadWorkers:
         }
 
     def poll(self) -> int | None:
-        """Return None while all is well, otherwise end all nodes' workers and return the exit code."""
+        """Return None while all is well.
+
+        Otherwise ends all nodes' workers and returns the exit code.
+        """
         self._begin()
         if self._code is None:
             self._code = self._own.poll()
@@ -110,14 +113,17 @@ class SpreadWorkers:
         self._killed = True
 
     def _begin(self) -> None:
-        """Send the other nodes the address of the store, as soon as there is one."""
+        """Send the other nodes the address of the store.
+
+        Does nothing before there is one.
+        """
         if not self._begun and self._own.port is not None:
             store = self._hub.where._replace(port=self._own.port)
             self._hub.tell(Attempt(attempt=self._launch.attempt, host=store.host, port=store.port))
             self._begun = True
 
     def _waited_for(self) -> list[Peer]:
-        """Return the connected nodes that have not reported the end of their workers."""
+        """Return the connected nodes that have not reported their workers' end."""
         reports = self._hub.ended(self._launch.attempt)
         return [peer for peer in self._peers if peer.node not in reports and peer.channel.lost is None]
 

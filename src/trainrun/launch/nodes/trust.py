@@ -48,7 +48,10 @@ def read_key(path: Path, seconds: float = _APPEARS) -> str:
 
 
 def challenge() -> str:
-    """Return a value for the other side to prove itself with, never the same twice."""
+    """Return a value for the other side's proof.
+
+    It is never the same twice.
+    """
     return secrets.token_hex(32)
 
 
@@ -62,7 +65,7 @@ def answer(key: str, side: Side, node: int, challenges: tuple[str, str]) -> str:
 
 
 def same(given: str, right: str) -> bool:
-    """Return whether a proof that came over the network is the right one."""
+    """Return whether a proof from the network is the right one."""
     return hmac.compare_digest(given.encode(), right.encode())
 
 
