@@ -1,4 +1,4 @@
-"""The frozen recipe of a run as one to launch by: with overrides on top, and with the secrets that it leaves out."""
+"""The saved recipe of a run, as one to launch by: with overrides on top, and with the secrets that it leaves out."""
 
 from __future__ import annotations
 
