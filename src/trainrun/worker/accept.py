@@ -39,7 +39,10 @@ def require_optimizer(optimizer: object, provider: Instance | None) -> None:
 
 
 def require_scheduler(scheduler: object, optimizer: torch.optim.Optimizer, provider: Instance | None) -> None:
-    """Raise TrainingError unless `scheduler` is None, or can be stepped after each update, saved and loaded."""
+    """Raise TrainingError unless `scheduler` is None or a usable scheduler.
+
+    A usable scheduler can be stepped after each update, saved and loaded.
+    """
     if scheduler is None:
         return
     start = f"build_scheduler of {_named(provider)} returned {_shown(scheduler)}"

@@ -18,7 +18,10 @@ _ROUNDS = 100  # a decision whose effect posts another one, for ever, is cut off
 
 
 def apply(session: Session, decisions: Sequence[Decision]) -> None:
-    """Apply decisions that all ranks apply now. The same one taken on several ranks counts once."""
+    """Apply decisions that all ranks apply now.
+
+    The same decision, taken on several ranks, counts once.
+    """
     groups = _by_key([decision for decision in decisions if not _is_met(session, decision)])
     session.applied |= {group[0].key: session.state.decisions.step for group in groups}
     for kinds in _ORDER:
@@ -30,7 +33,7 @@ def apply(session: Session, decisions: Sequence[Decision]) -> None:
 
 
 def settle(session: Session) -> None:
-    """Apply everything that any rank has posted so far, now. Call it on all ranks alike."""
+    """Apply everything that any rank has posted so far. Call it on all ranks alike."""
     for _ in range(_ROUNDS):
         session.raise_fatal()
         decisions = session.state.decisions.settle()
@@ -40,7 +43,10 @@ def settle(session: Session) -> None:
 
 
 def record_late(session: Session) -> None:
-    """Record the faults since training ended; nothing else that was asked for then has an effect."""
+    """Record the faults since training ended.
+
+    No other request has an effect then.
+    """
     session.raise_fatal()
     late = [decision for decision in session.state.decisions.settle() if decision.kind in _LATE]
     for group in _by_key(late):
@@ -48,7 +54,10 @@ def record_late(session: Session) -> None:
 
 
 def _is_met(session: Session, decision: Decision) -> bool:
-    """Whether this is a wish for a checkpoint that another rank posted earlier, and that was carried out since."""
+    """Return whether a posted request for a checkpoint has been met.
+
+    It has if another rank posted it earlier and it was carried out since.
+    """
     return decision.kind == "checkpoint" and decision.step < session.applied.get(decision.key, 0)
 
 
@@ -65,7 +74,7 @@ def _carry_out(session: Session, kind: str, decisions: Sequence[Decision]) -> No
         session.saving.wanted = f"{first.plugin}: {first.reason}"
     elif (
         kind == "evaluate" and session.evaluated_at != session.state.step
-    ):  # else these weights were evaluated just now
+    ):  # otherwise these weights were evaluated just now
         session.evaluate(session)
         settle(session)
     elif kind == "stop":
@@ -73,7 +82,7 @@ def _carry_out(session: Session, kind: str, decisions: Sequence[Decision]) -> No
 
 
 def _by_key(decisions: Sequence[Decision]) -> list[list[Decision]]:
-    """The same decision, taken on several ranks, together."""
+    """Group the same decisions, taken on several ranks."""
     groups: dict[tuple[str, str, str], list[Decision]] = {}
     for decision in decisions:
         groups.setdefault(decision.key, []).append(decision)

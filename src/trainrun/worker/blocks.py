@@ -11,9 +11,9 @@ _LISTS = (nn.ModuleList, nn.Sequential)
 
 
 def find(model: nn.Module) -> list[nn.Module]:
-    """The children of the model's lists (ModuleList, Sequential), as far as they have parameters.
+    """Return the children of the model's lists (ModuleList, Sequential) that have parameters.
 
-    Of lists within one another the longest counts: the layers of a backbone, not the backbone beside its head.
+    Of nested lists the longest counts: the layers of a backbone, not the backbone next to its head.
     """
     found: list[nn.Module] = []
     for blocks in _lists(model):
@@ -25,23 +25,29 @@ def find(model: nn.Module) -> list[nn.Module]:
 
 
 def _lists(module: nn.Module) -> list[list[nn.Module]]:
-    """The outermost lists in `module`, itself included, as their children that have parameters."""
+    """Return the outermost lists in `module` as their children that have parameters.
+
+    `module` itself may be one of the lists.
+    """
     if isinstance(module, _LISTS):
         return [[child for child in module if any(True for _ in child.parameters())]]
     return [found for child in module.children() for found in _lists(child)]
 
 
 def fits(pattern: str, name: str, module: nn.Module) -> bool:
-    """Whether a shell pattern fits a module's class, or its name part by part: `blocks.*` fits `blocks.0` alone."""
+    """Return whether a shell pattern fits a module's class or name.
+
+    A name is compared part by part: `blocks.*` fits `blocks.0` alone.
+    """
     parts, patterns = name.split("."), pattern.split(".")
     named = len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
     return named or fnmatchcase(type(module).__name__, pattern)
 
 
 def tied(model: nn.Module, groups: Sequence[nn.Module]) -> set[nn.Module]:
-    """Those of `groups`, and perhaps the model, that share a parameter with another one.
+    """Return those of `groups` that share a parameter with another one.
 
-    A module's parameters belong to the innermost of `groups` around it, or to the model.
+    The model may be among them. A module's parameters belong to the innermost of `groups` around it, or to the model.
     """
     owners: dict[nn.Parameter, set[nn.Module]] = {}
     seen: set[tuple[nn.Module, nn.Module]] = set()

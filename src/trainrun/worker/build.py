@@ -1,4 +1,7 @@
-"""The built-in answers to the provider hooks: what happens where neither the task nor a plugin says otherwise."""
+"""The built-in implementations of the provider hooks.
+
+They are used if neither the task nor a plugin implements the hook.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def micro_batch_size(recipe: Recipe, world: World) -> int:
 
 
 def train_sampler(recipe: Recipe, length: int, world: World) -> TrainSampler:
-    """The sampler of the training data by the recipe's tables."""
+    """Return the sampler of the training data by the recipe's tables."""
     return TrainSampler(
         length,
         recipe.train.batch_size,
@@ -120,7 +123,10 @@ def micro_batches(recipe: Recipe, world: World) -> int:
 
 
 def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]:
-    """The loader of an iterable dataset, which yields what it says: samples or batches, all of them or a share."""
+    """Return the loader of an iterable dataset.
+
+    It yields what the dataset says: samples or batches, all of them or a share.
+    """
     recipe = run.recipe
     if not hasattr(dataset, "__iter__"):
         raise TaskError(

@@ -1,4 +1,7 @@
-"""What optimizer and scheduler were built with, so that a resume can tell what the recipe has changed since."""
+"""The settings that optimizer and scheduler were built with.
+
+A resume compares them with the recipe, to find what has changed since.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Built:
 
     @property
     def count(self) -> int:
-        """How many groups are known: more are there after `add_param_group`."""
+        """Return how many groups are known; `add_param_group` adds more."""
         return len(self.groups)
 
     def complete(
@@ -55,7 +58,7 @@ class Built:
         for one in schedulers(scheduler):
             join(one, optimizer)
         new = zip(list(settings(optimizer))[len(self.scheduled) :], self.groups[len(self.scheduled) :], strict=True)
-        self.scheduled += [{**late, "lr": early["lr"]} for late, early in new]  # not where the schedule is by now
+        self.scheduled += [{**late, "lr": early["lr"]} for late, early in new]  # not the current position of it
         if scheduler is not None:
             self.scheduler = _extended(self.scheduler, copied(scheduler.state_dict()))
 
@@ -78,7 +81,10 @@ def settings(optimizer: torch.optim.Optimizer) -> Iterator[Settings]:
 
 
 def copied(value: Any) -> Any:
-    """Copy plain values and tensors; anything else is kept, for the checkpoint to refuse."""
+    """Copy plain values and tensors.
+
+    Any other object is kept, for the checkpoint to refuse.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -87,7 +93,10 @@ def copied(value: Any) -> Any:
 
 
 def filled(like: dict[Any, Any], items: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a dict of the type of `like`, a `Counter` for one, that holds `items`."""
+    """Return a dict of the type of `like` that holds `items`.
+
+    If `like` is a `Counter`, the result is one too.
+    """
     found = copy.copy(like)
     found.clear()
     for key, item in items.items():
@@ -106,7 +115,10 @@ def class_name(value: object) -> str:
 
 
 def schedulers(scheduler: Any) -> list[Any]:
-    """Return a scheduler and those that it holds, such as the parts of a `SequentialLR`; none for None."""
+    """Return a scheduler and those that it holds; none for None.
+
+    A `SequentialLR`, for example, holds its parts.
+    """
     found = [] if scheduler is None else [scheduler]
     for holder in found:
         for value in vars(holder).values() if hasattr(holder, "__dict__") else ():
@@ -148,7 +160,10 @@ def join(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set `table[key]`. A tensor stays the same one, as compiled and captured steps hold it; numbers stay numbers."""
+    """Set `table[key]`.
+
+    A tensor stays the same one, as compiled and captured steps hold it. Numbers stay numbers.
+    """
     present = table.get(key)
     if isinstance(present, torch.Tensor) and isinstance(value, int | float | torch.Tensor):
         present.fill_(value)
@@ -159,7 +174,10 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _extended(before: Any, now: Any) -> Any:
-    """`before`, with what lists have got at their ends since, as base rates do for new groups."""
+    """Return `before`, extended by what lists have gained at their ends since.
+
+    Base rates, for example, gain an element for each new group.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return {key: _extended(value, now.get(key)) for key, value in before.items()}
     if isinstance(before, list) and isinstance(now, list):

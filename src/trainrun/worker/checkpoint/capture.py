@@ -26,7 +26,7 @@ _COMPILED = "_orig_mod."  # what torch.compile puts into names
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module that `build_model` made, out of its wrappers."""
+    """Return the module that `build_model` made, without its wrappers."""
     while True:
         inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, torch.nn.Module):
@@ -35,13 +35,16 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters and persistent buffers by name; they share memory with the model."""
+    """Return the parameters and persistent buffers by name.
+
+    They share memory with the model.
+    """
     state = unwrapped(model).state_dict()
     return {name.replace(_COMPILED, ""): value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
-    """The name of every parameter that the optimizer updates."""
+    """Return the name of every parameter that the optimizer updates."""
     named: dict[torch.Tensor, str] = {
         parameter: name.replace(_COMPILED, "") for name, parameter in unwrapped(model).named_parameters()
     }
@@ -52,7 +55,10 @@ def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """All that is saved by name: the model's tensors, and those that the optimizer keeps for each parameter."""
+    """Return all that is saved by name.
+
+    These are the model's tensors, and those that the optimizer keeps for each parameter.
+    """
     found = {MODEL + name: value for name, value in model_tensors(model).items()}
     names = parameter_names(model, optimizer)
     for parameter, state in optimizer.state.items():
@@ -63,9 +69,10 @@ def tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def values(state: State) -> dict[str, Any]:
-    """What else belongs to the training and is equal on all ranks: plain values, and small tensors.
+    """Return the other state of the training that is equal on all ranks.
 
-    Raises TrainingError where the model or the scheduler holds what is neither.
+    It consists of plain values and small tensors. Raises TrainingError if the model or the scheduler holds anything of
+    another kind.
     """
     assert state.model is not None
     assert state.optimizer is not None
@@ -85,7 +92,7 @@ def values(state: State) -> dict[str, Any]:
 
 
 def _extra(model: torch.nn.Module) -> dict[str, Any]:
-    """What `get_extra_state` of the model's modules answered, where that is no tensor."""
+    """Return what `get_extra_state` of the model's modules returned, tensors left out."""
     state = unwrapped(model).state_dict()
     return {name.replace(_COMPILED, ""): value for name, value in state.items() if not isinstance(value, torch.Tensor)}
 
@@ -119,7 +126,10 @@ def _named(scheduler: object, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same_model(model: torch.nn.Module, stored: Mapping[str, torch.Size]) -> None:
-    """Raise TrainingError, with every name, where a checkpoint's tensors are not those of the model."""
+    """Raise TrainingError if a checkpoint's tensors are not those of the model.
+
+    The message has every name.
+    """
     mine = {name: value.shape for name, value in model_tensors(model).items()}
     theirs = {name.removeprefix(MODEL): size for name, size in stored.items() if name.startswith(MODEL)}
     wrong = [f"{name}: not in the checkpoint" for name in mine if name not in theirs]
@@ -137,9 +147,11 @@ def require_same_model(model: torch.nn.Module, stored: Mapping[str, torch.Size])
 def optimizer_places(
     state: State, saved: Mapping[str, Any], stored: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-    """Empty tensors for what a checkpoint holds of the optimizer, and a function that gives them to it, once filled.
+    """Return empty tensors for the optimizer's part of a checkpoint, and a function.
 
-    saved: the `values` of the checkpoint. Raises TrainingError where it is of another optimizer.
+    Once the tensors are filled, the function gives them to the optimizer.
+
+    saved: the `values` of the checkpoint. Raises TrainingError if it is of another optimizer.
     """
     assert state.model is not None
     assert state.optimizer is not None
@@ -167,7 +179,10 @@ def optimizer_places(
 
 
 def give_extra(model: torch.nn.Module, saved: Mapping[str, Any]) -> None:
-    """Give the modules what their `get_extra_state` answered. Raises TrainingError where they are others."""
+    """Give the modules what their `get_extra_state` returned.
+
+    Raises TrainingError if the modules are others.
+    """
     if not saved and not _extra(model):
         return
     bare = unwrapped(model)
@@ -203,7 +218,7 @@ def _require_same_optimizer(
 
 
 def _unlike(mine: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]) -> str:
-    """The first group that is not the same, and the parameters that one side has not."""
+    """Describe the first group that differs, and the parameters that one side lacks."""
     for place, (here, there) in enumerate(zip_longest(mine, theirs)):
         if there is None:
             return f"{len(theirs)} groups there, {len(mine)} here: group {place} ({_listed(here)}) is not in it"

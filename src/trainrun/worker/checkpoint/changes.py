@@ -10,7 +10,10 @@ from trainrun.worker.schedule import TO_ZERO, Schedule
 
 
 def sentences(changes: Changes, scheduler: Any, step: int, *, length: str) -> list[str]:
-    """Return what has changed, the rates with the last sentence. length: the recipe's key for it."""
+    """Return what has changed, the rates with the last sentence.
+
+    length: the recipe's key for it.
+    """
     found = [
         *_of_groups(changes.groups),
         *_of_settings(scheduler, changes.settings, length),
@@ -27,7 +30,7 @@ def _of_groups(groups: Sequence[Group]) -> Iterator[str]:
     for place, group in enumerate(groups):
         for key, (was, now) in {**group.changed, **group.rescheduled}.items():
             places.setdefault((key, shown(was), shown(now)), []).append(place)
-    # Rates come last: what they are from now on is told right after them.
+    # Rates come last: what they are from now on is reported right after them.
     for (key, was, now), where in sorted(places.items(), key=lambda one: one[0][0] == "lr"):
         of = "" if len(where) == len(groups) else f" of group {', '.join(map(str, where))}"
         yield f"optimizer: {key}{of} was {was} and is {now}"

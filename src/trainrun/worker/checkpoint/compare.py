@@ -1,7 +1,7 @@
-"""Whether two checkpoints hold the same, bit for bit: `python -m trainrun.worker.checkpoint.compare A B`.
+"""Compare two checkpoints bit by bit: `python -m trainrun.worker.checkpoint.compare A B`.
 
-Answers with JSON: for each component its name and the first difference, or null. A process of its own, because the
-command line does without torch.
+The output is JSON: for each component its name and the first difference, or null. This is a process of its own, because
+the command line does without torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ABSENT = "not there"
 
 
 class Difference(NamedTuple):
-    """Where two values are not the same: the place, and both of them in words."""
+    """The place at which two values differ, and both values in words."""
 
     name: str
     values: tuple[str, str]
@@ -52,7 +52,10 @@ class _Side(NamedTuple):
 
 
 def compare(a: Path, b: Path) -> Iterator[Component]:
-    """The components of both checkpoints. Raises BadCheckpoint where one cannot be read."""
+    """Yield the components of both checkpoints.
+
+    Raises BadCheckpoint if one cannot be read.
+    """
     one, two = _open(a), _open(b)
     yield Component("rng", _of_ranks(one, two, "rng"))
     yield Component("position", difference(_place(one), _place(two)))
@@ -66,7 +69,10 @@ def compare(a: Path, b: Path) -> Iterator[Component]:
 
 
 def difference(a: Any, b: Any, place: str = "") -> Difference | None:
-    """The first place where two plain values, or tensors within them, are not the same bit for bit."""
+    """Return the first place at which two values differ in a bit, or None.
+
+    The values are plain values, or hold tensors.
+    """
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return _of_tensors(a, b, place)
     if type(a) is not type(b):
@@ -93,7 +99,10 @@ def _open(folder: Path) -> _Side:
 
 
 def _place(side: _Side) -> dict[str, Any]:
-    """Where training is. Metrics may be times, which are never the same twice."""
+    """Return the position of the training.
+
+    Metrics are left out: they may be times, which are never the same twice.
+    """
     return {name: value for name, value in side.training["place"].items() if name != "last_metrics"}
 
 
@@ -126,7 +135,7 @@ def _kind(stored: Any) -> str:
 
 
 def _rounds(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The names in groups that fit into memory together."""
+    """Yield the names in groups that fit into memory together."""
     group: list[str] = []
     held = 0
     for name, size in sizes.items():

@@ -1,7 +1,7 @@
-"""The rates that a scheduler's settings give at its step, whatever rates its optimizer has.
+"""The rates that a scheduler's settings give at its step, with any rates of its optimizer.
 
-Most of torch's schedulers compute a rate from the one before, so that new settings would count from the next step on
-only, and from the wrong rate. Their closed forms are private to torch: what is used of them stands here alone.
+Most of torch's schedulers compute a rate from the one before. New settings would count from the next step on only, and
+from the wrong rate. Their closed forms are private to torch: what is used of them stands here alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Rates = Sequence[Any]  # numbers, or tensors with one
 
 
 def curve(scheduler: Any) -> Rates | None:
-    """Return the rate of each group; None if rates depend on more than settings and step, as on a plateau."""
+    """Return the rate of each group, or None.
+
+    None if rates depend on more than settings and step, as on a plateau.
+    """
     if isinstance(scheduler, SequentialLR):
         return _sequential(scheduler)
     if isinstance(scheduler, ChainedScheduler):
@@ -73,7 +76,10 @@ def _sequential(scheduler: SequentialLR) -> Rates | None:
 
 
 def _chained(scheduler: ChainedScheduler) -> Rates | None:
-    """The product of the factors of the parts, each of which scales what the one before it has left."""
+    """Return the product of the factors of the parts.
+
+    Each part scales what the one before it has left.
+    """
     base = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
     parts = [curve(part) for part in scheduler._schedulers]
     if any(part is None for part in parts):

@@ -23,7 +23,10 @@ _AT_ONCE = 2**30  # bytes of tensors that are read together
 
 
 def examine(checkpoint: Path) -> str | None:
-    """Describe what of a checkpoint is not finite and must be; None if that is nothing. Raises BadCheckpoint."""
+    """Describe what in a checkpoint is not finite and must be, or return None.
+
+    Raises BadCheckpoint.
+    """
     training = reader.read_values(checkpoint / layout.TRAINING)
     source = reader.Tensors(checkpoint)
     weights = {name.removeprefix(MODEL): one.size for name, one in source.stored.items() if name.startswith(MODEL)}
@@ -43,13 +46,19 @@ def examine(checkpoint: Path) -> str | None:
 
 
 def weights_of(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return which of the model's tensors, read from `checkpoint`, are not finite and must be."""
+    """Return which of the model's tensors are not finite and must be.
+
+    The tensors are read from `checkpoint`.
+    """
     training = reader.read_values(checkpoint / layout.TRAINING)
     return spoilt({MODEL + name: tensor for name, tensor in tensors.items()}, training)
 
 
 def spoilt(tensors: Mapping[str, torch.Tensor], training: Any) -> list[str]:
-    """Return the names of tensors that are not finite, of what is not trained only those with a NaN or an inf."""
+    """Return the names of tensors that are not finite.
+
+    Of what is not trained, only those with a NaN or an infinity count.
+    """
     trained = {name for group in training["optimizer"]["groups"] for name in group["names"]}
 
     def may_mask(name: str) -> bool:
@@ -76,7 +85,7 @@ def _portions(source: reader.Tensors) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def main(checkpoint: str) -> int:
-    """The process: 0 if it could look."""
+    """Run the process; return 0 if the checkpoint could be examined."""
     try:
         found = examine(Path(checkpoint))
     except (BadCheckpoint, KeyError, TypeError) as error:

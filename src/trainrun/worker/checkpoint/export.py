@@ -27,11 +27,12 @@ _NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 
 
 def export(checkpoint: Path, out: Path, *, force: bool = False) -> int:
-    """Write the model's tensors in `checkpoint` to `out`, and answer with how many there are.
+    """Write the model's tensors in `checkpoint` to `out`; return their number.
 
-    The file appears whole or not at all. force: replace one that is there. Raises UsageError where there is one,
-    BadCheckpoint where the weights cannot be read or are not finite, and EnvironmentProblem where the file cannot be
-    written.
+    The file appears whole or not at all.
+
+    force: replace an existing file. Raises UsageError if there is one, BadCheckpoint if the weights cannot be read or
+    are not finite, and EnvironmentProblem if the file cannot be written.
     """
     manifest = read_manifest(checkpoint)
     tensors = read_tensors(checkpoint, PREFIX)
@@ -62,7 +63,10 @@ def _put(scratch: Path, out: Path, *, force: bool) -> None:
 
 
 def _linked(scratch: Path, out: Path) -> bool:
-    """Whether the file got its name in the way that fails where something is there; not every file system has it."""
+    """Return whether the file got its name by a link.
+
+    A link fails if the name is taken; not every file system has links.
+    """
     try:
         os.link(scratch, out)
     except OSError as error:
@@ -75,7 +79,7 @@ def _linked(scratch: Path, out: Path) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The process: answers with its exit code."""
+    """Run the process; return its exit code."""
     checkpoint, out, *options = arguments
     try:
         export(Path(checkpoint), Path(out), force="--force" in options)

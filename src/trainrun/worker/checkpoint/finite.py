@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainrun.worker.checkpoint.shards import Shard
     from trainrun.worker.loss_weights import Units
 
-NOT_FINITE = "not finite: "  # how it is told
+NOT_FINITE = "not finite: "  # how it is reported
 LOSS = "the training loss"
 
 _WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and torch's own wrappers put into names
@@ -36,18 +36,24 @@ class Losses:
         self._update: list[tuple[torch.Tensor, Units]] = []
 
     def add(self, loss: torch.Tensor, units: Units) -> None:
-        """Keep the loss of a micro-batch of the update being made; of weight 0 it does not count."""
+        """Keep the loss of a micro-batch of the current update.
+
+        A loss of weight 0 does not count.
+        """
         self._update.append((loss.detach(), units))
 
     def end_update(self, *, applied: bool) -> None:
-        """Count the losses of an update that was applied, and forget those of one that was skipped."""
+        """Count the losses of an applied update; forget those of a skipped one."""
         if applied:
             for loss, units in self._update:
                 self._applied.add(loss, units)
         self._update.clear()
 
     def take(self) -> tuple[Value, Value]:
-        """Return one value for all, not finite if one of them is not, and its weight; forget them."""
+        """Return one value for all losses, and its weight; forget the losses.
+
+        The value is not finite if one of the losses is not.
+        """
         return self._applied.take() if self._applied.values else (0.0, 0)
 
 
@@ -64,7 +70,10 @@ class Claims:
 
 
 def untrained(model: torch.nn.Module) -> frozenset[str]:
-    """Return the names of buffers and frozen parameters that are not finite. Waits for the device."""
+    """Return the names of buffers and frozen parameters that are not finite.
+
+    Waits for the device.
+    """
     trained = {name for name, one in unwrapped(model).named_parameters(remove_duplicate=False) if one.requires_grad}
     trained = {plain(name) for name in trained}
     tensors = model_tensors(model)
@@ -72,14 +81,20 @@ def untrained(model: torch.nn.Module) -> frozenset[str]:
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of the tensors that hold a NaN or an infinity; of sharded ones this rank's shard counts."""
+    """Return the names of the tensors that hold a NaN or an infinity.
+
+    Of a sharded tensor this rank's shard counts.
+    """
     return [name for name, tensor in tensors.items() if not _is_finite(tensor)]
 
 
 def unfit(
     shards: Sequence[Shard], training: Mapping[str, Any], plugins: Mapping[str, Any], claims: Claims
 ) -> list[str]:
-    """Return what of a snapshot's host copies is not finite and must be, as this rank has it."""
+    """Return what of a snapshot is not finite and must be, on this rank.
+
+    It looks at the snapshot's host copies.
+    """
     found = []
     loss, weight = claims.loss
     if float(weight) > 0 and not math.isfinite(float(loss)):
@@ -96,7 +111,10 @@ def unfit(
 
 
 def must_be_finite(name: str, size: torch.Size, weights: Mapping[str, torch.Size], exempt: frozenset[str]) -> bool:
-    """Whether a tensor of a checkpoint's state is a weight, or belongs to the optimizer."""
+    """Return whether a tensor of a checkpoint must be finite.
+
+    These are the weights and what belongs to the optimizer.
+    """
     if name.startswith(MODEL):
         return name.removeprefix(MODEL) not in exempt
     if name.startswith(sharded_state.PREFIX):
@@ -110,7 +128,7 @@ def must_be_finite(name: str, size: torch.Size, weights: Mapping[str, torch.Size
 def kept_weights(
     plugins: Mapping[str, Any], weights: Mapping[str, torch.Size], exempt: frozenset[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in the states of plugins that stand under the name of a weight and have its size."""
+    """Yield the tensors of plugins that have the name and size of a weight."""
 
     def walk(value: Any, place: str) -> Iterator[tuple[str, torch.Tensor]]:
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -136,7 +154,7 @@ def rates(training: Mapping[str, Any]) -> list[str]:
 
 
 def describe(names: Sequence[str]) -> str:
-    """Name the first few of what is not finite, and say how many there are."""
+    """Name the first few tensors that are not finite, and their total number."""
     shown = [_described(name) for name in names[:_SHOWN]]
     more = f" and {len(names) - _SHOWN} more ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(shown) + more
@@ -187,7 +205,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _numbers(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The real numbers in a tensor of any kind; None if its kind has no infinity and no NaN."""
+    """Return the real numbers in a tensor of any kind.
+
+    None if its kind has no infinity and no NaN.
+    """
     values = tensor.detach()
     if values.layout != torch.strided:
         values = values._values() if values.layout == torch.sparse_coo else values.values()

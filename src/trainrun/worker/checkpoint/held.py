@@ -1,4 +1,4 @@
-"""Optimizers other than the run's own: those that the task, a plugin or anything else in the process holds.
+"""Optimizers other than the run's own: those that the task, a plugin or another object of the process holds.
 
 No checkpoint has their state unless a plugin's `state_dict` gives it, so `trainrun verify-resume` looks at each.
 """
@@ -36,10 +36,13 @@ def present(digest: Digest) -> Before:
 
 
 def held(roots: Mapping[str, Any], own: Any, before: Before, digest: Digest) -> dict[str, Held]:
-    """Return every other optimizer of the process by where `roots` hold it, and what `own` keeps outside its state.
+    """Return every other optimizer of the process, by its place in `roots`.
 
-    Those that no root leads to have numbers for names, in the order of their contents. before: what was there at the
-    start; if no root leads to such a one, and it is as it was, it has nothing to do with the training.
+    What `own` keeps outside its state is returned too. Optimizers that no root leads to have numbers for names, in the
+    order of their contents.
+
+    before: what was there at the start. An optimizer that no root leads to and that is unchanged since then has nothing
+    to do with the training.
     """
     named = dict(_optimizers(roots, own))
     known = {id(one) for one in named.values()} | {id(own)}
@@ -108,7 +111,10 @@ def _state(optimizer: torch.optim.Optimizer, digest: Digest) -> Held:
 
 
 def _attributes(optimizer: Any) -> dict[str, Any]:
-    """What a class of its own keeps outside the state, private names left out: torch has many."""
+    """Return what a class of its own keeps outside the state.
+
+    Private names are left out: torch has many.
+    """
     names = [name for name in vars(optimizer) if name not in _TORCHS_OWN and not name.startswith("_")]
     values = {name: _local(vars(optimizer)[name]) for name in names}
     return {name: value for name, value in values.items() if not callable(value)}
@@ -124,7 +130,7 @@ def _local(value: Any) -> Any:
 
 
 def _opaque(value: Any, place: str) -> Iterator[str]:
-    """Yield where there is what has no contents to compare, and its type."""
+    """Yield the place and the type of each object without contents to compare."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _opaque(item, f"{place}.{key}".lstrip("."))

@@ -1,4 +1,4 @@
-"""Reading the tensors of a checkpoint that may come from a stranger: whatever is in it, nothing of it is executed.
+"""Reading the tensors of a checkpoint that may come from a stranger, without executing anything in it.
 
 `trainrun.checkpoint.index` reads the metadata, as plain data. Tensors are read with `weights_only=True`, by torch
 itself, once their files are known to hold what they say.
@@ -31,13 +31,13 @@ from trainrun.errors import BadCheckpoint
 
 class _Planner(DefaultLoadPlanner):
     def load_bytes(self, read_item: Any, value: io.BytesIO) -> NoReturn:
-        """We write tensors only; torch would unpickle whatever this is."""
+        """Refuse bytes: we write tensors only, and torch would unpickle these."""
         del value
         raise BadCheckpoint(f"{read_item.storage_index.fqn}: a pickled object among the tensors; it is not read")
 
 
 def _metadata(index: Mapping[str, Stored]) -> Metadata:
-    """What torch wants to know of the tensors."""
+    """Return what torch needs to know of the tensors."""
     tensors, places = {}, {}
     for name, stored in index.items():
         chunks = [ChunkStorageMetadata(torch.Size(one.offsets), torch.Size(one.sizes)) for one in stored.chunks]
@@ -64,10 +64,10 @@ class Tensors:
         return dict(self._metadata.state_dict_metadata)  # type: ignore[arg-type]
 
     def read(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Fill `tensors` in place, by name; of a sharded one the part that is here. Raises BadCheckpoint.
+        """Fill `tensors` in place, by name. Raises BadCheckpoint.
 
-        All names must be in the checkpoint, with equal sizes and types; how it was sharded when it was written does not
-        matter.
+        Of a sharded tensor the local part is filled. All names must be in the checkpoint, with equal sizes and types.
+        How a tensor was sharded when it was written does not matter.
         """
         self._require_types(tensors)
         reader, planner = FileSystemReader(self.folder), _Planner(flatten_state_dict=False)
@@ -84,14 +84,14 @@ class Tensors:
             raise BadCheckpoint(f"{self.folder}: cannot be read: {error}") from error
 
     def _require_types(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Raise BadCheckpoint where torch would convert, and round, without a word."""
+        """Raise BadCheckpoint if torch would convert, and round, without a warning."""
         for name, tensor in tensors.items():
             mine, stored = str(tensor.dtype).removeprefix("torch."), self._index.get(name)
             if stored is not None and stored.dtype != mine:
                 raise BadCheckpoint(f"{self.folder}: {name}: {stored.dtype} in the checkpoint, {mine} here")
 
     def _check(self, plan: LoadPlan) -> None:
-        """Raise BadCheckpoint where the files that will be read hold something else than the metadata says."""
+        """Raise BadCheckpoint if the files to read contradict the metadata."""
         wanted = {(item.storage_index.fqn, item.storage_index.offset) for item in plan.items}
         chunks = [
             (one.dtype, chunk)
@@ -103,7 +103,10 @@ class Tensors:
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """All tensors whose names begin with `prefix`, whole, in host memory, by the rest of the name."""
+    """Return all tensors whose names begin with `prefix`, by the rest of the name.
+
+    They are whole, in host memory.
+    """
     source = Tensors(checkpoint)
     found = {name: one for name, one in source.stored.items() if name.startswith(prefix)}
     tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in found.items()}
@@ -112,7 +115,7 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def read_values(path: Path) -> Any:
-    """A file of plain values and tensors. Raises BadCheckpoint."""
+    """Return the plain values and tensors in a file. Raises BadCheckpoint."""
     check_values(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

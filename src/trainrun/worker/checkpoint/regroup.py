@@ -19,7 +19,7 @@ Fire = Callable[[Sequence[SavedGroup]], None]
 
 
 def rebuild(state: State, saved: Mapping[str, Any], fire: Fire | None) -> None:
-    """Let plugins add the groups that the checkpoint has and the optimizer has not, then mark what is trained.
+    """Let plugins add missing groups of the checkpoint, then mark what is trained.
 
     fire: calls the hook with the saved groups. A setting that a plugin leaves out is the one that the group was first
     added with, and not the optimizer's default.
@@ -38,7 +38,10 @@ def rebuild(state: State, saved: Mapping[str, Any], fire: Fire | None) -> None:
 
 
 def saved_groups(saved: Mapping[str, Any]) -> list[SavedGroup]:
-    """Return for each saved group the `names` of its parameters, and the `settings` that it was built or added with."""
+    """Return the `names` of the parameters and the `settings` of each saved group.
+
+    The settings are those that the group was built or added with.
+    """
     groups, built = saved["optimizer"]["groups"], saved.get("built")
     before = [{**one, "lr": one.get("initial_lr", one["lr"])} for one in groups] if built is None else built["groups"]
     return [
@@ -52,7 +55,10 @@ _PLACES = ("names", "param_names", "initial_lr")
 
 @contextmanager
 def _given(optimizer: torch.optim.Optimizer) -> Iterator[list[set[str]]]:
-    """Collect which settings each group is added with: torch fills in defaults for the others."""
+    """Collect which settings each group is added with.
+
+    Torch fills in defaults for the others.
+    """
     found: list[set[str]] = []
     add = optimizer.add_param_group
 
@@ -69,7 +75,10 @@ def _given(optimizer: torch.optim.Optimizer) -> Iterator[list[set[str]]]:
 
 
 def _require_grad(model: torch.nn.Module, built: Sequence[str], saved: Mapping[str, Any]) -> None:
-    """Freeze and unfreeze parameters as training had done, except those that are built otherwise now."""
+    """Freeze and unfreeze parameters as training had done.
+
+    Those that are built otherwise now are left alone.
+    """
     then = saved.get("built")
     if then is None:
         return

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: everything back where it was, on as many ranks as there are now."""
+"""Resuming from a checkpoint: everything is restored, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -34,14 +34,20 @@ _OWN = {"rng": dict, "loader": dict, "metrics": dict}
 
 @dataclass(frozen=True)
 class Start:
-    """What the client decided an attempt goes on from. differences: what changed since, by kind."""
+    """The checkpoint from which an attempt resumes, as the client decided.
+
+    differences: what changed since, by kind.
+    """
 
     checkpoint: Path
     differences: Mapping[str, Any]
 
 
 def find(paths: RunPaths, attempt: int, collectives: Collectives) -> Start | None:
-    """Where the attempt starts; None for the beginning. Raises EnvironmentProblem where ranks see different things."""
+    """Return where the attempt starts; None for the beginning.
+
+    Raises EnvironmentProblem if ranks see different things.
+    """
     told = read_json(paths.start(attempt)) or {}
     name = told.get("checkpoint")
     found = None if name is None else Start(Path(name), told.get("differences") or {})
@@ -67,9 +73,10 @@ def _identity(start: Start | None) -> list[str]:
 
 
 def restore(session: Session, start: Start) -> None:
-    """Put everything back; the random generators only at `Session.ready`, as the last thing before the first step.
+    """Restore everything except the random generators.
 
-    Raises BadCheckpoint for contents that cannot be read, and TrainingError for those of another training.
+    `Session.ready` restores those, as the last thing before the first step. Raises BadCheckpoint for contents that
+    cannot be read, and TrainingError for those of another training.
     """
     manifest = read_manifest(start.checkpoint)
     saved = _table(start.checkpoint / layout.TRAINING, _TRAINING)
@@ -107,7 +114,10 @@ def restore(session: Session, start: Start) -> None:
 
 
 def _require_finite(session: Session, checkpoint: Path, saved: Mapping[str, Any], plugins: Mapping[str, Any]) -> None:
-    """Raise BadCheckpoint, on all ranks, if what was loaded from a checkpoint of an older version is not finite."""
+    """Raise BadCheckpoint, on all ranks, if what was loaded is not finite.
+
+    Only checkpoints of an older version can hold such values.
+    """
     tensors, exempt = capture.tensors(session.model, session.optimizer), session.state.exempt
     weights = {name: one.shape for name, one in capture.model_tensors(session.model).items()}
     wanted = {name: one for name, one in tensors.items() if finite.must_be_finite(name, one.shape, weights, exempt)}
@@ -123,7 +133,10 @@ def _require_finite(session: Session, checkpoint: Path, saved: Mapping[str, Any]
 
 
 def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
-    """The values in a file that must hold these at least. Raises BadCheckpoint."""
+    """Return the values in a file that must hold at least `keys`.
+
+    Raises BadCheckpoint.
+    """
     found = reader.read_values(path)
     if not isinstance(found, dict):
         raise BadCheckpoint(f"{path}: expected a dict, got a {type(found).__name__}")
@@ -133,9 +146,10 @@ def _table(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _randomness(session: Session, saved: dict[str, Any], *, same: bool) -> None:
-    """Put the generators back; with another number of ranks, or another seed, each rank gets a seed of its own.
+    """Restore the generators, or seed them anew.
 
-    It is made of the recipe's seed, the step and the rank.
+    With another number of ranks, or another seed, each rank gets a seed of its own. It is made of the recipe's seed,
+    the step and the rank.
     """
     state = session.state
     if same:
@@ -163,13 +177,13 @@ def _tensors(session: Session, source: reader.Tensors, saved: Mapping[str, Any])
 
 
 def _unheard(differences: Mapping[str, Any]) -> list[str]:
-    """The changes that may be meant for optimizer and scheduler."""
+    """Return the changes that may be meant for optimizer and scheduler."""
     keys = [key for key in differences.get("recipe", {}) if key.startswith(_BUILDING)]
     return [*keys, *(f"plugin {name}" for name in differences.get("plugins", {}))]
 
 
 def _plugins(checkpoint: Path, manifest: Manifest, rank: int) -> dict[str, Any]:
-    """The state of each plugin: this rank's, where it has one of its own; else rank 0's."""
+    """Return the state of each plugin: this rank's own if it has one, otherwise rank 0's."""
     found = {}
     for file in manifest.files:
         folder, _, name = file.rpartition("/")

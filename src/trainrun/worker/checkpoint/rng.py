@@ -13,11 +13,14 @@ import torch
 
 
 def state(device: torch.device) -> dict[str, Any]:
-    """The state of every generator that training may draw from: Python's, torch's, the device's and NumPy's."""
+    """Return the state of every generator that training may draw from.
+
+    These are Python's, torch's, the device's and NumPy's.
+    """
     found: dict[str, Any] = {"python": _listed(random.getstate()), "torch": torch.get_rng_state()}
     if device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device)
-    numpy = sys.modules.get("numpy")  # not imported for this: what nobody has imported nobody has drawn from
+    numpy = sys.modules.get("numpy")  # not imported for this: no code has drawn from what no code has imported
     if numpy is not None:
         kind, keys, *rest = numpy.random.get_state()
         found["numpy"] = [kind, keys.tolist(), *rest]
@@ -25,7 +28,10 @@ def state(device: torch.device) -> dict[str, Any]:
 
 
 def restore(saved: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back into a state that `state` gave; those that it does not mention stay as they are."""
+    """Restore the generators to a state that `state` returned.
+
+    Generators that it does not mention stay as they are.
+    """
     version, numbers, gauss = saved["python"]
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(saved["torch"])
@@ -39,9 +45,10 @@ def restore(saved: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def apart(device: torch.device, seed: int, others: Iterable[torch.Generator] = ()) -> Iterator[None]:
-    """Seed the generators for what happens within, and put them back afterwards, whatever is raised.
+    """Seed the generators for the body, and restore them afterwards.
 
-    others: generators that are only put back, because they have been seeded already.
+    They are restored after an exception too. others: generators that are only restored, because they have been seeded
+    already.
     """
     saved, devices = state(device), _devices()
     own = [(generator, generator.get_state()) for generator in others]
@@ -57,7 +64,10 @@ def apart(device: torch.device, seed: int, others: Iterable[torch.Generator] = (
 
 
 def seed_of(*parts: object) -> int:
-    """Make a seed of 63 bits, far from those of other `parts`, such as a purpose, a step and a rank."""
+    """Make a seed of 63 bits, far from those of other `parts`.
+
+    Parts are, for example, a purpose, a step and a rank.
+    """
     text = " ".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
@@ -70,7 +80,10 @@ def seed_numpy(seed: int) -> None:
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Seed what `state` saves, and no more: `torch.manual_seed` also seeds devices that are not there to restore."""
+    """Seed what `state` saves, and no more.
+
+    `torch.manual_seed` also seeds devices that are not there to restore.
+    """
     random.seed(seed)
     seed_numpy(seed)
     torch.default_generator.manual_seed(seed)
@@ -80,7 +93,10 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _devices() -> list[torch.Tensor]:
-    """The states of all GPUs, if the process uses any: a task may use more of them than its own."""
+    """Return the states of all GPUs, if the process uses any.
+
+    A task may use more of them than its own.
+    """
     used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.cuda.get_rng_state_all() if used else []
 

@@ -1,6 +1,6 @@
 """Writing tensors in the format of safetensors: https://huggingface.co/docs/safetensors.
 
-The `safetensors` package writes tensors of torch only where NumPy is installed, which trainrun does not ask for. The
+The `safetensors` package writes tensors of torch only if NumPy is installed, which trainrun does not require. The
 format is eight bytes with the length of a JSON header, the header, and the tensors' bytes without gaps.
 """
 

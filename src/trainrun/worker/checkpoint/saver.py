@@ -53,7 +53,10 @@ class Saver:
         self._running: Future[Saved] | None = None
 
     def save(self, session: Session, reason: str) -> float:
-        """Copy the state now and write it in the background; answers with the seconds that training has waited."""
+        """Copy the state and write it in the background; return the seconds of waiting.
+
+        These are the seconds that training has waited.
+        """
         began = perf_counter()
         self.wait(session)
         self._running = self._pool.submit(self._run, self._copy(session, reason), self._told)
@@ -68,7 +71,10 @@ class Saver:
         return ended
 
     def wait(self, session: Session) -> Saved | None:
-        """Wait for the save that is running, if one is; training counts as alive meanwhile, though not for ever."""
+        """Wait for the save that is running, if one is.
+
+        Training counts as alive meanwhile, though not forever.
+        """
         running, pulse, until = self._running, session.state.pulse, monotonic() + _PATIENCE
         if running is None:
             return None
@@ -100,5 +106,5 @@ class Saver:
 
 
 def folder(step: int) -> str:
-    """How a decision about the save of a step is told from those about others."""
+    """Return the key by which decisions about the save of a step are known."""
     return layout.folder_name(step)

@@ -43,7 +43,10 @@ class Group:
 
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:
-        """The settings that it is built with otherwise: what each was and is, `Absent` if it was or is not there."""
+        """The settings that it is built with otherwise: what each was and is.
+
+        A value is `Absent` if the setting was or is not there.
+        """
         was, now = self.then[0], self.now[0]
         pairs = {key: (was.get(key, Absent), now.get(key, Absent)) for key in dict.fromkeys([*was, *now])}
         return {key: pair for key, pair in pairs.items() if not same(*pair)}
@@ -164,7 +167,7 @@ def _fill(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], planned: G
 
 
 def _require_same_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
-    """Raise TrainingError if the checkpoint has a scheduler of another class, or one that holds others."""
+    """Raise TrainingError if the checkpoint's scheduler has another class, or holds others."""
     told, then = saved["scheduler"], saved.get("built")
     kinds, own = [class_name(one) for one in schedulers(scheduler)], isinstance(scheduler, Schedule)
     if then is None:
@@ -184,7 +187,7 @@ def _require_same_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
 def _load(
     scheduler: Any, built: Built, then: Mapping[str, Any], saved: Mapping[str, Any], groups: Sequence[Group], step: int
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Give the scheduler its state; yield the settings that have changed, as name, was and is."""
+    """Give the scheduler its state; yield the changed settings as name, was and is."""
     told = saved["scheduler"]
     if scheduler is None:
         if told is not None:
@@ -219,7 +222,10 @@ def _merged(then: Any, now: Any, saved: Any) -> Any:
 
 
 def _typed(value: Any, like: Any) -> Any:
-    """Return `value` with the types of dicts that `like` has: a checkpoint holds plain ones."""
+    """Return `value` with the types of dicts that `like` has.
+
+    A checkpoint holds plain dicts.
+    """
     if isinstance(value, dict) and isinstance(like, dict):
         return filled(like, {key: _typed(item, like.get(key)) for key, item in value.items()})
     if isinstance(value, list) and isinstance(like, list):
@@ -249,7 +255,10 @@ def _set_rates(
     moved: bool,
     had_one: bool,
 ) -> None:
-    """Give each group its rate: by the schedule as it is now if that, or the group's own rate, has changed."""
+    """Give each group its rate.
+
+    The rate follows the schedule as it is now if that, or the group's own rate, has changed.
+    """
     if scheduler is None:
         for group, planned in zip(optimizer.param_groups, groups, strict=True):
             if had_one and "lr" not in planned.changed:

@@ -1,6 +1,6 @@
 """Sharded tensors in the state of plugins.
 
-They are written beside those of the model, each rank its own shards, so that any number of ranks can go on from them.
+They are written next to those of the model, each rank its own shards, so that any number of ranks can resume from them.
 In the plugin's own file a small table stands in the place of each.
 """
 
@@ -22,7 +22,10 @@ _NAME, _CUT = "__sharded__", "__cut__"
 
 
 def take_out(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The states without their sharded tensors, and these by the names under which they are to be written."""
+    """Return the states without their sharded tensors, and these by name.
+
+    They are to be written under these names.
+    """
     found: dict[str, torch.Tensor] = {}
 
     def replaced(value: Any, place: str) -> Any:
@@ -40,10 +43,12 @@ def take_out(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch
 
 
 def put_back(states: Mapping[str, Any], source: Tensors, model: torch.nn.Module) -> dict[str, Any]:
-    """The states with their sharded tensors read from `source`, sharded as `model` is.
+    """Return the states with their sharded tensors read from `source`.
 
-    Where the model is not sharded they are whole, in host memory. To be called on all ranks alike.
-    Raises BadCheckpoint where one is not there.
+    They are sharded as `model` is. If the model is not sharded they are whole, in host memory. Call it on all ranks
+    alike.
+
+    Raises BadCheckpoint if a tensor is missing.
     """
     mesh = next((one.device_mesh for one in model.parameters() if isinstance(one, DTensor)), None)
     rooms: dict[str, torch.Tensor] = {}
@@ -71,7 +76,10 @@ def _names(place: str) -> Iterator[str]:
 
 
 def _cut(placement: Placement) -> int | None:
-    """The dimension along which a tensor is cut; None where every rank has all of it."""
+    """Return the dimension along which a tensor is cut.
+
+    None if every rank has all of it.
+    """
     return placement.dim if isinstance(placement, Shard) else None
 
 

@@ -33,21 +33,25 @@ class Shard(NamedTuple):
 
 
 def stage(tensors: Mapping[str, torch.Tensor], rank: int, staging: Staging) -> list[Shard]:
-    """Copy what this rank has to give: its shards of sharded tensors, and on rank 0 all others too."""
+    """Copy what this rank has to give.
+
+    These are its shards of sharded tensors, and on rank 0 all other tensors too.
+    """
     mine = {name: tensor for name, tensor in tensors.items() if rank == 0 or isinstance(tensor, DTensor)}
     plan = create_default_local_save_plan(mine, rank == 0)
     return [Shard(item, staging.copy(item.index.fqn, _local(mine[item.index.fqn]))) for item in plan.items]
 
 
 def rows(shards: Sequence[Shard]) -> list[Row]:
-    """What the other ranks have to know of this rank's shards."""
+    """Return what the other ranks have to know of this rank's shards."""
     return [_row(shard.item) for shard in shards]
 
 
 def plan(of_ranks: Sequence[Sequence[Row]]) -> tuple[Metadata, list[list[Row]]]:
-    """Who writes what: each part of each tensor is written once, by the lowest rank that has it.
+    """Plan which rank writes which part of each tensor.
 
-    Answers with the checkpoint's metadata, and for each rank with the indices of the items to write.
+    Each part is written once, by the lowest rank that has it. Returns the checkpoint's metadata, and for each rank the
+    indices of the items to write.
     """
     planner = DefaultSavePlanner(flatten_state_dict=False, dedup_save_to_lowest_rank=True)
     plans, metadata = planner.create_global_plan([SavePlan([_item(row) for row in rank]) for rank in of_ranks])
@@ -55,7 +59,10 @@ def plan(of_ranks: Sequence[Sequence[Row]]) -> tuple[Metadata, list[list[Row]]]:
 
 
 def write(folder: Path, rank: int, shards: Sequence[Shard], wanted: Sequence[Row]) -> list[Row]:
-    """Write those of `shards` that are `wanted` into a file of this rank, synced; answers with where each is in it."""
+    """Write those of `shards` that are `wanted` into a file of this rank, synced.
+
+    Returns the position of each shard in the file.
+    """
     if not wanted:
         return []
     by_index = {shard.item.index: shard for shard in shards}
@@ -70,7 +77,7 @@ def write(folder: Path, rank: int, shards: Sequence[Shard], wanted: Sequence[Row
 
 
 def finish(folder: Path, metadata: Metadata, of_ranks: Sequence[Sequence[Row]]) -> None:
-    """Write the metadata, synced, with where everything is."""
+    """Write the metadata, synced, with the position of everything."""
     results = [
         [WriteResult(index=_index(row[:3]), size_in_bytes=row[3], storage_data=_StorageInfo(*row[4:])) for row in rank]
         for rank in of_ranks
@@ -81,7 +88,7 @@ def finish(folder: Path, metadata: Metadata, of_ranks: Sequence[Sequence[Row]]) 
 
 class _Writer(FileSystemWriter):
     def storage_meta(self) -> None:
-        """Nothing: it would be the path at which the checkpoint was written, which is another one by now."""
+        """Return None: the path would be that of the writing, which differs by now."""
 
 
 def _writer(folder: Path) -> _Writer:

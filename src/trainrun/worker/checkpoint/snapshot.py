@@ -43,7 +43,10 @@ class Snapshot:
 
 
 def take(session: Session, staging: Staging, reason: str) -> Snapshot:
-    """Copy the state of a training between two steps. Raises TrainingError for what no checkpoint can hold."""
+    """Copy the state of a training between two steps.
+
+    Raises TrainingError for what no checkpoint can hold.
+    """
     state = session.state
     staging.begin()
     collected, missing = plugin_state.collect_each(session.hooks.members, torch.is_tensor)
@@ -91,5 +94,5 @@ def pack(value: Any) -> bytes:
 
 
 def hashed(data: bytes) -> str:
-    """A name for the contents."""
+    """Return a name for the contents."""
     return hashlib.sha256(data).hexdigest()

@@ -20,11 +20,14 @@ class Staging:
         self._used: set[Hashable] = set()
 
     def begin(self) -> None:
-        """A new round of copies begins: those of the last one are not needed any more."""
+        """Begin a new round of copies; those of the last one are not needed any more."""
         self._used.clear()
 
     def copy(self, key: Hashable, tensor: torch.Tensor) -> torch.Tensor:
-        """A contiguous copy of `tensor` in host memory; from a GPU it is there after `finish`."""
+        """Return a contiguous copy of `tensor` in host memory.
+
+        From a GPU it is there after `finish`.
+        """
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             pinned = tensor.device.type == "cuda"
@@ -43,7 +46,7 @@ class Staging:
         return value
 
     def finish(self) -> None:
-        """Wait for the copies, and give back the memory of what this round did not copy."""
+        """Wait for the copies, and free the memory of what this round did not copy."""
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.current_stream().synchronize()
         self._buffers = {key: buffer for key, buffer in self._buffers.items() if key in self._used}

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 FOLDER = "trail"
 
-_DIGITS = 16  # of a SHA-256: 64 bits are enough to tell two batches apart
+_DIGITS = 16  # of a SHA-256: 64 bits are enough to distinguish two batches
 _DEEPEST = 32  # levels of nesting in a batch that are looked at
 
 
 class Trail:
-    """Write down what each step works on, and end the first attempt where it is to be interrupted."""
+    """Write down what each step works on, and end the first attempt at its interruption."""
 
     class Options(PluginOptions):
         """What `trainrun verify-resume` sets."""
@@ -97,12 +97,12 @@ class Trail:
 
 
 def file(root: Path, rank: int) -> Path:
-    """The trail of one rank."""
+    """Return the path of the trail of one rank."""
     return root / FOLDER / f"rank-{rank}.jsonl"
 
 
 def others(root: Path, rank: int) -> Path:
-    """The other optimizers of one rank."""
+    """Return the path of the other optimizers of one rank."""
     return root / FOLDER / f"optimizers-{rank}.json"
 
 
@@ -111,9 +111,10 @@ class _Hash(Protocol):
 
 
 def digest(value: Any) -> str:
-    """A name for the contents: tensors, arrays and plain values in mappings, lists, tuples and dataclasses.
+    """Return a name for the contents.
 
-    Of other objects only the type counts.
+    Contents are tensors, arrays and plain values in mappings, lists, tuples and dataclasses. Of other objects only the
+    type counts.
     """
     found = hashlib.sha256()
     _feed(found, value, 0)
@@ -143,7 +144,7 @@ def _feed(found: _Hash, value: Any, depth: int) -> None:
 
 
 def content(tensor: torch.Tensor) -> bytes:
-    """The bytes of a tensor, in the order of its elements."""
+    """Return the bytes of a tensor, in the order of its elements."""
     dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     host = dense.cpu().contiguous()
     # By address, because a tensor shows its bytes to Python only through NumPy.

@@ -1,4 +1,4 @@
-"""The model's weights as one file of safetensors, while a training goes on."""
+"""The model's weights as one file of safetensors, while a training continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from trainrun.worker.sharding import whole
 
 
 def gather(model: torch.nn.Module, rank: int) -> dict[str, torch.Tensor]:
-    """The whole model's tensors in host memory on rank 0, nothing on the others. To be called on all ranks alike."""
+    """Return the whole model's tensors in host memory on rank 0, nothing on the others.
+
+    Call it on all ranks alike.
+    """
     found = {}
     for name, tensor in model_tensors(model).items():
         full = whole(tensor.detach())
@@ -31,9 +34,10 @@ def gather(model: torch.nn.Module, rank: int) -> dict[str, torch.Tensor]:
 
 
 def own(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What this rank has of the model in host memory, and where the parts lie in the whole. Asks no other rank.
+    """Return this rank's part of the model in host memory, and its place in the whole.
 
-    Of a part there is its `shape` in the whole and the `offset` of its first element; whole tensors have none.
+    Asks no other rank. Of a part there is its `shape` in the whole and the `offset` of its first element; whole tensors
+    have none.
     """
     tensors = model_tensors(model)
     sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
@@ -47,9 +51,10 @@ def own(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
-    """Write the file and wait until it is on the disk: whole or not at all, in the place of one that is there.
+    """Write the file and wait until it is on the disk.
 
-    Raises OSError, and UsageError for a tensor of a kind that the format does not have.
+    It appears whole or not at all, and replaces an existing one. Raises OSError, and UsageError for a tensor of a kind
+    that the format does not have.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -1,6 +1,6 @@
 """From the snapshots of all ranks to a published checkpoint, or to none.
 
-Every stage is done by all ranks and ends with an exchange: where one rank fails all know it, and none goes on. The
+Every stage is done by all ranks and ends with an exchange: if one rank fails all know it, and none continues. The
 exchange has a process group of its own, because it happens on a thread while training uses the other one.
 """
 
@@ -35,7 +35,7 @@ class NotFinite(SaveFailed):
 
 @dataclass(frozen=True)
 class About:
-    """What a manifest says of the run, beside what a snapshot knows."""
+    """What a manifest says of the run, besides what a snapshot knows."""
 
     run: str
     attempt: int
@@ -47,16 +47,16 @@ class About:
 
 
 def _nobody(_: str, __: int) -> None:
-    """Nobody wants to know how far a save is."""
+    """Ignore how far a save is."""
 
 
 class Writer:
     """Writes the checkpoints of one rank together with the other ranks.
 
-    share: gives a JSON value to all ranks and answers with everybody's, in the order of ranks.
+    share: gives a JSON value to all ranks and returns the values of all, in the order of ranks.
     stages: called with how far a save is and its step, to inject faults: "copy" on the training thread, before the
-        state is copied; then "write" (this rank's tensors are written), "commit" (nothing but the rename is left to
-        do), "committed" (it is done) and "retention" (before old checkpoints are removed).
+    state is copied; then "write" (this rank's tensors are written), "commit" (nothing but the rename is left to do),
+    "committed" (it is done) and "retention" (before old checkpoints are removed).
     """
 
     def __init__(
@@ -72,7 +72,10 @@ class Writer:
         self.protected: set[Path] = set()
 
     def write(self, snapshot: Snapshot) -> Path:
-        """Write and publish; answers with the checkpoint's path. To be called by all ranks alike. Raises SaveFailed."""
+        """Write and publish the checkpoint; return its path.
+
+        All ranks call it alike. Raises SaveFailed.
+        """
         began = time.time()
         temp: Path | None = None
         try:
@@ -188,17 +191,20 @@ class Writer:
     def _prune(self, newest: Path) -> None:
         if self._rank > 0:
             return
-        # The new one is good, whatever becomes of the old ones; they are tried again after the next.
+        # The new one is good, with or without the old ones; they are tried again after the next.
         with suppress(OSError, BadCheckpoint):
             retention.prune(newest.parent, self._keep, protect=self.protected)
         self.protected.clear()
 
     def _agree(self, work: Callable[[], Any]) -> list[Any]:
-        """Do a stage on all ranks; answers with everybody's result. Raises SaveFailed on all where one failed."""
+        """Do a stage on all ranks; return the results of all.
+
+        Raises SaveFailed on all ranks if one failed.
+        """
         mine: dict[str, Any] = {}
         try:
             mine["result"] = work()
-        except Exception as error:  # whatever it is, the peers wait for an answer
+        except Exception as error:  # with any exception, the peers wait for a reply
             mine["error"] = f"rank {self._rank}: {type(error).__name__}: {error}"
         told: Any = self._share(mine)
         errors = [one["error"] for one in told if "error" in one]
