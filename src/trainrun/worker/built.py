@@ -37,7 +37,7 @@ class Built:
 
     @property
     def count(self) -> int:
-        """Return how many groups are known; `add_param_group` adds more."""
+        """The number of known groups; `add_param_group` adds more."""
         return len(self.groups)
 
     def complete(

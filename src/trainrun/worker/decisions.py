@@ -35,7 +35,7 @@ _CUDA_LAG = 2
 
 @dataclass(frozen=True)
 class Decision:
-    """Something that a plugin, a signal or trainrun itself decided on one rank at `step`, and why.
+    """A decision of a plugin, a signal or trainrun itself on one rank at `step`, and why.
 
     `origin` says what asked for it: `plugin` alone does not, because a plugin may be called like a signal. `data` holds
     what else all ranks must know; `reason` is for people, and is never read back.
@@ -60,11 +60,10 @@ class Decisions:
     """Posting decisions from this rank, and learning which ones are due.
 
     log: None for a single worker. delay: after how many steps a posted decision is applied.
-    barrier: waits for all ranks, on the host. relay: to and from other nodes, None where there are none.
+    barrier: waits for all ranks, on the host. relay: to and from other nodes, None if there are none.
 
-    Where `more` is false and `written` equals `read`, nothing is due: it is enough to set `step`. The loop looks
-    itself, because in a training all that this touches is out of the processor's caches, and a call costs a
-    microsecond.
+    If `more` is false and `written` equals `read`, nothing is due: it is enough to set `step`. The loop looks itself,
+    because in a training all that this touches is out of the processor's caches, and a call costs a microsecond.
     """
 
     def __init__(
@@ -100,7 +99,10 @@ class Decisions:
         origin: Origin = "vote",
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Post a decision from any thread. One that is posted already and not yet applied is not posted twice."""
+        """Post a decision from any thread.
+
+        One that is posted already and not yet applied is not posted twice.
+        """
         decision = Decision(kind, plugin, hook, scrub(reason)[:2000], self._rank, origin=origin, data=data or {})
         if threading.get_ident() == self._thread:
             self._write(decision)
@@ -109,7 +111,10 @@ class Decisions:
             self.more = True
 
     def due(self, step: int) -> list[Decision]:
-        """Begin `step`: the decisions to apply now, the same on all ranks and in the same order."""
+        """Begin `step`; return the decisions to apply now.
+
+        They are the same on all ranks and in the same order.
+        """
         self.step = step
         self.more = self._relay is not None  # first: another thread may post from here on, and sets it again
         self._flush()
@@ -122,15 +127,18 @@ class Decisions:
         return due
 
     def settle(self) -> list[Decision]:
-        """Wait for all ranks, then answer with everything posted so far, due or not. Call it on all ranks alike."""
+        """Wait for all ranks; return everything posted so far, due or not.
+
+        Call it on all ranks alike.
+        """
         self._flush()
         self._barrier()
         if self._relay is not None:
             self._relay.fetch()
-            self._barrier()  # nobody reads before the leaders have fetched
+            self._barrier()  # no rank reads before the leaders have fetched
         self._absorb()
         settled = self._take(self.step)
-        self._barrier()  # nobody posts anew before all have read
+        self._barrier()  # no rank posts anew before all have read
         return settled
 
     def _take(self, last: int) -> list[Decision]:
@@ -163,9 +171,10 @@ class Decisions:
 
 
 def open_decisions(path: Path, name: str, collectives: Collectives, *, cuda: bool) -> Decisions:
-    """The decisions of one rank, tied to those of all others. To be called by all ranks alike.
+    """Return the decisions of one rank, tied to those of all others.
 
-    path: of the node's shared log, while it is being opened. name: of this attempt in the job's store.
+    Call it on all ranks alike. path: of the node's shared log, while it is being opened. name: of this attempt in the
+    job's store.
     """
     world, lag = collectives.world, _CUDA_LAG if cuda else _LAG
     delay = lag + 1 if world.nodes == 1 else 2 * lag + 1

@@ -69,7 +69,10 @@ def _evaluate_splits(session: Session, record: EvaluationRecord) -> bool:
 
 
 def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> dict[str, float] | None:
-    """Average what `evaluation_step` returns for the split; return None if a stop broke the evaluation off."""
+    """Average what `evaluation_step` returns for the split.
+
+    Returns None if a stop interrupted the evaluation.
+    """
     hooks, collectives = session.hooks, session.collectives
     if hooks.on_evaluation_start:
         hooks.on_evaluation_start(split)
@@ -102,7 +105,7 @@ def _evaluate_split(session: Session, split: str, loader: Iterable[object]) -> d
 
 
 def _loading(batches: Iterator[tuple[object, int]], pulse: Pulse) -> Iterator[tuple[object, int]]:
-    """The batches; the pulse shows when they are waited for."""
+    """Yield the batches; the pulse shows when they are waited for."""
     while True:
         pulse.begin_loading()
         found = next(batches, None)
@@ -113,9 +116,10 @@ def _loading(batches: Iterator[tuple[object, int]], pulse: Pulse) -> Iterator[tu
 
 
 def _generators(loaders: Iterable[object]) -> Iterator[torch.Generator]:
-    """The generators that loaders and samplers have of their own; a training loader may draw from the same.
+    """Yield the generators that loaders and samplers have of their own.
 
-    Processes of a loader have their seeds from there, so that they draw the same in each evaluation.
+    A training loader may draw from the same. Processes of a loader have their seeds from there, so that they draw the
+    same in each evaluation.
     """
     for one in loaders:
         loader = one.loader if isinstance(one, SampledLoader) else one
@@ -127,6 +131,9 @@ def _generators(loaders: Iterable[object]) -> Iterator[torch.Generator]:
 
 
 def _add(sums: Metrics, name: str, value: Value, weight: float, *, counts: bool) -> None:
-    """Add a batch's value; one of a padding batch leaves no trace, whatever it is."""
+    """Add a batch's value.
+
+    The value of a padding batch leaves no trace, even if it is not finite.
+    """
     if counts and not math.isclose(weight, 0.0):
         sums.add(name, value, "mean", weight)

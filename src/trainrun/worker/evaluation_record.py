@@ -51,7 +51,10 @@ class EvaluationRecord:
         return {name: value for name, value in self.values.items() if name not in self._earlier}
 
     def add(self, source: str, metrics: Mapping[str, float]) -> None:
-        """Add metrics that are equal on all ranks. Raise TrainingError if one has come from another source."""
+        """Add metrics that are equal on all ranks.
+
+        Raises TrainingError if one has come from another source.
+        """
         for name, value in metrics.items():
             other = self._sources.setdefault(name, source)
             if other != source:
@@ -62,7 +65,10 @@ class EvaluationRecord:
             self.values[name] = value
 
     def add_whole_split(self, split: str) -> None:
-        """Add what `evaluation_metrics` returns for `split`, and what was logged so far. Call it on all ranks alike."""
+        """Add what `evaluation_metrics` returns for `split`, and what was logged so far.
+
+        Call it on all ranks alike.
+        """
         ask = self._session.hooks.evaluation_metrics
         answers = ask(split) if ask else []
         rows: Rows = [row for plugin, metrics in answers for row in _rows(plugin, split, metrics)]
@@ -85,7 +91,10 @@ class EvaluationRecord:
             self.add(source, {name: value})
 
     def _warn_of_differences(self, ranks: list[Rows]) -> None:
-        """Warn of metrics of which a rank has another value than rank 0; it may have none."""
+        """Warn of metrics of which a rank has another value than rank 0.
+
+        It may have none.
+        """
         first, unlike = {name: value for _, name, value in ranks[0]}, dict[str, list[int]]()
         for rank, rows in enumerate(ranks):
             for _, name, value in rows:
@@ -113,7 +122,7 @@ def _rows(plugin: str, split: str, metrics: object) -> Rows:
 
 def _number(where: str, name: str, value: object) -> float:
     try:
-        # Arrays of NumPy with one number too, and whatever else is one.
+        # Arrays of NumPy with one number too, and any other object that is one.
         if hasattr(value, "__float__") and not isinstance(value, torch.Tensor | numbers.Complex):
             return float(value)
         return float(as_number(value))

@@ -26,13 +26,13 @@ class Faults:
         """Log the fault with its traceback, and post what follows from it."""
         key = (fault.instance, fault.hook)
         self._seen[key] = self._seen.get(key, 0) + 1
-        if isinstance(fault.error, HookFailed):  # from a background thread, whose exceptions nobody would see
+        if isinstance(fault.error, HookFailed):  # from a background thread, whose exceptions would be lost
             self.fatal = self.fatal or fault.error
         elif fault.action == "disable":
             self._post("disable", fault)
         elif self._seen[key] == 1:
             self._post("warn", fault)
-        # Last: whatever becomes of the log, what follows from the fault is on its way.
+        # Last: even if the log fails, what follows from the fault is on its way.
         self._logger.error(
             "hook failed", plugin=fault.instance, hook=fault.hook, action=fault.action, exc_info=fault.error
         )
@@ -41,5 +41,5 @@ class Faults:
         self._state.decisions.post(kind, fault.instance, fault.hook, described(fault.error))
 
     def counts(self) -> dict[str, int]:
-        """How often each hookimpl raised on this rank, by `INSTANCE.HOOK`."""
+        """Return how often each hookimpl raised on this rank, by `INSTANCE.HOOK`."""
         return {f"{instance}.{hook}": count for (instance, hook), count in self._seen.items()}

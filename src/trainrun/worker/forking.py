@@ -54,15 +54,19 @@ def main() -> None:
 
 
 def run(plan: Mapping[str, Any]) -> None:
-    """Run the waves of a plan one after the other. This process must have one thread only."""
+    """Run the waves of a plan one after the other.
+
+    This process must have one thread only.
+    """
     for jobs in plan["waves"]:
         run_wave(jobs, plan["seconds"])
 
 
 def run_wave(jobs: Sequence[Job], seconds: float) -> None:
-    """Run the workers of some trainings and wait for their ends; kill what is left after `seconds`.
+    """Run the workers of some trainings and wait for their ends.
 
-    The first worker that fails ends the others of its training, which would wait for it.
+    What is left after `seconds` is killed. The first worker that fails ends the others of its training, which would
+    wait for it.
     """
     workers: dict[int, tuple[int, Job]] = {}
     for job in jobs:
@@ -111,7 +115,10 @@ def _be_worker(job: Job, rank: int, parent: int, seconds: float) -> NoReturn:
 
 
 def _end(pid: int, descriptor: int) -> bool:
-    """Wait for a worker that has ended or was killed, and return whether it failed. Nothing that it started is left."""
+    """Wait for a worker that has ended or was killed; return whether it failed.
+
+    Nothing that it started is left.
+    """
     wait([descriptor])
     with suppress(ProcessLookupError):  # while its number is still taken: loader processes outlive it by seconds
         os.killpg(pid, signal.SIGKILL)

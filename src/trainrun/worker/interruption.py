@@ -1,4 +1,4 @@
-"""Breaking an evaluation off where somebody has asked for a stop.
+"""Interrupting an evaluation if a stop was requested.
 
 Steps have the gradient reduction to ride on, and evaluations have nothing: the ranks ask one another about once a
 second. How many batches that is they work out from the slowest rank's time for one, so that all ask at the same batch.
@@ -27,12 +27,15 @@ class Interruption:
         self._asked_at = perf_counter()
 
     def begin(self) -> None:
-        """An evaluation begins."""
+        """Begin an evaluation."""
         self._batches = 0
         self._asked_at = perf_counter()
 
     def is_asked(self, *, here: bool) -> bool:
-        """After each batch, on all ranks alike: whether any rank was asked for something. here: this one."""
+        """Return whether any rank has a request. Call it after each batch, on all ranks alike.
+
+        here: whether this rank has one.
+        """
         self._batches += 1
         if self._gather is None:
             return here

@@ -44,7 +44,7 @@ class _Appending:
             self._lost += 1
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no record is held back."""
 
     def _append(self, text: str) -> None:
         with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -75,7 +75,10 @@ def _record(event: str, **values: object) -> str:
 
 
 def _dropped(path: Path) -> int:
-    """How many bytes were dropped before this file was begun: what its first line says."""
+    """Return how many bytes were dropped before this file was begun.
+
+    The file's first line says so.
+    """
     try:
         with path.open("rb") as file:
             first = json.loads(file.readline(1000))
@@ -85,9 +88,10 @@ def _dropped(path: Path) -> int:
 
 
 def make_logger(path: Path, limit: int = _LIMIT, **bound: object) -> structlog.typing.FilteringBoundLogger:
-    """A logger that appends to `path`, each line written out at once; `bound` goes with every record.
+    """Return a logger that appends to `path`, each line written out at once.
 
-    limit: bytes that are kept; when half of them are written, the file is renamed and a new one begun.
+    `bound` is part of every record. limit: bytes that are kept; when half of them are written, the file is renamed and
+    a new one begun.
     """
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast("TextIO", _Appending(path, limit))),

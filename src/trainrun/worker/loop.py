@@ -1,6 +1,6 @@
 """The training loop. Everything around it is a hook; `trainrun.hookspecs` shows the whole on one page.
 
-Hooks that nobody implements are None and are not called. They are looked up at each use, because a decision may
+Hooks that no plugin implements are None and are not called. They are looked up at each use, because a decision may
 change the plan between two steps.
 """
 
@@ -28,7 +28,10 @@ _NO_EXTRA: Extra = {}
 
 
 def train(session: Session) -> None:
-    """Train until the last step, or until the ranks agree to stop; `session.state.stop` then says why."""
+    """Train until the last step, or until the ranks agree to stop.
+
+    `session.state.stop` then says why.
+    """
     state, hooks = session.state, session.hooks
     state.enter("training")
     if kept := modes.begin_training(session.model):
@@ -80,7 +83,10 @@ def _epoch(session: Session) -> None:
 
 
 def _end_step(session: Session) -> None:
-    """What follows a step: evaluation, votes, a checkpoint. Where a stop breaks the evaluation off it is still owed."""
+    """Evaluate, count votes and save a checkpoint after a step.
+
+    If a stop interrupts the evaluation it is still due.
+    """
     state, every = session.state, session.state.recipe.evaluate.every
     session.owes_step = True
     if isinstance(session.check_replicas, int) and state.step % session.check_replicas == 0:
@@ -137,7 +143,7 @@ def _update(session: Session, update: Update) -> None:
 def _microbatch(session: Session, update: Update, index: int) -> tuple[torch.Tensor, Extra]:
     hooks = session.hooks
     batch = _fetch(session)
-    size = update.sizes[index]  # a custom loader tells it with the first batch of the update
+    size = update.sizes[index]  # a custom loader reports it with the first batch of the update
     if session.moves:
         batch = hooks.move_batch(batch, session.device, "train")
     if hooks.on_microbatch_start:
@@ -193,7 +199,7 @@ def _fetch(session: Session) -> Any:
 
 
 def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
-    """The loss, its weight if the task returned one, and what else it returned."""
+    """Return the loss, its weight if the task returned one, and its other values."""
     loss: Any
     weight: Any = None
     extra = _NO_EXTRA
@@ -223,7 +229,7 @@ def _shown(outputs: Any) -> str:
 
 
 def _apply_gradients(session: Session) -> str | None:
-    """Clip and step; answer with the reason where the update was skipped."""
+    """Clip and step; return the reason if the update was skipped."""
     state, hooks, model = session.state, session.hooks, session.model
     if state.scaler is not None:
         state.scaler.unscale_(session.optimizer)
@@ -250,7 +256,10 @@ def _apply_gradients(session: Session) -> str | None:
 
 
 def log(session: Session) -> None:
-    """Reduce the metrics since the last log and hand them to `on_log`. Called on all ranks at the same step."""
+    """Reduce the metrics since the last log and hand them to `on_log`.
+
+    Called on all ranks at the same step.
+    """
     session.warn_of_loader()
     pulse = session.state.pulse
     pulse.pause()

@@ -16,10 +16,11 @@ _LEAF = "AccumulateGrad"
 
 
 def depends_on(loss: torch.Tensor, parameters: Container[int], *, sharded: bool = False) -> bool:
-    """Whether a backward of `loss` reaches a parameter. parameters: the `id` of each that may be trained.
+    """Return whether a backward of `loss` reaches a parameter.
 
-    The search ends at the first one, in practice after a few nodes. A node written in Python, such as one of
-    reentrant activation checkpointing or of a compiled model, may hide parameters, so that it counts as one.
+    parameters: the `id` of each that may be trained. The search ends at the first one, in practice after a few nodes. A
+    node written in Python, such as one of reentrant activation checkpointing or of a compiled model, may hide
+    parameters, so that it counts as one.
     sharded: every `nn.Parameter` counts too, because FSDP puts others in the place of those that it shards.
     """
     if loss.grad_fn is None:

@@ -1,8 +1,8 @@
-"""The mean over units, such as tokens, however an update is cut into micro-batches and ranks.
+"""The mean over units, such as tokens, for any cut of an update into micro-batches and ranks.
 
 A task that returns `{"loss": mean, "weight": units}` says over how many units its loss is a mean. With u units and the
 loss l in each micro-batch of each of R ranks, the update's loss is the sum of u * l over the sum of u. Strategies
-average gradients over ranks, so that each loss is to be multiplied by u * R / U, where U is the sum over all.
+average gradients over ranks, so that each loss is to be multiplied by u * R / U, with U as the sum over all.
 
 With one micro-batch in the update, U is known before the backward: one all-reduce of a number. With several, it is
 known after the last forward only; losses are then multiplied by u / c with a power of two c, and the gradients once by
@@ -54,9 +54,10 @@ class LossWeights:
         return bool(self._used)
 
     def take(self, weight: object, *, counts: bool) -> Units | None:
-        """Return the weight that the task gave as units, None if it gives none. counts: False for padding.
+        """Return the weight that the task gave as units, None if it gives none.
 
-        Raises TrainingError for what is no weight, and unless the task returns a weight always, on all ranks, or never.
+        counts: False for padding. Raises TrainingError for what is no weight, and unless the task returns a weight
+        always, on all ranks, or never.
         """
         given = weight is not None
         if given is not self._used:
@@ -81,7 +82,7 @@ class LossWeights:
         return float(weight) if counts else 0.0
 
     def _settle(self, *, given: bool) -> None:
-        """The first loss of an attempt decides whether losses have weights."""
+        """Decide from the first loss of an attempt whether losses have weights."""
         everywhere = self._gather_integer(int(given)) if self._used is None and self._gather_integer else [int(given)]
         if self._used is not None or len(set(everywhere)) > 1:
             raise TaskError(
@@ -91,7 +92,10 @@ class LossWeights:
         self._used = given
 
     def scaled(self, loss: torch.Tensor, units: Units, index: int, micro_batches: int) -> torch.Tensor:
-        """Return the loss to run backward of, for micro-batch `index` of so many."""
+        """Return the loss to run backward of, for one micro-batch.
+
+        index: of the micro-batch, among `micro_batches`.
+        """
         if index == 0:
             self._sum, self._reference, self.incomplete = units, 1.0, micro_batches > 1
             if self._scaled and micro_batches > 1:
@@ -113,7 +117,10 @@ class LossWeights:
         return loss if share == 1 else loss * share
 
     def complete(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Multiply the gradients of a complete update of several micro-batches by what was not known before."""
+        """Multiply the gradients of a complete update by what was not known before.
+
+        Such an update has several micro-batches.
+        """
         total, self.incomplete = self._sum, False
         if self._reduction is not None:
             reduced, work = self._reduction
@@ -130,7 +137,7 @@ class LossWeights:
                 torch._foreach_mul_(alike, factor.to(dtype) if isinstance(factor, torch.Tensor) else factor)
 
     def _total(self, units: Units) -> Units:
-        """The sum of the units over all ranks."""
+        """Return the sum of the units over all ranks."""
         if self._world.size == 1:
             return units
         total = self._as_tensor(units)
@@ -144,20 +151,23 @@ class LossWeights:
 
 
 def _quotient(part: Units, whole: Units) -> Units:
-    """Divide, with 0 if the whole is 0: an update in which nothing counts has no gradient."""
+    """Divide, with 0 if the whole is 0.
+
+    An update in which nothing counts has no gradient.
+    """
     if isinstance(whole, torch.Tensor):
         return torch.where(whole > 0, part / whole, torch.zeros_like(whole))
     return part / whole if whole else 0.0
 
 
 def _power_of_two(units: Units, times: int) -> Units:
-    """A power of two near units * times, by which a division is exact."""
+    """Return a power of two near units * times, by which a division is exact."""
     if isinstance(units, torch.Tensor):
         return torch.ldexp(torch.ones_like(units), torch.frexp(units * times)[1])
     return math.ldexp(1.0, math.frexp(units * times)[1])
 
 
 def _local(gradient: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a DTensor."""
+    """Return this rank's part of a DTensor."""
     local: torch.Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
     return local

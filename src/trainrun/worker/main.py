@@ -54,7 +54,7 @@ _DRAIN = 10.0  # seconds that all background plugins together get at the end
 
 
 def main() -> None:
-    """A worker that torchrun has started as a new process."""
+    """Run a worker that torchrun has started as a new process."""
     run_dir, attempt, agent = sys.argv[1:4]
     die_with_parent(int(agent))
     scratch.adopt()
@@ -62,9 +62,9 @@ def main() -> None:
 
 
 def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoReturn:
-    """A worker from its first record to its end. The process must be tied to its parent already.
+    """Run a worker from its first record to its end.
 
-    problem: why it must not train, where that was found before it began.
+    The process must be tied to its parent already. problem: why it must not train, if that was found before it began.
     """
     code = ExitCode.ENVIRONMENT  # if not even the record can be written: the client finds out what is wrong
     sockets = None
@@ -86,7 +86,10 @@ def run_worker(run_dir: str, attempt: int, problem: str | None = None) -> NoRetu
 
 
 def _recorded(run_dir: str, attempt: int, problem: str | None) -> ExitCode:
-    """Train, and leave a record of how that ended. Raises OSError if it cannot be written."""
+    """Train, and leave a record of how that ended.
+
+    Raises OSError if it cannot be written.
+    """
     paths, world = RunPaths(Path(run_dir)), World.from_environment()
     output.redirect(paths, attempt, world.rank)
     record = Record(paths, attempt, world.rank)
@@ -98,13 +101,13 @@ def _recorded(run_dir: str, attempt: int, problem: str | None) -> ExitCode:
         outcome = train(paths, world=world, attempt=attempt, ties=ties, on_phase=record.update)
         deadline.cancel()
         record.finish(outcome)
-    except BaseException as error:  # whatever it is, it must be on record
+    except BaseException as error:  # every exception must be on record
         return record.fail(error)
     return ExitCode.OK
 
 
 def _end_late(record: Record, beat: Beat) -> NoReturn:
-    """Leave, from a thread, while the main thread sits somewhere and does not come to the end of its step."""
+    """End, from a thread, if the main thread does not come to the end of its step."""
     try:
         record.update(beat.phase, beat.step)
         record.fail(Terminated(f"it did not stop in time, and was still {beat.place}", beat.instance, beat.hook))
@@ -120,10 +123,12 @@ def train(
     ties: Ties | None = None,
     on_phase: Callable[[str, int], None] | None = None,
 ) -> Outcome:
-    """Train one attempt of the run in `paths` as the worker `world`; answer with this rank's view of how it ended.
+    """Train one attempt of the run in `paths` as the worker `world`.
 
-    The run directory must hold the recipe and the manifest that the client writes. on_phase: told the phase and step at
-    each change. Raises what the training raises, after `on_exception` and `on_worker_end` were called.
+    Returns this rank's view of how it ended. The run directory must hold the recipe and the manifest that the client
+    writes. on_phase: called with the phase and step at each change.
+
+    Raises what the training raises, after `on_exception` and `on_worker_end` were called.
     """
     world = world or World()
     on_phase, ties = on_phase or _ignore, ties or Ties()
@@ -163,7 +168,10 @@ def train(
 
 @contextmanager
 def _second_to(first: BaseException, logger: Logger) -> Iterator[None]:
-    """What plugins raise when training has failed already must not hide why it did."""
+    """Keep the reason of a failed training.
+
+    What plugins raise afterwards must not hide it.
+    """
     try:
         yield
     except HookFailed as error:
@@ -185,7 +193,10 @@ def _ended(worker: Worker, outcome: Outcome) -> Outcome:
 
 
 def _leave(worker: Worker, outcome: Outcome) -> None:
-    """`on_worker_end`, and what background plugins still have to do, whatever that raises."""
+    """Call `on_worker_end`, and wait for the work of background plugins.
+
+    This is done after any exception.
+    """
     try:
         if worker.hooks.on_worker_end:
             worker.hooks.on_worker_end(outcome)
@@ -219,15 +230,15 @@ class Record:
         )
 
     def update(self, phase: str, step: int = 0) -> None:
-        """Note where the worker is."""
+        """Note the phase and step of the worker."""
         self._write(replace(self._record, phase=phase, step=max(step, self._record.step)))
 
     def finish(self, outcome: Outcome) -> None:
-        """The completion record."""
+        """Write the completion record."""
         self._write(replace(self._record, phase="finished", step=outcome.step, stop=outcome.stop))
 
     def fail(self, error: BaseException) -> ExitCode:
-        """The error record; answers with the exit code that the error asks for."""
+        """Write the error record; return the exit code that the error asks for."""
         code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
         blamed = error if isinstance(error, HookFailed | Terminated) else None
         raised = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
@@ -257,7 +268,7 @@ class Record:
 
 
 def _ends(text: str) -> str:
-    """Return the text, or the beginning and the end of one that is too long for a record."""
+    """Return the text, or both ends of one that is too long for a record."""
     if len(text) <= _LONG:
         return text
     half = _LONG // 2
@@ -273,7 +284,10 @@ def _kind(error: BaseException) -> ErrorKind:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback of what the user's code raised; nothing for errors that are told in one sentence."""
+    """Return the traceback of what the user's code raised.
+
+    Nothing for errors that one sentence describes.
+    """
     cause = error.__cause__ if isinstance(error, HookFailed | PluginProblem) and error.__cause__ else error
     if isinstance(cause, TrainrunError):
         return ""

@@ -118,7 +118,10 @@ class Measure:
         self._before = _look(run) if self._options.watch else None
 
     def _hold_still(self, module: nn.Module) -> None:
-        """Put into evaluation mode what makes an update depend on chance, or on how it is cut."""
+        """Put the parts that must not vary into evaluation mode.
+
+        These make an update depend on chance, or on how it is cut.
+        """
         for name, part in module.named_modules():
             if not part.training or (kind := _kind(part)) is None:
                 continue
@@ -147,7 +150,7 @@ class Measure:
 
 
 def file(root: Path, rank: int) -> Path:
-    """Return where one rank's measurements are."""
+    """Return the path of one rank's measurements."""
     return root / _FOLDER / f"rank-{rank}.json"
 
 

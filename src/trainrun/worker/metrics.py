@@ -1,8 +1,8 @@
-"""Metrics: kept on the device while training goes on, reduced over steps and ranks when they are logged.
+"""Metrics: kept on the device during training, reduced over steps and ranks when they are logged.
 
 Between logs `add` only keeps a reference. At a log the values of this rank go to the host in one transfer, and one
-gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather. A metric that
-only some ranks have logged is reduced over those, with a warning.
+gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather. A metric that only
+some ranks have logged is reduced over those, with a warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GatherObjects = Callable[[object], list[object]]
 
 _FOLD = 512  # how many values of one metric are kept before they are folded into one
 _STEP = "evaluation_step"
-_PREDICTIONS = "predictions"  # in the answer of `evaluation_step`: for plugins, no metric
+_PREDICTIONS = "predictions"  # in what `evaluation_step` returns: for plugins, no metric
 _NAMED = 8  # metrics in a warning
 _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all ranks alike
 
@@ -71,23 +71,26 @@ class Series:
             self.values, self.weights = [self.folded()], [self.weight()]
 
     def take(self) -> tuple[Value, Value]:
-        """The folded value and the sum of weights; forgets them."""
+        """Return the folded value and the sum of weights; forget them."""
         taken = self.peek()
         self.values, self.weights = [], []
         return taken
 
     def peek(self) -> tuple[Value, Value]:
-        """The folded value and the sum of weights."""
+        """Return the folded value and the sum of weights."""
         return self.folded(), self.weight()
 
     def weight(self) -> Value:
-        """The sum of the weights; a tensor stays on its device."""
+        """Return the sum of the weights; a tensor stays on its device."""
         if any(isinstance(weight, torch.Tensor) for weight in self.weights):
             return _stacked(self.weights).sum()
         return math.fsum(self.weights)
 
     def folded(self) -> Value:
-        """One value for all: the weighted mean, sum, minimum, maximum or last; a tensor stays on its device."""
+        """Return one value for all; a tensor stays on its device.
+
+        It is the weighted mean, sum, minimum, maximum or last value.
+        """
         if len(self.values) == 1 or self.reduce in ("last", "zero"):
             return self.values[-1]
         stacked = _stacked(self.values)
@@ -101,7 +104,10 @@ class Series:
 
 
 def _stacked(values: Sequence[Value]) -> torch.Tensor:
-    """All values as one tensor of double precision, on the device of those that are tensors."""
+    """Return all values as one tensor of double precision.
+
+    It is on the device of those that are tensors.
+    """
     device = next((value.device for value in values if isinstance(value, torch.Tensor)), None)
     return torch.stack(
         [
@@ -130,7 +136,10 @@ class Metrics:
         self._busy: tuple[int, ...] = ()  # the ranks that had logged something then
 
     def add(self, name: str, value: SupportsFloat, reduce: Reduce = "mean", weight: Value = 1.0) -> None:
-        """Keep one value until the next log. `value` is a number or a tensor with one element, on any device."""
+        """Keep one value until the next log.
+
+        `value` is a number or a tensor with one element, on any device.
+        """
         series = self.series(name, reduce)
         try:
             number = as_number(value)
@@ -141,7 +150,10 @@ class Metrics:
         series.add(number, weight)
 
     def series(self, name: str, reduce: Reduce = "mean") -> Series:
-        """The series of the metric `name`, for adding to it many times without looking it up."""
+        """Return the series of the metric `name`.
+
+        With it a value is added many times without looking the metric up.
+        """
         series = self._series.get(name)
         if series is None:
             if reduce not in REDUCTIONS:
@@ -152,10 +164,11 @@ class Metrics:
         return series
 
     def reduce(self, *, keep: bool = False) -> dict[str, float]:
-        """The metrics since the last call, reduced over steps and ranks. Call it on all ranks alike.
+        """Return the metrics since the last call, reduced over steps and ranks.
 
-        keep: they are also part of the next call's. A mean whose weights are all 0 is none, and is left out.
-        The answer is equal on all ranks, but for metrics with `reduce="zero"`, which only rank 0 gets.
+        Call it on all ranks alike. keep: they are also part of the next call's. A mean whose weights are all 0 is none,
+        and is left out. The result is equal on all ranks, except for metrics with `reduce="zero"`, which only rank 0
+        gets.
         """
         mine = {
             name: (series.reduce, *(series.peek() if keep else series.take()))
@@ -169,7 +182,9 @@ class Metrics:
         return self._over_ranks(rows) | reduced
 
     def take_warnings(self, known: set[str], *, idle: bool = False) -> list[str]:
-        """Return a sentence for metrics that only some ranks have logged; equal on all ranks, and empty afterwards.
+        """Return a sentence for metrics that only some ranks have logged.
+
+        It is equal on all ranks, and empty afterwards.
 
         known: the metrics that were warned of before, to which these are added.
         idle: a rank that has logged nothing at all had nothing to log from, as one without a batch of a small split.
@@ -183,7 +198,10 @@ class Metrics:
         return [_partial_warning(names, ranks) for ranks, names in by_ranks.items()]
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added since the last log: for each metric its reduction, values (float64) and weights."""
+        """Return what was added since the last log.
+
+        For each metric this is its reduction, values (float64) and weights.
+        """
         return {
             name: [series.reduce, _stacked(series.values).cpu(), _to_host(series.weights)]
             for name, series in self._series.items()
@@ -191,7 +209,7 @@ class Metrics:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with what `state_dict` gave."""
+        """Continue with what `state_dict` returned."""
         for name, (reduce, values, weights) in state.items():
             series = self.series(name, reduce)
             series.values, series.weights = values.tolist(), list(weights)
@@ -253,7 +271,10 @@ def _layout(rows: list[tuple[str, Reduce, float, float]]) -> float:
 
 
 def _to_host(values: list[Value]) -> list[float]:
-    """One transfer for each device that holds values: usually one in all."""
+    """Copy values to the host.
+
+    There is one transfer for each device that holds values: usually one in all.
+    """
     host: list[float] = [0.0] * len(values)
     by_device: dict[torch.device, list[int]] = {}
     for place, value in enumerate(values):
@@ -288,9 +309,10 @@ def _combine(reduce: Reduce, pairs: list[tuple[float, float]]) -> float:
 
 
 def weighted(metrics: object, whose: Callable[[str], str] | None = None) -> dict[str, tuple[Value, float | None]]:
-    """Read what `evaluation_step` returned: name → value and weight, the weight None if there is none.
+    """Read what `evaluation_step` returned: name → value and weight.
 
-    What it calls predictions is no metric, and left out. whose: says, at the end of a message, whose hookimpl it is.
+    The weight is None if there is none. What it calls predictions is no metric, and left out. whose: says, at the end
+    of a message, whose hookimpl it is.
     """
 
     def wrong(what: str, instead: str) -> TrainingError:

@@ -12,11 +12,11 @@ from trainrun.worker.replicas import listed
 
 
 def begin_training(model: torch.nn.Module) -> list[str]:
-    """Put `model` into training mode, except for the parts that the task has put into evaluation mode.
+    """Put `model` into training mode, except for parts that the task put into evaluation mode.
 
-    A part in training mode within one in evaluation mode, such as an adapter in a frozen backbone, stays so too.
-    A model that is in evaluation mode as a whole, as loaders of pretrained models return it, is trained as a whole.
-    Return the names of the parts that stay in evaluation mode and have parts themselves and parameters to train.
+    A part in training mode within one in evaluation mode, such as an adapter in a frozen backbone, stays so too. A
+    model that is in evaluation mode as a whole, as loaders of pretrained models return it, is trained as a whole.
+    Returns the names of the parts that stay in evaluation mode and have parts themselves and parameters to train.
     """
     module = unwrapped(model)
     before = [(part, part.training) for part in module.modules()]
@@ -32,7 +32,10 @@ def begin_training(model: torch.nn.Module) -> list[str]:
 
 
 def explain(kept: list[str]) -> str:
-    """Say that parts stay in evaluation mode although they are trained, and what to do if that is not meant."""
+    """Explain that parts stay in evaluation mode although they are trained.
+
+    The text says what to do if that is not meant.
+    """
     return (
         f"in evaluation mode since build_model, although with parameters to train: {listed(kept)}; kept so. If dropout"
         " and batch norm in there are to train too, call train() on it in build_model"
@@ -41,7 +44,10 @@ def explain(kept: list[str]) -> str:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode within; each part then has its own mode again, whatever is raised."""
+    """Put `model` into evaluation mode for the body.
+
+    Each part then has its own mode again, also after an exception.
+    """
     before = [(part, part.training) for part in model.modules()]
     try:
         model.eval()
@@ -51,10 +57,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _restore(before: list[tuple[torch.nn.Module, bool]]) -> None:
-    """Give each part its mode back; parents come first.
+    """Restore each part's mode; parents come first.
 
-    By `train` where the mode has changed, because a module may do more in it than set the mode: adapters that are
-    merged into weights for evaluation are taken out again. Then one by one, because `train` sets inner modules too.
+    If the mode has changed this is done by `train`, because a module may do more in it than set the mode: adapters that
+    are merged into weights for evaluation are taken out again. Then one by one, because `train` sets inner modules too.
     """
     try:
         for part, training in before:

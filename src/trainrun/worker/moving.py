@@ -1,4 +1,4 @@
-"""Moving a batch to a device, whatever it is made of."""
+"""Moving a batch of any type to a device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainrun.errors import TaskError
 def move(value: Any, device: torch.device) -> Any:
     """Return `value` with its tensors on `device`, of the same type.
 
-    Whatever has a method `to` moves itself: tensors, packed sequences, BatchEncoding, the batches of torch_geometric.
-    Mappings of all kinds, lists, tuples, named tuples and dataclasses are gone through. What holds no tensor is
-    returned as it is.
+    An object that has a method `to` moves itself: tensors, packed sequences, BatchEncoding, the batches of
+    torch_geometric. Mappings of all kinds, lists, tuples, named tuples and dataclasses are gone through. An object that
+    holds no tensor is returned as it is.
     """
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
@@ -35,7 +35,10 @@ def move(value: Any, device: torch.device) -> Any:
 
 
 def _takes_non_blocking(method: Any) -> bool:
-    """Whether a method `to` can be told not to wait for a copy out of pinned memory."""
+    """Return whether a method `to` takes `non_blocking`.
+
+    Then it does not wait for a copy out of pinned memory.
+    """
     try:
         parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):  # written in C, without a signature

@@ -17,7 +17,7 @@ from trainrun.worker.schedule import TO_ZERO, Schedule
 
 
 def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Every optimizer of `torch.optim` by its name in lower case."""
+    """Return every optimizer of `torch.optim` by its name in lower case."""
     found = (value for value in vars(torch.optim).values() if inspect.isclass(value))
     return {
         value.__name__.lower(): value
@@ -93,7 +93,10 @@ def _matches(name: str, group: Mapping[str, Any]) -> bool:
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The user's own module, whose parameters have the names that they know: without DDP and `torch.compile`."""
+    """Return the user's own module, without DDP and `torch.compile`.
+
+    Its parameters have the names that the user knows.
+    """
     inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
     return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
@@ -107,10 +110,11 @@ def make_scheduler(
     min_lr: float,
     settings: Mapping[str, float],
 ) -> Schedule:
-    """Build the schedule called `name` over `steps` updates, the first `warmup` of which rise in a line.
+    """Build the schedule called `name` over `steps` updates.
 
-    steps: None where it cannot be known, which shapes that end at zero need. Raises RecipeError then.
-    min_lr: no rate goes below it once warm. settings: what the shape itself takes (`gamma`, `step_size`, `power`).
+    The first `warmup` of them rise in a line. steps: None if it cannot be known, which shapes that end at zero need.
+    Raises RecipeError then. min_lr: no rate goes below it once warm. settings: what the shape itself takes (`gamma`,
+    `step_size`, `power`).
     """
     if steps is None and name in TO_ZERO:
         raise _error(

@@ -16,7 +16,7 @@ _MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, distrib
 # What a loader's process raised is an exception of a class made here, with the name of the one that it was there.
 _IN_A_LOADER = frozenset({"MemoryError", "OutOfMemoryError"})
 
-# And these as plain RuntimeErrors, which only their texts tell from others: gloo names its own source file, and so does
+# And these as plain RuntimeErrors, which only their texts distinguish: gloo names its own source file, and so does
 # NCCL; a loader process that was killed is named by DataLoader.
 _TEXTS = re.compile(
     r"/gloo/|\bNCCL error\b|\bCUDA error: "
@@ -25,10 +25,11 @@ _TEXTS = re.compile(
 
 
 def origin(error: BaseException) -> ErrorOrigin:
-    """Return "machine" if `error`, or what it was raised from, is a failure of memory, GPU, network or another process.
+    """Return whether an error comes from the "machine" or from the "code".
 
-    Everything else that Python code raises is "code": a second attempt from the same checkpoint computes the same
-    and raises it again.
+    "machine" if `error`, or what it was raised from, is a failure of memory, GPU, network or another process. Every
+    other exception of Python code is "code": a second attempt from the same checkpoint computes the same and raises it
+    again.
     """
     found: BaseException | None = error
     seen: set[int] = set()

@@ -1,4 +1,7 @@
-"""Where a worker's output goes: into the pipe that is read beside it, or straight into its file where there is none."""
+"""The destination of a worker's output: its pipe if there is one, otherwise its file.
+
+Another process reads the pipe.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ import tomli
 from trainrun.rundir import RunPaths
 
 _MIB = 1024 * 1024
-_LIMIT = 64  # MiB, where a recipe does not say
+_LIMIT = 64  # MiB, if a recipe does not say
 
 
 def redirect(paths: RunPaths, attempt: int, rank: int) -> None:
-    """Put this rank's pipe over descriptors 1 and 2, so that also what libraries and children print is kept."""
+    """Put this rank's pipe over descriptors 1 and 2.
+
+    So the output of libraries and children is kept too.
+    """
     descriptor = _pipe(paths, attempt, rank)
     if descriptor is None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -29,13 +35,13 @@ def redirect(paths: RunPaths, attempt: int, rank: int) -> None:
 
 
 def limit(paths: RunPaths) -> int:
-    """How many bytes are kept of what a worker writes into one log, by the run's recipe."""
+    """Return how many bytes of a worker's output into one log are kept, by the run's recipe."""
     table = tomli.loads(paths.recipe.read_text(encoding="utf-8")).get("launch", {})
     return int(table.get("output_limit", _LIMIT)) * _MIB
 
 
 def _pipe(paths: RunPaths, attempt: int, rank: int) -> int | None:
-    """The pipe, open for writing; None where there is none, or nobody who would ever read it."""
+    """Return the pipe, open for writing; None if it is missing or has no reader."""
     try:
         descriptor = os.open(paths.output_pipe(attempt, rank), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -18,7 +18,10 @@ from trainrun.worker.world import World
 
 
 def choose_device(asked: str, world: World) -> torch.device:
-    """The device of this worker: a GPU of its own, or the CPU. Raises EnvironmentProblem for too few GPUs."""
+    """Return the device of this worker: a GPU of its own, or the CPU.
+
+    Raises EnvironmentProblem for too few GPUs.
+    """
     if asked == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -37,9 +40,10 @@ def choose_device(asked: str, world: World) -> torch.device:
 
 
 class Collectives:
-    """The few collectives that trainrun itself makes, on host tensors; on a group of their own where NCCL trains.
+    """The few collectives that trainrun itself makes, on host tensors.
 
-    A single worker has no process group unless it runs under torchrun; then nothing here waits for anybody.
+    With NCCL they use a group of their own. A single worker has no process group unless it runs under torchrun; then no
+    call here waits.
     """
 
     def __init__(self, world: World, device: torch.device, timeout: timedelta) -> None:
@@ -57,7 +61,10 @@ class Collectives:
         self.barrier()  # gloo connects lazily: a peer that is missing shows here, not in the middle of a step
 
     def apart(self) -> Collectives:
-        """The same ranks on a process group of their own, for another thread. To be called by all ranks alike."""
+        """Return the same ranks on a process group of their own, for another thread.
+
+        Call it on all ranks alike.
+        """
         other = copy(self)
         if self.world.size > 1:
             other._group = dist.new_group(backend="gloo", timeout=self._timeout)
@@ -65,7 +72,7 @@ class Collectives:
         return other
 
     def share(self, value: object) -> list[object]:
-        """Give a JSON value to all ranks; answers with everybody's, in the order of ranks."""
+        """Give a JSON value to all ranks; return the values of all, in the order of ranks."""
         return self._gather_objects(value) if self.world.size > 1 else [value]
 
     def barrier(self) -> None:
@@ -75,7 +82,7 @@ class Collectives:
 
     @property
     def gather(self) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
-        """Gather a host tensor of equal shape from all ranks; None for a single worker."""
+        """A function that gathers a host tensor of equal shape from all ranks; None for a single worker."""
         return self._gather if self.world.size > 1 else None
 
     @property
@@ -118,5 +125,5 @@ def be_deterministic(*, compiled: bool) -> None:
     if compiled:
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
-        # The same without telling the compiler, whose import takes longer than that of torch.
+        # The same without informing the compiler, whose import takes longer than that of torch.
         torch.set_deterministic_debug_mode("warn")

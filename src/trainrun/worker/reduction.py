@@ -48,7 +48,10 @@ class Reduction:
         self._forwarded = True
 
     def around(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of forward and backward of a micro-batch: only the last of an update reduces."""
+        """Return the context of forward and backward of a micro-batch.
+
+        Only the last one of an update reduces.
+        """
         if last:
             return _UNCHANGED
         if self.ddp is not None:
@@ -56,11 +59,14 @@ class Reduction:
         return sharding.unreduced(self._shards) if self._shards else _UNCHANGED
 
     def advising(self) -> AbstractContextManager[Any]:
-        """Return the context of a forward: torch's advice on DDP is followed by the key of the recipe."""
+        """Return the context of a forward.
+
+        Torch's advice on DDP is followed by the key of the recipe.
+        """
         return _UNCHANGED if self.ddp is None else _advising()
 
     def require_complete(self, step: int, replicas: Replicas) -> None:
-        """Raise TrainingError if DDP has not reduced this rank's gradients in the step that was made."""
+        """Raise TrainingError if DDP has not reduced this rank's gradients in the step."""
         if self.ddp is None:
             return
         if not self._forwarded:

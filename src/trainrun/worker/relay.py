@@ -35,11 +35,11 @@ class Store(Protocol):
 
 
 def connect(prefix: str, environment: Mapping[str, str] = os.environ) -> Store:
-    """A connection of this worker's own to the job's store, for keys under `prefix`.
+    """Return a connection of this worker's own to the job's store, for keys under `prefix`.
 
-    Its own, because torch's may wait long for a key. Raises EnvironmentProblem where there is no store to be reached.
-    torch bounds waiting for a key and for the connection; a call to a host that no longer answers, but has not closed
-    the connection, is not bounded, like a collective with that host: the client ends the attempt.
+    Its own, because torch's may wait long for a key. Raises EnvironmentProblem if no store can be reached. torch bounds
+    waiting for a key and for the connection. A call to a host that no longer replies, but has not closed the
+    connection, is not bounded, like a collective with that host: the client ends the attempt.
     """
     host, port = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "")
     if not host or not port.isdecimal():
@@ -59,7 +59,10 @@ def connect(prefix: str, environment: Mapping[str, str] = os.environ) -> Store:
 
 
 def room(world: World) -> int:
-    """How many bytes the ring for entries of other nodes should have: as much as their ranks' own, up to 64 MiB."""
+    """Return how many bytes the ring for entries of other nodes should have.
+
+    As much as their ranks' own, up to 64 MiB.
+    """
     return min(world.size - world.local_size, _MOST_AREAS) * AREA
 
 
@@ -79,10 +82,10 @@ class Relay:
         self._sent: deque[tuple[int, int]] = deque()  # step and number
 
     def send(self, entry: bytes, step: int) -> None:
-        """Put an entry posted at `step` where the other nodes find it."""
+        """Put an entry posted at `step` into the store, for the other nodes."""
         with _store_needed():
-            # The number first: counting waits for the store's answer and setting a key does not. Once this returns
-            # every leader that asks sees the number, and then waits for the key where it must.
+            # The number first: counting waits for the store's reply and setting a key does not. Once this returns
+            # every leader that asks sees the number, and then waits for the key if it must.
             number = self._store.add(_COUNTER, 1)
             self._store.set(str(number), f"{self._node} {entry.decode()}")
             self._sent.append((step, number))
@@ -90,7 +93,10 @@ class Relay:
                 self._store.delete_key(str(self._sent.popleft()[1]))
 
     def fetch(self) -> None:
-        """On the leader: copy what other nodes have posted since the last call to its node's ranks."""
+        """Copy what other nodes have posted since the last call to the node's ranks.
+
+        Only on the leader.
+        """
         if not self._leads:
             return
         with _store_needed():

@@ -1,10 +1,10 @@
 """Whether all ranks train the same parameters, and hold the same values.
 
 DDP reduces the gradients of the parameters that required one when it was made. A parameter that begins to require a
-gradient afterwards would be trained by each rank for itself, and one that ceases to would leave a reduction without
-its end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed. So it
-is if parameters were put into the model, as a new head or adapters are: torch tells when a module registers something,
-so that the model is only gone through again after that.
+gradient afterwards would be trained by each rank for itself, and one that ceases to would leave a reduction without its
+end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed. So it is if
+parameters were put into the model, such as a new head or adapters. torch reports when a module registers something, so
+that the model is only gone through again after that.
 
 A rank that finds a change asks the others whether they have found the same, through the store that the process group
 was made with: a collective would meet the ones of a rank that has found none.
@@ -98,7 +98,10 @@ class Replicas:
         return zip(self.names, self.parameters, strict=True)
 
     def warn_left_out(self) -> None:
-        """Warn of parameters that require gradients and are in no group of the optimizer, each once."""
+        """Warn of parameters that require gradients and are in no group of the optimizer.
+
+        Each is warned of once.
+        """
         held = {id(one) for group in self._optimizer.param_groups for one in group["params"]}
         left = [
             name for name, one in self.named() if one.requires_grad and id(one) not in held and name not in self._warned
@@ -111,9 +114,9 @@ class Replicas:
             )
 
     def warn_outside(self) -> None:
-        """Warn of parameters that the optimizer trains and that are not the model's, once for all.
+        """Warn, once for all, of trained parameters that are not the model's.
 
-        Nothing reduces their gradients where DDP or FSDP does so for those of the model.
+        If DDP or FSDP reduces the gradients of the model, nothing reduces theirs.
         """
         outside = [name for name, one in list(self.named())[self._in_model :] if one.requires_grad]
         reduces = isinstance(self._model, DistributedDataParallel) or any(map(_is_sharded, self.parameters))
@@ -127,13 +130,16 @@ class Replicas:
             )
 
     def changed(self) -> bool:
-        """At the start of a step: whether other parameters are trained than in the step before."""
+        """Return whether other parameters are trained than in the step before.
+
+        Call it at the start of a step.
+        """
         if self._registrations != _registrations and self._holds_others():
             return True
         return [one.requires_grad for one in self.parameters] != self._trained
 
     def _holds_others(self) -> bool:
-        """Whether the model has other parameters than when it was read."""
+        """Return whether the model has other parameters than when it was read."""
         now = [id(one) for one in unwrapped(self._model).parameters()]
         if now != [id(one) for one in self.parameters[: self._in_model]]:
             return True
@@ -141,9 +147,9 @@ class Replicas:
         return False
 
     def follow(self) -> torch.nn.Module:
-        """After a change: return the model to train from now on, wrapped anew under DDP. All ranks call it.
+        """Return the model to train after a change, wrapped anew under DDP.
 
-        Raises TrainingError if the ranks have found different changes.
+        All ranks call it. Raises TrainingError if the ranks have found different changes.
         """
         before, known = self._trained_parameters(), self.identities
         self._read()
@@ -167,13 +173,19 @@ class Replicas:
         return self._model
 
     def _unsharded(self, now: Mapping[str, torch.Tensor], known: Container[int]) -> list[str]:
-        """The trained parameters that are new and whole, in a model of which FSDP shards the others."""
+        """Return the trained parameters that are new and whole.
+
+        FSDP shards the others of the model.
+        """
         if self._world.size == 1 or not any(map(_is_sharded, self.parameters)):
             return []
         return sorted(name for name, one in now.items() if id(one) not in known and not _is_sharded(one))
 
     def require_unchanged(self, step: int) -> None:
-        """Before the gradients of a step are used. Raises TrainingError if the flags changed since it began."""
+        """Raise TrainingError if the flags changed since the step began.
+
+        Call it before the gradients of the step are used.
+        """
         if self._world.size > 1:
             now = dict(unwrapped(self._model).named_parameters())
             trained = self._trained_parameters()
@@ -209,9 +221,10 @@ class Replicas:
             )
 
     def differences(self, gather: Callable[[torch.Tensor], list[torch.Tensor]]) -> list[str]:
-        """Return the names of the parameters whose bits are not the same on all ranks. All ranks call it alike.
+        """Return the names of the parameters whose bits differ between ranks.
 
-        One pass over the parameters on their device, one transfer, and one gather of a number for each.
+        All ranks call it alike. It takes one pass over the parameters on their device, one transfer, and one gather of
+        a number for each.
         """
         sums = [_bits(parameter).sum(dtype=torch.int64) for parameter in self.parameters]
         mine = torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.int64)
@@ -221,7 +234,7 @@ class Replicas:
 
 
 def _bits(parameter: torch.Tensor) -> torch.Tensor:
-    """The elements as integers, so that equal sums mean equal bits."""
+    """Return the elements as integers, so that equal sums mean equal bits."""
     values = parameter.detach()
     if values.is_complex():
         values = torch.view_as_real(values)
@@ -237,9 +250,9 @@ def _is_sharded(parameter: torch.Tensor) -> bool:
 
 
 def _wrapped_again(model: DistributedDataParallel, *, sync: bool) -> DistributedDataParallel:
-    """The module of `model` in a new DDP with the same settings and communication hooks.
+    """Return the module of `model` in a new DDP with the same settings and hooks.
 
-    sync: whether all ranks get the values that rank 0 has.
+    The hooks are communication hooks. sync: whether all ranks get the values that rank 0 has.
     """
     # Versions of torch differ in how they name whether a forward begins with rank 0's buffers.
     buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if hasattr(model, name))

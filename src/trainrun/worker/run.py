@@ -61,12 +61,12 @@ class Run:
 
     @property
     def job(self) -> Job:
-        """This worker's host, and the scheduler and job id where there is one."""
+        """This worker's host, and the scheduler and job id if there is one."""
         return self._state.job
 
     @property
     def device(self) -> torch.device:
-        """Where the model trains."""
+        """The device of the model."""
         return self._state.device
 
     @property
@@ -76,17 +76,17 @@ class Run:
 
     @property
     def attempt(self) -> int:
-        """Which start of the workers this is, from 1."""
+        """The number of this attempt, from 1."""
         return self._state.attempt
 
     @property
     def step(self) -> int:
-        """The optimizer update being made, from 1; 0 before the first."""
+        """The current optimizer update, from 1; 0 before the first."""
         return self._state.step
 
     @property
     def total_steps(self) -> int | None:
-        """The last step of the training as planned; None where it cannot be known beforehand."""
+        """The last step of the training as planned; None if it cannot be known beforehand."""
         return self._state.total_steps
 
     @property
@@ -101,12 +101,15 @@ class Run:
 
     @property
     def epoch_progress(self) -> float | None:
-        """How much of the epoch's training data was used, from 0 to 1; None where its loader has no length."""
+        """The used share of the epoch's training data, from 0 to 1; None if its loader has no length."""
         return self._state.epoch_progress()
 
     @property
     def logs_now(self) -> bool:
-        """Whether the metrics of the step being made will be logged at its end: for what is measured only then."""
+        """Whether the metrics of the current step will be logged at its end.
+
+        For what is measured only then.
+        """
         return self._state.logs_now
 
     @property
@@ -126,7 +129,10 @@ class Run:
 
     @property
     def module(self) -> torch.nn.Module | None:
-        """The model out of its wrappers (DDP, `torch.compile`), whose parameters have the names that the task knows."""
+        """The model without its wrappers (DDP, `torch.compile`).
+
+        Its parameters have the names that the task knows.
+        """
         return None if self._state.model is None else unwrapped(self._state.model)
 
     @property
@@ -136,20 +142,20 @@ class Run:
 
     @property
     def scheduler(self) -> Any:
-        """The learning-rate scheduler; None before it is built, or where there is none."""
+        """The learning-rate scheduler; None before it is built, or if there is none."""
         return self._state.scheduler
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
-        """The gradient scaler under fp16, else None."""
+        """The gradient scaler under fp16, otherwise None."""
         return self._state.scaler
 
     @property
     def hooks(self) -> Dispatcher:
         """The hooks of this worker, for calling those that a plugin brought itself.
 
-        `run.hooks.NAME` is None where nobody implements the hook; else a function of the
-        hook's arguments in the order of its spec, without `run`.
+        `run.hooks.NAME` is None if no plugin implements the hook. Otherwise it is a function of the hook's arguments in
+        the order of its spec, without `run`.
         """
         return self._state.hooks
 
@@ -165,11 +171,13 @@ class Run:
         Raises ValueError or TypeError for anything else. Call it from the training thread.
         """
         if isinstance(value, torch.Tensor):
-            value = value.detach().clone()  # the plugin may go on writing into its tensor
+            value = value.detach().clone()  # the plugin may write into its tensor again
         self._state.metrics.add(name, value, reduce)
 
     def request_stop(self, reason: str) -> None:
-        """Ask for training to stop. Any rank may, from any thread; all ranks stop at one step, as for `should_stop`.
+        """Ask for training to stop.
+
+        Any rank may ask, from any thread; all ranks stop at one step, as for `should_stop`.
 
         reason: a non-empty string, here and in the other requests; anything else is a TypeError.
         """
@@ -191,16 +199,16 @@ class Run:
     def save_weights(self, path: str | Path, *, local: bool = False) -> None:
         """Write the model's parameters and persistent buffers to `path` as safetensors, and wait for the disk.
 
-        To be called on all ranks at the same step, because under fsdp the parts are gathered; rank 0 writes, the others
-        go on as soon as it has what it needs. The file is there whole or not at all, and replaces one of its name.
-        local: no other rank is asked, and this one writes what it has: under fsdp its parts, with their places in
-            the file's notes. For when others may be gone.
+        Call it on all ranks at the same step, because under fsdp the parts are gathered. Rank 0 writes, the others
+        continue as soon as it has what it needs. The file is there whole or not at all, and replaces one of its name.
+        local: no other rank is asked, and this one writes what it has: under fsdp its parts, with their places in the
+        file's notes. For when others may be gone.
 
-        Weights that are not finite never replace a file: with `train.nonfinite` = "warn" that is a warning, else an
-        error; with `local` they are written, and the file's notes name them in `not_finite`.
+        Weights that are not finite never replace a file: with `train.nonfinite` = "warn" that is a warning, otherwise
+        an error. With `local` they are written, and the file's notes name them in `not_finite`.
 
-        Raises OSError where the file cannot be written, on the rank that writes; TrainingError before there is a model
-        and for weights that are not finite.
+        Raises OSError if the file cannot be written, on the rank that writes; TrainingError before there is a model and
+        for weights that are not finite.
         """
         if self.model is None:
             raise TrainingError("run.save_weights: there is no model yet; call it from on_train_start on")
@@ -226,5 +234,8 @@ class Run:
         self._state.decisions.post("warn", self.name, "save_weights", message)
 
     def cost(self) -> list[dict[str, Any]]:
-        """What hooks have cost on this worker so far: rows of instance, hook, calls, total_seconds, max_seconds."""
+        """Return what hooks have cost on this worker so far.
+
+        Rows of instance, hook, calls, total_seconds, max_seconds.
+        """
         return [asdict(row) for row in self._state.hooks.cost.table()]

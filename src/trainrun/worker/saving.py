@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _NEVER = 0
 _EVERY = "checkpoint.every"
-_LONG = 5.0  # seconds of waiting for an earlier save, from which on training is told to be held up
+_LONG = 5.0  # seconds of waiting for an earlier save, from which on training is reported as held up
 
 
 class Saving:
     """The policy of the recipe's [checkpoint] table for one worker; equal on all ranks.
 
-    saved_at is the step of the newest checkpoint, made or being made; `wanted` why somebody asked for one.
+    saved_at is the step of the newest checkpoint, made or being made; `wanted` is the reason of a request for one.
     """
 
     def __init__(self, table: CheckpointTable, saver: Saver, grace: float, rank: int) -> None:
@@ -39,7 +39,7 @@ class Saving:
         self.losses = Losses()
         self._saver = saver
         self._every = table.every if isinstance(table.every, int) else _NEVER
-        # One rank looks at its clock and tells the others by a decision: clocks differ, and asking all costs a step.
+        # One rank looks at its clock and informs the others by a decision: clocks differ, and asking all costs a step.
         interval = duration.seconds(table.every) if isinstance(table.every, str) and table.every != "never" else None
         self._timed = interval is not None
         self._interval = interval if interval is not None and rank == 0 else math.inf
@@ -58,17 +58,20 @@ class Saving:
         return self._at_end or self._every != _NEVER or self._timed
 
     def is_due(self, step: int) -> bool:
-        """Whether to save at the end of `step`."""
+        """Return whether to save at the end of `step`."""
         return self.wanted is not None or (self._every != _NEVER and step % self._every == 0)
 
     def post_overdue(self, decisions: Decisions) -> None:
-        """Ask for a checkpoint where the recipe's time between two is over."""
+        """Ask for a checkpoint if the recipe's time between two is over."""
         if monotonic() >= self._next:
             self._next = monotonic() + self._interval
             decisions.post("checkpoint", SOURCE, "every", f"{_EVERY} = {self._interval:g} s")
 
     def at_step(self, session: Session) -> None:
-        """Save the step just made. All decisions that were posted so far are applied before, so that none is lost."""
+        """Save the step just made.
+
+        All decisions that were posted so far are applied before, so that none is lost.
+        """
         state = session.state
         reason, self.wanted = self.wanted or f"{_EVERY} = {self._every}", None
         self._next = monotonic() + self._interval
@@ -97,9 +100,10 @@ class Saving:
             self._ended(session, saved)
 
     def at_end(self, session: Session) -> None:
-        """Training has ended or was stopped: see a running save through, and save this step if it is not.
+        """Wait for a running save at the end of training, and save the last step.
 
-        Raises TrainingError where all steps were made and the last of them could not be saved.
+        It is saved if it was not before. Training has ended or was stopped. Raises TrainingError if all steps were made
+        and the last of them could not be saved.
         """
         state = session.state
         with _shown(session):
@@ -118,7 +122,7 @@ class Saving:
             raise TrainingError(f"the checkpoint of step {saved.step}, the last, could not be saved: {saved.problem}")
 
     def committed(self, session: Session, path: Path, seconds: float | None = None) -> None:
-        """A checkpoint was published; the same on all ranks."""
+        """Note that a checkpoint was published; the same on all ranks."""
         self._failures = 0
         if session.hooks.on_checkpoint_saved:
             session.hooks.on_checkpoint_saved(str(path))
@@ -130,16 +134,17 @@ class Saving:
             )
 
     def ended(self, session: Session, decision: Decision) -> None:
-        """A save in the background has ended, as all ranks hear of it now."""
+        """Apply the end of a save in the background, now that all ranks learn of it."""
         if decision.kind == "saved":
             self.committed(session, session.state.paths.checkpoints / decision.hook, decision.data["seconds"])
         else:
             self.failed(session, decision.data["step"], decision.reason, finite=decision.data["finite"])
 
     def failed(self, session: Session, step: int, reason: str, *, finite: bool) -> None:
-        """A save has failed; the same on all ranks. After too many in a row training stops.
+        """Note that a save has failed; the same on all ranks.
 
-        Raises TrainingError for one that was not finite, unless `train.nonfinite` is "warn".
+        After too many in a row training stops. Raises TrainingError for one that was not finite, unless
+        `train.nonfinite` is "warn".
         """
         if not finite:
             self._refused(session, step, reason)
@@ -172,7 +177,10 @@ class Saving:
             session.hooks.on_checkpoint_start(str(session.state.paths.checkpoints / folder(session.state.step)))
 
     def _ended(self, session: Session, saved: Saved) -> None:
-        """The end of a save that training has waited for: all ranks learn of it here, without a decision."""
+        """Apply the end of a save that training has waited for.
+
+        All ranks learn of it here, without a decision.
+        """
         if saved.path is not None:
             self.saved_at = saved.step
             session.record(decision(saved, session.state.step))
@@ -194,7 +202,7 @@ def _shown(session: Session) -> Iterator[None]:
 
 
 def decision(saved: Saved, step: int) -> Decision:
-    """The end of a save, as the ranks hear of it and the events tell it."""
+    """Return the end of a save as a decision, for the ranks and the events."""
     kind: DecisionKind = "unsaved" if saved.path is None else "saved"
     reason = f"after {saved.seconds:.3f} s" if saved.problem is None else saved.problem
     data = {"step": saved.step, "seconds": saved.seconds, "finite": saved.finite}
@@ -202,6 +210,9 @@ def decision(saved: Saved, step: int) -> Decision:
 
 
 def tell(decisions: Decisions, saved: Saved) -> None:
-    """Post the end of a save in the background, for all ranks to hear of it at the same step. Rank 0 calls it."""
+    """Post the end of a save in the background. Rank 0 calls it.
+
+    All ranks learn of it at the same step.
+    """
     one = decision(saved, 0)
     decisions.post(one.kind, one.plugin, one.hook, one.reason, origin=one.origin, data=one.data)

@@ -55,7 +55,10 @@ class Schedule(LRScheduler):
         self._floors = []
 
     def _add_floors(self) -> None:
-        """Compute the least factors of groups that have none yet; reading a rate on a GPU waits for it."""
+        """Compute the least factors of groups that have none yet.
+
+        Reading a rate on a GPU waits for it.
+        """
         for base in self.base_lrs[len(self._floors) :]:
             rate = float(base) if self.min_lr else 0.0
             self._floors.append(min(1.0, self.min_lr / rate) if rate > 0 else 0.0)

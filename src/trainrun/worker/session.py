@@ -39,7 +39,7 @@ _UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
 def _nothing() -> None:
-    """What there is to do where nothing has to be done."""
+    """Do nothing."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the model trains."""
+        """The device of the model."""
         return self.state.device
 
     @property
@@ -106,7 +106,10 @@ class Session:
         return state.stop is not None or state.step == state.total_steps or state.epoch == epochs
 
     def resume_at(self, place: Mapping[str, Any], loader_epoch: int) -> None:
-        """Go on from a checkpoint's place. loader_epoch: the epoch that the loader begins or goes on with."""
+        """Resume from a checkpoint's position.
+
+        loader_epoch: the epoch that the loader begins or continues.
+        """
         state, epoch = self.state, place["epoch"]
         state.step, state.samples_seen, state.epoch = place["step"], place["samples_seen"], loader_epoch - 1
         self.in_epoch, self.owes_step = place["in_epoch"], place["owes_step"]
@@ -115,7 +118,7 @@ class Session:
         self.saving.saved_at = state.step
 
     def place(self) -> dict[str, Any]:
-        """Where training is between two steps, for `resume_at`."""
+        """Return the position of the training between two steps, for `resume_at`."""
         state = self.state
         return {
             "step": state.step,
@@ -128,7 +131,10 @@ class Session:
         }
 
     def ready(self) -> None:
-        """Right before the first step: who asked for a stop meanwhile gets it, and generators are where they belong."""
+        """Apply pending stops and restore generators right before the first step.
+
+        A stop may have been requested meanwhile.
+        """
         self.replicas.warn_left_out()
         self.replicas.warn_outside()
         self.look_outside()
@@ -153,12 +159,18 @@ class Session:
                 self.save_evaluated()
 
     def save_evaluated(self) -> None:
-        """Right after an evaluation between two steps: save the weights that it has seen, if somebody wants that."""
+        """Save the weights that were evaluated, if a checkpoint was requested.
+
+        Call it right after an evaluation between two steps.
+        """
         if self.saving.wanted is not None:
             self.saving.at_step(self)
 
     def interrupted(self) -> bool:
-        """After an evaluation batch, on all ranks alike: whether a stop was agreed, so that nobody needs its result."""
+        """Return whether a stop was agreed, so that the result is not needed.
+
+        Call it after an evaluation batch, on all ranks alike.
+        """
         if self.interruption.is_asked(here=self.inbox.pending):
             self.look_outside()
             applying.settle(self)
@@ -175,7 +187,10 @@ class Session:
                 )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision, for a forward; and that ranks wait for one another in it where it is sharded."""
+        """Return the context of a forward: the recipe's precision.
+
+        If the model is sharded, ranks wait for one another in it.
+        """
         if self.shards:
             return self._gathering()
         return _UNCHANGED if self._precision is None else torch.autocast(self.device.type, self._precision)
@@ -201,9 +216,9 @@ class Session:
             self.reduction = Reduction(model, self.shards, self.state.world)
 
     def reduced(self) -> None:
-        """All ranks have entered this step's gradient reduction: what `Decisions` relies on.
+        """Note that all ranks have entered this step's gradient reduction.
 
-        Raises TrainingError if gradients of this rank were left out of it.
+        `Decisions` relies on it. Raises TrainingError if gradients of this rank were left out of it.
         """
         if self.checks_loss:
             self.reduction.require_complete(self.state.step, self.replicas)
@@ -219,7 +234,10 @@ class Session:
             self._events.append(event)
 
     def require_replicas(self) -> None:
-        """Raise TrainingError, on all ranks, if they hold different parameters under DDP. All ranks call it alike."""
+        """Raise TrainingError, on all ranks, if they hold different parameters under DDP.
+
+        All ranks call it alike.
+        """
         gather, step = self.collectives.gather, self.state.step
         if self.reduction.ddp is None or gather is None or self.check_replicas == "never" or self._compared_at == step:
             return
@@ -242,12 +260,12 @@ class Session:
                 metrics.add(f"train/{name}", value, "mean", units)
 
     def grad_norm(self) -> torch.Tensor:
-        """The total 2-norm of the gradients, on the device."""
+        """Return the total 2-norm of the gradients, on the device."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         return sharding.whole(torch.nn.utils.get_total_norm(gradients))
 
     def skip_update(self, reasons: Sequence[tuple[str, str]]) -> str:
-        """Leave model, optimizer and scheduler as they are; answer with the reasons as one text."""
+        """Leave model, optimizer and scheduler as they are; return the reasons as one text."""
         if self.state.scaler is not None:
             self.state.scaler.update()
         for name, reason in reasons:
@@ -255,7 +273,7 @@ class Session:
         return "; ".join(f"{name}: {reason}" for name, reason in reasons)
 
     def look_at_plan(self) -> None:
-        """Note what the plan asks of the loop; to be called when it has changed."""
+        """Note what the plan asks of the loop. Call it when the plan has changed."""
         hooks = ("on_gradients_ready", "should_skip_update", "on_gradients_clipped")
         self.needs_norm = any(self.hooks.asks_for(hook, "grad_norm") for hook in hooks)
         # The built-in move_batch leaves batches for the CPU as they are: not worth a call for each.
@@ -304,7 +322,10 @@ class Session:
             self.logger.warning("metrics that are not finite", metrics=found, step=self.state.step)
 
     def check_loss(self, metrics: Mapping[str, float]) -> None:
-        """Fail, or warn, when the logged training loss is not finite. All ranks see the same value."""
+        """Fail, or warn, if the logged training loss is not finite.
+
+        All ranks see the same value.
+        """
         loss = metrics.get("train/loss", 0.0)
         if math.isfinite(loss):
             return
@@ -318,14 +339,17 @@ class Session:
         self.warn(message)
 
     def warn_partial(self, metrics: Metrics, *, idle: bool = False) -> None:
-        """Warn, once for each, of metrics that only some ranks have logged. Call it on all ranks alike."""
+        """Warn, once for each, of metrics that only some ranks have logged.
+
+        Call it on all ranks alike.
+        """
         for warning in metrics.take_warnings(self.partial_metrics, idle=idle):
             self.warn(warning)
 
     def warn_of_loader(self) -> None:
         """Warn, once each, of what a custom loader's batches have shown.
 
-        They count alike, because neither loader nor task tells their size; or ranks begin with the same ones.
+        They count alike, because neither loader nor task gives their size; or ranks begin with the same ones.
         """
         if not isinstance(self.train, ForeignBatches):
             return
@@ -335,7 +359,7 @@ class Session:
             self.warn(warning)
 
     def warn(self, message: str) -> None:
-        """Have a warning in the log and among the run's events. Call it on all ranks alike."""
+        """Put a warning into the log and the run's events. Call it on all ranks alike."""
         self.logger.warning(message)
         self.record_event({"event": "warning", "step": self.state.step, "reason": message})
 

@@ -162,7 +162,10 @@ class Worker:
         return Saving(recipe.checkpoint, Saver(writer, told), recipe.launch.grace, world.rank)
 
     def _stages(self) -> Stages:
-        """How faults are injected into saves: a plugin may be told how far each is."""
+        """Return how faults are injected into saves.
+
+        A plugin may be called with how far each save is.
+        """
         told = [(one.plugin, one.run) for one in self.hooks.members if hasattr(type(one.plugin), "reach_stage")]
 
         def reach(stage: str, step: int) -> None:
@@ -172,7 +175,10 @@ class Worker:
         return reach
 
     def _go_on(self, session: Session) -> None:
-        """Put a checkpoint's state into what was built, if the client chose one for this attempt."""
+        """Load a checkpoint's state into what was built, if the attempt has a checkpoint.
+
+        The client chose it.
+        """
         start = find(session.state.paths, session.state.attempt, self.collectives)
         if start is None:
             return
@@ -239,7 +245,7 @@ class Worker:
         return loader
 
     def _warn(self, message: str) -> None:
-        """As `Session.warn`, before there is a session."""
+        """Warn as `Session.warn`, before there is a session."""
         self.logger.warning(message)
         self._event_writer()({"event": "warning", "step": self.state.step, "reason": message})
 
@@ -290,7 +296,7 @@ class Worker:
 
 
 def read_instances(paths: RunPaths) -> list[Instance]:
-    """The plugin instances that the client resolved, in plan order."""
+    """Return the plugin instances that the client resolved, in plan order."""
     manifest = read_json(paths.manifest)
     if manifest is None:
         raise EnvironmentProblem(f"{paths.manifest}: missing or unreadable; was this run made by `trainrun launch`?")
@@ -312,7 +318,7 @@ def _total_steps(recipe: Recipe, train: SampledBatches | ForeignBatches) -> int 
 
 
 def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None:
-    """Raise EnvironmentProblem where ranks have other plugins, versions or sources than rank 0."""
+    """Raise EnvironmentProblem if ranks have other plugins, versions or sources than rank 0."""
     if collectives.gather_objects is None:
         return
     mine = {one.instance.name: _identity(one) for one in loaded}

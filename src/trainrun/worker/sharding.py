@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 
 def shard(model: nn.Module, device: torch.device, world: World, wrap: Sequence[str] | None) -> nn.Module:
-    """Shard `model` over all ranks, in place: each module that `wrap` names or `blocks.find` finds, then the rest.
+    """Shard `model` over all ranks, in place.
 
-    To be called on all ranks alike. Raises RecipeError for `wrap`s that cannot be, TrainingError for such models.
+    Each module that `wrap` names or `blocks.find` finds is sharded, then the rest. Call it on all ranks alike. Raises
+    RecipeError for `wrap`s that cannot be, TrainingError for such models.
     """
     from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - see above
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
@@ -81,7 +82,10 @@ def _named(model: nn.Module, wrap: Sequence[str]) -> list[nn.Module]:
 
 
 def _keep_buffers_alike(model: nn.Module) -> None:
-    """Give all ranks rank 0's buffers, such as the running means of BatchNorm, before each forward: as DDP does."""
+    """Give all ranks rank 0's buffers before each forward, as DDP does.
+
+    These are, for example, the running means of BatchNorm.
+    """
     saved = model.state_dict(keep_vars=True)
     names = [name for name, _ in model.named_buffers() if name in saved]
 
@@ -101,8 +105,11 @@ def _keep_buffers_alike(model: nn.Module) -> None:
 
 
 def shards(model: nn.Module) -> list[FSDPModule]:
-    """The modules that FSDP2 gathers and frees, whoever has sharded them; none where the model is not sharded."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # without it nobody can have sharded a module
+    """Return the modules that FSDP2 gathers and frees, sharded by any code.
+
+    The list is empty if the model is not sharded.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # without it no module can have been sharded
     return [] if fsdp is None else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
 
 
@@ -122,13 +129,19 @@ def _set_reduction(modules: Sequence[FSDPModule], *, on: bool) -> None:
 
 
 def free(modules: Sequence[FSDPModule]) -> None:
-    """Make all parameters shards again: after a forward without a backward the outermost module's are still whole."""
+    """Make all parameters shards again.
+
+    After a forward without a backward the outermost module's are still whole.
+    """
     for module in modules:
         module.reshard()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A DTensor's full value as a plain tensor; other tensors as they are. To be called on all ranks alike."""
+    """Return a DTensor's full value as a plain tensor; other tensors as they are.
+
+    Call it on all ranks alike.
+    """
     full: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
 

@@ -19,7 +19,7 @@ class SharedLog:
     """Counters of bytes written and read, then one ring for each rank of the node, and one for entries of other nodes.
 
     A ring has one writer: its rank's training thread, or for the last ring the node's leader. Each rank reads all
-    rings. It says in the shared memory how far it has read, so that no writer overwrites what somebody still needs.
+    rings. It says in the shared memory how far it has read, so that no writer overwrites what a rank still needs.
 
     An entry carries a checksum, because a reader may look while the writer's stores become visible out of order: such
     an entry is read again the next time. The checksum includes the position: what a ring held before does not pass.
@@ -38,7 +38,7 @@ class SharedLog:
 
     @staticmethod
     def length(size: int, relayed: int = 0) -> int:
-        """The size in bytes of the file."""
+        """Return the size in bytes of the file."""
         start, capacity = _rings(size, relayed)[-1]
         return start + capacity
 
@@ -59,11 +59,17 @@ class SharedLog:
 
     @property
     def counters(self) -> tuple[memoryview[int], memoryview[int]]:
-        """Bytes written to each ring, and read of each by this rank, as they change: unequal when there are news."""
+        """The bytes written to each ring, and read of each by this rank.
+
+        They change: they are unequal when there are news.
+        """
         return self._written, self._read
 
     def news(self) -> list[bytes]:
-        """The entries that were not read yet: ring by ring, each in the order in which they were written."""
+        """Return the entries that were not read yet.
+
+        Ring by ring, each in the order in which they were written.
+        """
         found: list[bytes] = []
         for ring, written in enumerate(self._written):
             position = self._read[ring]
@@ -110,7 +116,7 @@ class SharedLog:
 
 
 def _rings(size: int, relayed: int) -> list[tuple[int, int]]:
-    """Where each ring starts, and its capacity."""
+    """Return the start and the capacity of each ring."""
     capacities = [AREA] * size + ([relayed] if relayed else [])
     start = 8 * len(capacities) * (1 + size)
     return [(start + sum(capacities[:ring]), capacity) for ring, capacity in enumerate(capacities)]

@@ -27,13 +27,13 @@ from trainrun.rundir.process import REQUEST_SIGNAL
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _HANDLED = (*_STOPPING, signal.SIGUSR1, signal.SIGUSR2, REQUEST_SIGNAL)
-_BEHIND = 1.0  # seconds after launch.grace: where there is a client, its own deadline comes first
+_BEHIND = 1.0  # seconds after launch.grace: if there is a client, its own deadline comes first
 
 UserSignals = Mapping[int, OnSignal]
 
 
 class Terminated(TrainingError):
-    """The worker was told to stop, and could not come to the end of its step in time. Recorded, never raised."""
+    """The worker was asked to stop, and could not come to the end of its step in time. Recorded, never raised."""
 
     exit_code = ExitCode.TERMINATED
 
@@ -54,12 +54,12 @@ class Request(NamedTuple):
 
 
 def user_signals(table: LaunchTable) -> UserSignals:
-    """What the recipe wants of SIGUSR1 and SIGUSR2."""
+    """Return what the recipe sets for SIGUSR1 and SIGUSR2."""
     return {signal.SIGUSR1: table.on_usr1, signal.SIGUSR2: table.on_usr2}
 
 
 def stopping_signals(users: UserSignals) -> set[int]:
-    """The signals that ask for a stop."""
+    """Return the signals that ask for a stop."""
     return {*_STOPPING, *(number for number, action in users.items() if action == "stop")}
 
 
@@ -81,13 +81,16 @@ class Inbox:
         self._replaced: set[int] = set()
 
     def install(self) -> None:
-        """Handle in this process every signal that could ask for something. Call it from the main thread."""
+        """Handle in this process every signal that could ask for something.
+
+        Call it from the main thread.
+        """
         for number in _HANDLED:
             signal.signal(number, self._handler)
         self._installed = _HANDLED
 
     def take(self) -> list[Request]:
-        """What was asked for since the last call. For the training thread."""
+        """Return the requests since the last call. For the training thread."""
         self.pending = False
         numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
         found = [*self._lines()]
@@ -100,7 +103,10 @@ class Inbox:
         return found
 
     def put_back(self) -> Sequence[str]:
-        """Install the handlers again that somebody has replaced; answer with their signals' names, each only once."""
+        """Install the handlers again that were replaced; return their signals' names.
+
+        Each name is returned only once.
+        """
         handler = self._handler
         for number in self._installed:
             if getsignal(number) is not handler:
@@ -132,11 +138,10 @@ class Inbox:
 
 
 class Deadline:
-    """Ends a worker that was asked to stop and does not, wherever its main thread sits.
+    """Ends a worker that was asked to stop and does not, at any point of its main thread.
 
-    A handler in Python runs only when the main thread is back in the interpreter, so never where it waits for a
-    rank that is gone. But the byte that the interpreter writes for each signal is written at once, and a thread
-    reads it.
+    A handler in Python runs only when the main thread is back in the interpreter, so never while it waits for a rank
+    that is gone. But the byte that the interpreter writes for each signal is written at once, and a thread reads it.
 
     grace: seconds from the first of the signals `stopping` on. end: called when they are over; must end the process.
     """
@@ -149,7 +154,10 @@ class Deadline:
         self._reader, self._writer = os.pipe()
 
     def start(self) -> None:
-        """Begin to watch. Call it from the main thread, and never before a fork that makes workers."""
+        """Begin to watch.
+
+        Call it from the main thread, and never before a fork that makes workers.
+        """
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         # A signal to a child, such as a process that loads data, must not count as one to this process.
@@ -157,7 +165,7 @@ class Deadline:
         threading.Thread(target=self._watch, name="deadline", daemon=True).start()
 
     def cancel(self) -> None:
-        """The worker is about to end by itself."""
+        """Stop watching: the worker is about to end by itself."""
         self._over.set()
 
     def _watch(self) -> None:

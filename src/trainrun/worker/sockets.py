@@ -1,4 +1,4 @@
-"""Where multiprocessing makes its sockets: the path of a socket has at most 107 bytes, that of a file 4095."""
+"""The folder of multiprocessing's sockets: the path of a socket has at most 107 bytes, that of a file 4095."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trainrun.rundir import scratch
 
 
 def make_room() -> Path | None:
-    """Give multiprocessing another folder if that of temporary files has too long a path for sockets.
+    """Give multiprocessing another folder if the temporary one's path is too long for sockets.
 
-    The fork server, processes that load data, and those that a task starts have it from their parent: to be called
-    before the first of them is started. Returns the folder if one was made: a process that leaves without Python's own
-    end has to remove it. Raises EnvironmentProblem if there is no other folder. Python 3.14 does the same.
+    The fork server, processes that load data, and those that a task starts have it from their parent: call this before
+    the first of them is started. Returns the folder if one was made: a process that leaves without Python's own end has
+    to remove it. Raises EnvironmentProblem if there is no other folder. Python 3.14 does the same.
     """
     if _config().get("tempdir") is not None or (short := elsewhere()) is None:
         return None
@@ -26,7 +26,10 @@ def make_room() -> Path | None:
 
 
 def elsewhere() -> str | None:
-    """Return the folder in which sockets are made instead of TMPDIR; None if TMPDIR is short enough for them."""
+    """Return the folder in which sockets are made instead of TMPDIR.
+
+    None if TMPDIR is short enough for them.
+    """
     folder = scratch.short(len("pymp-xxxxxxxx"))  # multiprocessing makes a folder of its own in it
     return None if folder == tempfile.gettempdir() else folder
 

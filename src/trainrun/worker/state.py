@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _unknown() -> None:
-    """The progress of an epoch before there is data."""
+    """Return None: the progress of an epoch before there is data."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class State:
 
     @property
     def logs_now(self) -> bool:
-        """Whether the metrics of the step being made are logged at its end."""
+        """Whether the metrics of the current step are logged at its end."""
         return self.step % self.recipe.train.log_every == 0 or self.step == self.total_steps
 
     def enter(self, phase: str) -> None:

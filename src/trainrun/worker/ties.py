@@ -1,4 +1,4 @@
-"""What ties a worker to its client: where it shows what it does, and where it hears what it is asked for."""
+"""What ties a worker to its client: it shows what it does, and receives requests."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class Ties:
 
 
 def tie(paths: RunPaths, attempt: int, rank: int, end: Callable[[Beat], None]) -> tuple[Ties, Deadline]:
-    """Tie this process to the client of an attempt whose folder exists; the descriptor 2 must be the worker's output.
+    """Tie this process to the client of an attempt whose folder exists.
 
-    end: ends the process, which was told to stop and has not, and is told where it sits; called from a thread.
+    The descriptor 2 must be the worker's output.
+
+    end: ends the process if it was asked to stop and has not; called from a thread with the place of the main thread.
     Raises OSError.
     """
     _tell_of_stacks(paths, attempt, rank)
@@ -40,9 +42,9 @@ def tie(paths: RunPaths, attempt: int, rank: int, end: Callable[[Beat], None]) -
 
 
 def _tell_of_stacks(paths: RunPaths, attempt: int, rank: int) -> None:
-    """Have the stacks of all threads written, at the client's wish and when the process crashes.
+    """Have the stacks of all threads written, on request of the client and in a crash.
 
-    It is done in the signal itself, so also where a thread in C never lets another one run.
+    It is done in the signal itself, so also if a thread in C never lets another one run.
     """
     file = paths.stacks(attempt, rank).open("w", encoding="utf-8")
     faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)  # keeps the file

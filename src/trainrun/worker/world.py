@@ -45,7 +45,7 @@ class World:
 
 @dataclass(frozen=True)
 class Job:
-    """Where the run is running: this worker's host, and the scheduler and its job id where there is one."""
+    """The worker's host, and the scheduler and its job id if there is one."""
 
     host: str
     scheduler: str | None = None

@@ -1,4 +1,4 @@
-"""The training data: which samples come when, and how a resumed run goes on from its place in them.
+"""The training data: which samples come when, and from which position a resumed run continues.
 
 `SampledBatches` is for our own loader, `ForeignBatches` for any other; the loop uses both alike:
 
@@ -6,12 +6,12 @@
     resumed                     whether `begin` will enter its epoch in the middle
     begin(epoch)                the updates of the epoch, or the rest of them
     fetch(), use(update)        each micro-batch of an update; then count the update
-    state_dict()                the place after the last update that was counted; plain values and tensors
+    state_dict()                the position after the last update that was counted; plain values and tensors
 
-A state's "epoch" is the one to begin next: at the end of an epoch the one after it, which then is not `resumed`. So
-whoever resumes sets the count of epochs to `state["epoch"] - 1`, because the loop adds one before it calls `begin`.
-Where the end of an epoch cannot be known without another fetch, as for loaders without a length, the epoch counts
-as unfinished: the resumed run may find that it has no updates left, which is no error then.
+A state's "epoch" is the one to begin next: at the end of an epoch the one after it, which then is not `resumed`. So the
+code that resumes sets the count of epochs to `state["epoch"] - 1`, because the loop adds one before it calls `begin`.
+If the end of an epoch cannot be known without another fetch, as for loaders without a length, the epoch counts as
+unfinished. The resumed run may then find that it has no updates left, which is no error.
 """
 
 from trainrun.worker.data.collating import Collate as Collate

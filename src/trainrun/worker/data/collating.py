@@ -14,9 +14,9 @@ from trainrun.plugin.detached import Detached
 
 
 class Collate:
-    """Make batches of one split by the hook `collate`, or the dataset's `collate_fn`, or torch's `default_collate`.
+    """Make batches of one split by the hook `collate`, the dataset's `collate_fn` or torch's `default_collate`.
 
-    It is called where the samples are: in a loader's processes if there are any.
+    It is called in the process that loads the samples: one of the loader's processes if there are any.
     """
 
     def __init__(self, split: str, dataset: Any) -> None:
@@ -42,7 +42,7 @@ class Collate:
 
 
 def bind_collate(loader: Any, hook: Detached) -> bool:
-    """Have `hook` asked first for the batches of a loader; False if it is not trainrun's own.
+    """Have a loader ask `hook` first for its batches; return False if it is not trainrun's own.
 
     Raises TrainingError if the hook cannot be sent to the loader's processes.
     """
@@ -70,7 +70,10 @@ def _require_pickle(hook: Detached, method: str) -> None:
 
 
 def unequal(loader: Any, error: Exception) -> str:
-    """How to go about samples of different shapes if that is why a custom loader failed; otherwise an empty string."""
+    """Explain what to do if samples of different shapes made a custom loader fail.
+
+    Returns an empty string if they did not.
+    """
     if getattr(loader, "collate_fn", None) is not default_collate or "equal size" not in message_of(error):
         return ""
     return (

@@ -48,9 +48,10 @@ else:
 
 
 def context_for(given: BaseContext | None, warn: Warn) -> BaseContext | None:
-    """Return the context for a loader that has `given`; None if that is neither Python's default nor one of its own.
+    """Return the context for a loader that has `given`.
 
-    warn: told of each process that is replaced.
+    None if that is neither Python's default nor one of its own. warn: called with a sentence on each process that is
+    replaced.
     """
     if given is not None and type(given) not in (ForkContext, SpawnContext, ForkServerContext):
         return None
@@ -124,7 +125,10 @@ class _Reporting:
         self.kill()  # type: ignore[attr-defined]
 
     def run(self) -> None:
-        """Load until told to end. What is raised besides an `Exception` is sent like one."""
+        """Load until the end is requested.
+
+        Exceptions other than an `Exception` are sent like one.
+        """
         target: Any = self
         found = [part for part in target._args if isinstance(part, LoaderQueue)]
         error: BaseException = KeyboardInterrupt()  # the one after which torch's loop returns with work left
@@ -141,7 +145,10 @@ class _Reporting:
 
 
 def _await_end(indices: LoaderQueue) -> None:
-    """Live until the loader has taken what was sent: it takes a process that has ended for one that has died."""
+    """Live until the loader has taken what was sent.
+
+    It takes a process that has ended for one that has died.
+    """
     parent = multiprocessing.parent_process()
     while parent is not None and parent.is_alive():
         with suppress(queue.Empty):
@@ -150,7 +157,7 @@ def _await_end(indices: LoaderQueue) -> None:
 
 
 class _ForkedProcess(_Reporting, ForkProcess):
-    """reports: the pipe through which it tells that it has begun."""
+    """reports: the pipe through which the process reports that it has begun."""
 
     warn: Warn
     reports: tuple[int, int] | None = None
@@ -168,7 +175,7 @@ class _ForkedProcess(_Reporting, ForkProcess):
         return code
 
     def report(self) -> None:
-        """Tell the training process that this one has begun."""
+        """Report to the training process that this one has begun."""
         pipe, self.reports = self.reports, None
         if pipe is not None:
             os.write(pipe[1], b".")
@@ -176,7 +183,7 @@ class _ForkedProcess(_Reporting, ForkProcess):
 
 
 def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
-    """The arguments, and those that are bound to a function among them."""
+    """Yield the arguments, and those that are bound to a function among them."""
     for argument in arguments:
         yield argument
         if isinstance(argument, functools.partial):

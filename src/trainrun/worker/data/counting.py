@@ -36,7 +36,10 @@ _MOST = 8  # parts that a warning names
 
 
 def batch_size(batch: Any) -> int | None:
-    """Return the number of samples in a batch; None if no part tells it, or parts disagree. See this module's rules."""
+    """Return the number of samples in a batch, by the rules of this module.
+
+    None if no part shows it, or parts disagree.
+    """
     if _is_sequence(batch) and any(isinstance(item, torch.Tensor) and item.ndim for item in batch):
         readings = _common(batch)
     else:
@@ -70,7 +73,10 @@ class SampleCounter:
 
 
 def dimensions(part: Any) -> list[int]:
-    """List each part's number of dimensions: 0 of a number, 1 of what has a length, 2 of what says its batch size."""
+    """List each part's number of dimensions.
+
+    It is 0 for a number, 1 for what has a length, and 2 for what says its batch size.
+    """
     record = _record(part)
     if _size(part) is None and (record is not None or _is_sequence(part)):
         inner = part if record is None else record.values()
@@ -108,13 +114,13 @@ def _readings(part: Any) -> Readings:
 
 
 def _common(parts: Any) -> Readings:
-    """What all parts that count can be read to have."""
+    """Return what all parts that count can be read to have."""
     counted = [readings for part in parts if (readings := _readings(part))]
     return (frozenset.intersection(*counted) or _UNKNOWN) if counted else _NOTHING
 
 
 def _size(part: Any) -> int | None:
-    """The number of rows of a part that is one whole, None of any other."""
+    """Return the number of rows of a part that is one whole, None of any other."""
     if isinstance(part, torch.Tensor):
         return part.size(0) if part.ndim else None
     if part is None or isinstance(part, _PLAIN):
@@ -138,7 +144,7 @@ def _said(part: Any) -> int | None:
 
 
 def _record(part: Any) -> Mapping[Any, Any] | None:
-    """The values of a record by name; None for anything else."""
+    """Return the values of a record by name; None for any other object."""
     if isinstance(part, type):
         return None
     if isinstance(part, Mapping):
@@ -158,7 +164,7 @@ def _is_sequence(part: Any) -> bool:
 
 
 def _alike(items: Sequence[Any]) -> bool:
-    """Whether the items may be one for each sample."""
+    """Return whether the items may be one for each sample."""
     return len({_kind(item) for item in items}) == 1
 
 

@@ -1,8 +1,8 @@
 """The death of a process that loads data.
 
-torch tells it from a handler of SIGCHLD, which raises wherever the training is at that moment: in a hook, say, whose
-plugin would be blamed for it, and the error swallowed by that plugin's policy. So the handler is there only while a
-batch is fetched. That it is there matters: a process that is killed in the middle of sending leaves this one waiting.
+torch reports it from a handler of SIGCHLD, which raises at any point of the training. In a hook, for example, the
+plugin would be blamed for it, and the plugin's policy would swallow the error. So the handler is there only while a
+batch is fetched. It is needed then: a process that is killed in the middle of sending leaves this one waiting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from trainrun.worker.data.failure import is_told
 
 
 def fetched(batches: Iterator[Any], processes: int) -> Any:
-    """The next of the batches of a loader with so many processes. Raises what `next` raises."""
+    """Return the next of the batches of a loader with `processes` processes.
+
+    Raises what `next` raises.
+    """
     if not processes or threading.current_thread() is not threading.main_thread():
         return next(batches)
     previous = signal.signal(signal.SIGCHLD, _tell)
@@ -33,7 +36,7 @@ def fetched(batches: Iterator[Any], processes: int) -> Any:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether an error from a `DataLoader` says that a process of its own has died."""
+    """Return whether an error from a `DataLoader` says that a process of its own has died."""
     if is_told(error):  # what a dataset raised there
         return False
     if isinstance(error, RuntimeError):
@@ -43,7 +46,10 @@ def is_death(error: BaseException) -> bool:
 
 
 def died_ahead(loader: DataLoader[Any]) -> str:
-    """How far ahead of the batch at hand the process may have been, to be added to what names that one."""
+    """Describe how far ahead of the current batch the process may have been.
+
+    The text is added to what names that batch.
+    """
     most = loader.num_workers * (loader.prefetch_factor or 0)
     return f" or one of the {most} micro-batches after them: one of the processes that load ahead died"
 

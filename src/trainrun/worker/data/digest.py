@@ -12,14 +12,15 @@ _ENOUGH = 1 << 14  # bytes of each tensor
 
 
 def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two digests are of different batches, as far as one can tell."""
+    """Return whether two digests are of different batches, as far as they show."""
     return bool(one["versions"] == other["versions"] and one["hash"] != other["hash"])
 
 
 def digest(batch: Any) -> dict[str, Any]:
-    """What tells a batch from another one: a hash of its numbers and strings, and how often tensors were written to.
+    """Return what distinguishes a batch from another one.
 
-    Training may have written into a batch: then the count differs from that of a fresh one.
+    It is a hash of its numbers and strings, and how often tensors were written to. Training may have written into a
+    batch: then the count differs from that of a fresh one.
     """
     leaves = list(_leaves(batch))
     hashed = hashlib.sha256()
@@ -32,9 +33,9 @@ def digest(batch: Any) -> dict[str, Any]:
 
 
 def number(batches: Iterable[Any]) -> int:
-    """Return a number by which the samples in `batches` are told from others; 0 if they cannot be told.
+    """Return a number that distinguishes the samples in `batches` from others.
 
-    They can be told by a tensor that does not hold one value all over.
+    It is 0 if they cannot be distinguished. A tensor that does not hold one value all over distinguishes them.
     """
     leaves = [leaf for leaf in _leaves(list(batches)) if isinstance(leaf, torch.Tensor)]
     if not any(_varies(leaf) for leaf in leaves):

@@ -15,8 +15,8 @@ _STRIDE = 1_000_003  # a prime, so that neighbouring samples of neighbouring epo
 class Reseeded(Dataset[Any]):
     """A map-style dataset whose draws depend on the run's seed, the epoch and the samples of a micro-batch only.
 
-    A loader's process would draw on from where it was, which no checkpoint knows, and which depends on how many
-    processes there are. In the training's own process the generators are in the checkpoint, and are left alone.
+    A loader's process would continue its own draws, which no checkpoint knows, and which depend on the number of
+    processes. In the training's own process the generators are in the checkpoint, and are left alone.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -29,7 +29,7 @@ class Reseeded(Dataset[Any]):
         return self.dataset[index]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        """The samples of a micro-batch; `DataLoader` asks for them so."""
+        """Return the samples of a micro-batch; `DataLoader` calls this."""
         process = get_worker_info()
         if process is not None and indices:
             seed_generators((process.seed - process.id) * _STRIDE + indices[0])
@@ -38,5 +38,5 @@ class Reseeded(Dataset[Any]):
 
 
 def bare(dataset: Any) -> Any:
-    """The dataset that the task made."""
+    """Return the dataset that the task made."""
     return dataset.dataset if isinstance(dataset, Reseeded | Items) else dataset

@@ -21,7 +21,10 @@ class LoadingError(RuntimeError):
 
 
 class Failure(ExceptionWrapper):
-    """The name and the text of an exception, and its traceback. torch raises it where it would return the batch."""
+    """The name and the text of an exception, and its traceback.
+
+    torch raises it at the point at which it would return the batch.
+    """
 
     def __init__(self, name: str, text: str, trace: str, where: str) -> None:
         self.name = name
@@ -51,12 +54,15 @@ class Failure(ExceptionWrapper):
 
 
 def is_told(error: BaseException) -> bool:
-    """Whether an error was raised in a loader's process and sent from there."""
+    """Return whether an error was raised in a loader's process and sent from there."""
     return isinstance(error, LoadingError) or message_of(error).startswith(_CAUGHT)
 
 
 def _last(kind: Any, trace: str) -> str:
-    """The exception's text, which is the end of its traceback; nothing if that has another form."""
+    """Return the exception's text, which is the end of its traceback.
+
+    Nothing if the traceback has another form.
+    """
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     head = f"{module}{kind.__qualname__}: "
     lines = trace.rstrip().split("\n")

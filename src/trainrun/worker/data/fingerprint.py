@@ -7,13 +7,19 @@ from typing import Any
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """The dataset's class and its number of samples, None where it has no length: `{"type", "length"}`."""
+    """Return the dataset's class and its number of samples: `{"type", "length"}`.
+
+    The length is None if the dataset has none.
+    """
     kind = type(dataset)
     return {"type": f"{kind.__module__}.{kind.__qualname__}", "length": length_of(dataset)}
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """A sentence on how the data differs from that of the checkpoint, or None. Takes two fingerprints."""
+    """Return a sentence on how the data differs from the checkpoint's, or None.
+
+    Takes two fingerprints.
+    """
     changes = [
         f"{what} was {old[key]} and is {new.get(key)}"
         for key, what in (("type", "its class"), ("length", "its number of samples"))
@@ -28,7 +34,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 def length_of(sized: Any) -> int | None:
-    """Its length; None where it does not know it."""
+    """Return the length of an object; None if the object does not know it."""
     try:
         return len(sized)
     except (TypeError, NotImplementedError):  # an iterable, or a loader or sampler over one, without a length

@@ -1,4 +1,4 @@
-"""The training data where the task or a plugin brought the loader."""
+"""The training data of a loader that the task or a plugin makes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from trainrun.worker.world import World
 
 
 class ForeignBatches:
-    """The training data where a plugin brought the loader: any iterable of this rank's micro-batches.
+    """The training data of a loader that a plugin makes: any iterable of this rank's micro-batches.
 
-    Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. If
-    all know their length the ranks compare them once an epoch; otherwise they tell one another before each update
-    how many batches they have. All batches of an update are fetched before its first forward, and the ranks tell one
-    another how many samples they have: batches count by their size. If the size of one is not known (the run says so
-    once), those of its update count alike, and a full update is taken to hold `batch_size` samples over all ranks.
+    Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. If all
+    know their length the ranks compare them once an epoch; otherwise they exchange before each update how many batches
+    they have. All batches of an update are fetched before its first forward, and the ranks exchange how many samples
+    they have: batches count by their size. If the size of one is not known (the run says so once), those of its update
+    count alike, and a full update is taken to hold `batch_size` samples over all ranks.
 
-    The place in the data is each rank's own, and only as many ranks go on from it.
+    The position in the data is each rank's own, and only the same number of ranks can resume from it.
 
     gather: gathers one integer from each rank; None for a single worker. seed: of the run.
-    warn: told a sentence where a resumed loader does not give what it gave before.
+    warn: called with a sentence if a resumed loader does not give what it gave before.
     """
 
     def __init__(
@@ -70,16 +70,19 @@ class ForeignBatches:
         self._warned = False
         self._compared = world.size == 1
         self._duplicates: str | None = None  # that ranks have begun with the same samples
-        # Not told to a method of this object: in a cycle of references a loader's processes would outlive their use.
+        # Not to a method of this object: in a cycle of references a loader's processes would outlive their use.
         self._counter = SampleCounter(f"the train loader, {described(loader)}", TRAINING_WEIGHT, self._warnings.append)
 
     @property
     def dataset(self) -> Any:
-        """The dataset under the loader, or else the loader, as `fingerprint` takes it."""
+        """The dataset under the loader, otherwise the loader, as `fingerprint` takes it."""
         return bare(getattr(self._loader, "dataset", self._loader))
 
     def updates_in(self, epochs: int) -> int | None:
-        """The number of updates in `epochs` epochs where all ranks' loaders know their length, else None."""
+        """Return the number of updates in `epochs` epochs.
+
+        None unless all ranks' loaders know their length.
+        """
         lengths = self._gather_lengths()
         return None if min(lengths) < 0 else epochs * ceil(max(lengths) / self._micro_batches)
 
@@ -89,12 +92,18 @@ class ForeignBatches:
         return self._loaded is not None and self._loaded["batches"] > 0
 
     def progress(self) -> float | None:
-        """How much of the epoch was used by the updates that were counted, from 0 to 1; None without lengths."""
+        """The used share of the epoch, from 0 to 1; None without lengths.
+
+        Only updates that were counted are part of it.
+        """
         longest = max(self._lengths, default=0)
         return min(1.0, self._done / longest) if longest and min(self._lengths) >= 0 else None
 
     def begin(self, epoch: int) -> Iterator[Update]:
-        """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
+        """Start `epoch` and yield its updates.
+
+        It starts at its beginning or at the position of a loaded state.
+        """
         loaded, self._loaded = self._loaded, None
         self._lengths = self._gather_lengths()
         self._epoch, self._counts = epoch, None
@@ -119,9 +128,11 @@ class ForeignBatches:
         return found
 
     def fetch(self) -> Any:
-        """The next micro-batch of the update at hand; the last one again if this rank has run out.
+        """Return the next micro-batch of the current update.
 
-        The first call for an update fetches all of its batches, and completes the update's weights and sizes.
+        If this rank has run out, this is the last one again. The first call for an update fetches all of its batches,
+        and completes the update's weights and sizes.
+
         Raises TrainingError naming rank, epoch and batch if the loader raises, or ends before its length.
         """
         if self._unmeasured:
@@ -146,7 +157,10 @@ class ForeignBatches:
         return batch
 
     def _measure(self, update: Update) -> None:
-        """Complete an update by the sizes of its batches, of which the ranks tell one another the sum."""
+        """Complete an update by the sizes of its batches.
+
+        The ranks exchange the sums of these sizes.
+        """
         sizes = [self._counter.count(batch) for batch in self._ahead]
         mine = -1 if None in sizes else sum(size for size in sizes if size is not None)
         sums = self._gather(mine)
@@ -162,7 +176,10 @@ class ForeignBatches:
         update.weights = tuple(size * self._world.size / total for size in update.sizes)
 
     def _compare(self) -> None:
-        """Compare the first batches of all ranks: a loader that all of them have alike may be one of the whole data."""
+        """Compare the first batches of all ranks.
+
+        A loader that all of them have alike may be one of the whole data.
+        """
         self._compared = True
         numbers = self._gather(number(self._ahead))
         same = [str(rank) for rank, one in enumerate(numbers) if one and numbers.count(one) > 1]
@@ -180,10 +197,10 @@ class ForeignBatches:
         self._counts = None
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's place after the updates counted so far: plain values and tensors.
+        """Return this rank's position after the updates counted so far, as plain values and tensors.
 
-        To be called on all ranks at once: where lengths are not known this is how to learn whether the epoch is over.
-        Raises TrainingError where the loader's own state holds anything else.
+        Call it on all ranks at once: without lengths this shows whether the epoch is over. Raises TrainingError if the
+        loader's own state holds anything else.
         """
         if self._loaded is not None:
             return dict(self._loaded)
@@ -204,9 +221,10 @@ class ForeignBatches:
         return here | state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave on this rank, when its epoch is begun. To be called before `begin`.
+        """Resume from what `state_dict` returned on this rank, when its epoch is begun.
 
-        Raises TrainingError where this loader, or this number of ranks or processes, cannot go on from there.
+        Call it before `begin`. Raises TrainingError if this loader, or this number of ranks or processes, cannot resume
+        from there.
         """
         name = described(self._loader)
         if state.get("kind") != self._reader.kind:
@@ -236,11 +254,14 @@ class ForeignBatches:
     def _by_asking(self) -> Iterator[Update]:
         while sum(counts := self._asked()):
             yield self._begin_update(counts)
-            if self._counts is counts:  # else `state_dict` has asked for those of the next update
+            if self._counts is counts:  # otherwise `state_dict` has asked for those of the next update
                 self._counts = None
 
     def _asked(self) -> list[int]:
-        """How many batches each rank has for the next update. Fetches them, the first time it is called before that."""
+        """Return how many batches each rank has for the next update.
+
+        Fetches them, the first time it is called before that update.
+        """
         if self._counts is None:
             self._before = self._reader.place()
             ahead = list(islice(self._reader, self._micro_batches))
@@ -255,7 +276,10 @@ class ForeignBatches:
         return self._gather(-1 if length is None else length)
 
     def _begin_update(self, counts: Sequence[int]) -> Update:
-        """An update for which rank r has counts[r] micro-batches, all counted alike until their sizes are known."""
+        """Return an update for which rank r has counts[r] micro-batches.
+
+        All count alike until their sizes are known.
+        """
         mine, total, longest = counts[self._world.rank], sum(counts), max(counts)
         padding = (0,) * (longest - mine)
         samples = self._batch_size * total // (self._micro_batches * self._world.size)

@@ -37,18 +37,18 @@ Gather = Callable[[object], list[object]]
 
 
 def said(*parts: Any, name: str = "sharded") -> bool | None:
-    """What the first part that has such an attribute, a bool, says; None if none has."""
+    """Return the first bool that one of `parts` has as the attribute `name`, or None."""
     found = (getattr(part, name, None) for part in parts)
     return next((value for value in found if isinstance(value, bool)), None)
 
 
 def consumers(world: World, processes: int) -> int:
-    """How many would read a dataset: each rank, or each of its loader processes."""
+    """Return how many would read a dataset: each rank, or each of its loader processes."""
     return world.size * max(1, processes)
 
 
 def require_said(sharded: bool | None, dataset: Any, world: World, processes: int, where: str) -> None:
-    """Raise TrainingError for an iterable dataset that several would read, and that does not say how."""
+    """Raise TrainingError if several would read an iterable dataset that does not say how."""
     count = consumers(world, processes)
     if sharded is not None or count == 1:
         return
@@ -62,13 +62,16 @@ def require_said(sharded: bool | None, dataset: Any, world: World, processes: in
 
 
 def items(dataset: Any, plan: Plan, collate: Any = None) -> Items:
-    """What a loader reads in place of an iterable dataset."""
+    """Return what a loader reads in place of an iterable dataset."""
     keeps = all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
     return (KeptItems if keeps and not (plan.deals and plan.drop_last) else Items)(dataset, plan, collate)
 
 
 def whole_length(loader: Any) -> int | None:
-    """Return the length of a loader's dataset if each rank must have the whole of it; None if not, or if not known."""
+    """Return the length of a loader's dataset if each rank must have the whole of it.
+
+    None if not, or if the length is not known.
+    """
     if isinstance(loader, SampledLoader):
         return len(loader.loader.dataset)  # type: ignore[arg-type]
     if not isinstance(loader, DataLoader):
@@ -82,7 +85,10 @@ def whole_length(loader: Any) -> int | None:
 
 
 def require_one_length(lengths: Sequence[object], where: str) -> None:
-    """Raise TrainingError if ranks have other lengths than rank 0. lengths: of each rank, in their order."""
+    """Raise TrainingError if ranks have other lengths than rank 0.
+
+    lengths: of each rank, in their order.
+    """
     ranks: dict[object, list[str]] = {}
     for rank, length in enumerate(lengths):
         ranks.setdefault(length, []).append(str(rank))
@@ -120,7 +126,7 @@ class Dealt(Sampler[Any]):
         return getattr(self.inner, "sampler", self.inner)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler which epoch comes, if it wants to know."""
+        """Pass the coming epoch to the sampler, if it takes it."""
         self._epoch = epoch
         set_epoch = getattr(self.inner, "set_epoch", None)
         if callable(set_epoch):
@@ -155,8 +161,8 @@ class Giver:
     def given(self, loader: Any, where: str, runs: int) -> Any:
         """Return a loader of this rank's share: `loader` itself, or one like it.
 
-        Raises TrainingError if it cannot be told whether `loader` is one of a share, or if ranks have datasets of
-        different lengths, of which they would not have one share each.
+        Raises TrainingError if it is unknown whether `loader` is one of a share, or if ranks have datasets of different
+        lengths, of which they would not have one share each.
         """
         if self._gather is not None:
             require_one_length(self._gather(whole_length(loader)), where)
@@ -202,7 +208,10 @@ class Giver:
         return _like(loader, loader.dataset, batch_sampler=dealt)
 
     def _all_alike(self, loader: DataLoader[Any], sampler: Any) -> bool:
-        """Whether all ranks would begin with the same samples. Reads some of them. To be called on all ranks alike."""
+        """Return whether all ranks would begin with the same samples.
+
+        Reads some of them. Call it on all ranks alike.
+        """
         assert self._gather is not None
         generators = Generators()
         generators.seed(self._seed)
@@ -220,7 +229,7 @@ _PROBED = 3
 
 
 def _is_whole(samplers: tuple[Any, Any]) -> bool:
-    """Whether these are torch's own samplers, which know of no ranks."""
+    """Return whether these are torch's own samplers, which know of no ranks."""
     own = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, BatchSampler)
     return all(one is None or type(one) in own or isinstance(one, list | range) for one in samplers)
 

@@ -3,10 +3,10 @@
 Two attributes of the dataset say what it yields:
 
 - `sharded`: True if each copy of it yields only the share of its rank and loader process; False if every copy yields
-  everything, in the same order. Then each consumer reads all of it and keeps what is its own: an update takes
-  the next `batch_size` samples, whatever the number of ranks and processes, as from a dataset that is not shuffled.
-- `batched`: True if an item is a whole micro-batch, False if it is one sample. Without it the first item tells, unless
-  it may be either.
+  everything, in the same order. Then each consumer reads all of it and keeps what is its own: an update takes the next
+  `batch_size` samples, with any number of ranks and processes, as from a dataset that is not shuffled.
+- `batched`: True if an item is a whole micro-batch, False if it is one sample. Without it the first item decides,
+  unless it may be either.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Share:
         return self.world * self.runs * self.size
 
     def owner(self, position: int) -> tuple[int, int]:
-        """The rank that the item at `position` belongs to, and the number of its run on that rank."""
+        """Return the rank of the item at `position`, and the number of its run on that rank."""
         update, offset = divmod(position, self.update)
         rank, within = divmod(offset, self.runs * self.size)
         return rank, update * self.runs + within // self.size
 
     def count(self, length: int) -> int:
-        """How many of the first `length` items are this rank's."""
+        """Return how many of the first `length` items are this rank's."""
         mine = self.runs * self.size
         updates, rest = divmod(length, self.update)
         return updates * mine + min(max(rest - self.rank * mine, 0), mine)
@@ -60,9 +60,9 @@ class Plan:
     """What becomes of a dataset's items.
 
     share: of this rank, its `size` the samples of a micro-batch. deals: whether the dataset yields everything, so that
-    only the share's items are kept. batched: whether an item is a micro-batch; None if the first one tells.
-    gathers: whether samples are put together here, not by the loader. drop_last: leave out an update that is
-    not full, or, if nothing is dealt out, a micro-batch. where: what messages begin with.
+    only the share's items are kept. batched: whether an item is a micro-batch; None if the first one decides. gathers:
+    whether samples are put together here, not by the loader. drop_last: leave out an update that is not full, or, if
+    nothing is dealt out, a micro-batch. where: what messages begin with.
     """
 
     share: Share
@@ -78,7 +78,10 @@ class Plan:
         return {**vars(self), "warn": None}  # a process that is not forked cannot have it
 
     def settle(self, item: Any) -> None:
-        """Learn from the first item whether it is a micro-batch, if the dataset does not say."""
+        """Learn from the first item whether it is a micro-batch.
+
+        Only if the dataset does not say so.
+        """
         if self.batched is not None or not self.gathers:
             return
         problem: str | None = None
@@ -111,14 +114,17 @@ class Items(IterableDataset[Any]):
         self._generators = Generators() if plan.deals else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset which epoch comes, if it wants to know."""
+        """Pass the coming epoch to the dataset, if it takes it."""
         self._epoch = epoch
         set_epoch = getattr(self.dataset, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
 
     def __len__(self) -> int:
-        """The micro-batches of this rank, or its items. Raises TypeError if that is not known."""
+        """Return the number of micro-batches of this rank, or of its items.
+
+        Raises TypeError if that is not known.
+        """
         length, plan = length_of(self.dataset), self.plan
         if length is None or (plan.batched is None and plan.gathers):
             raise TypeError(f"{type(self.dataset).__name__} has no length, or may yield samples or micro-batches")
@@ -142,7 +148,10 @@ class Items(IterableDataset[Any]):
         self._read = 0
 
     def _drawing(self) -> AbstractContextManager[Any]:
-        """What the dataset draws at random must not depend on the rank, nor on what is drawn between its items."""
+        """Return the context of the dataset's draws.
+
+        They must not depend on the rank, nor on what is drawn between its items.
+        """
         return nullcontext() if self._generators is None else self._generators
 
     @property
@@ -151,7 +160,10 @@ class Items(IterableDataset[Any]):
         return None if self.plan.batched else self.collate
 
     def _chunks(self, start: int) -> Iterator[list[Any]]:
-        """This consumer's items, as many as make a micro-batch; from item `start` of the dataset on."""
+        """Yield this consumer's items, as many as make a micro-batch.
+
+        They begin with item `start` of the dataset.
+        """
         process, plan, held = get_worker_info(), self.plan, _Held()
         number, processes = (0, 1) if process is None else (process.id, process.num_workers)
         self._read, share, size, waits = start, plan.run, 1, plan.deals and plan.drop_last
@@ -170,10 +182,10 @@ class Items(IterableDataset[Any]):
 
 
 class KeptItems(Items):
-    """The same for a dataset that can say where it is."""
+    """Items of a dataset that knows its own position."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the dataset is, as plain values and tensors."""
+        """Return the position of the dataset, as plain values and tensors."""
         drawn = None if self._generators is None else self._generators.state_dict()
         state = {"dataset": self.dataset.state_dict(), "read": self._read, "batched": self.plan.batched}
         return {**state, "generators": drawn}
@@ -210,7 +222,10 @@ class _Held:
 
 
 def _looks_batched(item: Any, size: int) -> tuple[bool | None, str | None]:
-    """Whether an item looks like a micro-batch of `size` samples, None if it may be either, and why to say so."""
+    """Return whether an item looks like a micro-batch of `size` samples, and why.
+
+    None if it may be either.
+    """
     rows, shapes = batch_size(item), dimensions(item)
     single, deep = any(count == 0 for count in shapes), any(count > 1 for count in shapes)
     if rows is None or (rows != size and (single or not deep)):

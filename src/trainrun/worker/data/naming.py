@@ -1,4 +1,4 @@
-"""How a loader is told from others: its classes, its processes, and whether it can say where it is."""
+"""What describes a loader: its classes, its processes, and whether it knows its position."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from trainrun.worker.data.sampled import SampledLoader
 
 
 def described(loader: Any) -> str:
-    """The loader's class, and that of the dataset under it where there is one."""
+    """Return the loader's class, and that of the dataset under it if there is one."""
     dataset = getattr(loader, "dataset", None)
     return type(loader).__name__ + ("" if dataset is None else f" over {type(bare(dataset)).__name__}")
 
 
 def processes(loader: Any) -> int:
-    """The processes that load for it."""
+    """Return the number of processes that load for a loader."""
     return getattr(loader, "num_workers", 0)
 
 
 def keeper(loader: Any) -> Any:
-    """What says where the loader is, and takes it there: the loader itself, or the dataset under it; else None."""
+    """Return the object that saves and restores the loader's position.
+
+    It is the loader itself, or the dataset under it; otherwise None.
+    """
     if _keeps(loader):
         return loader
     plain = isinstance(loader, DataLoader) and not loader.num_workers and isinstance(loader.dataset, IterableDataset)
@@ -30,7 +33,10 @@ def keeper(loader: Any) -> Any:
 
 
 def resumable(loader: Any) -> str | None:
-    """Where the place of a train loader cannot be saved, a sentence that says so and what a resume does instead."""
+    """Explain what a resume does if the position of a train loader cannot be saved.
+
+    None if it can be saved.
+    """
     if isinstance(loader, SampledLoader | list | tuple) or keeper(loader) is not None:
         return None
     return (

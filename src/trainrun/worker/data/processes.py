@@ -16,7 +16,8 @@ def prepare_processes(loader: Any, warn: Callable[[str], None]) -> None:
     """Have the processes of a `DataLoader` made so that training never waits for them forever.
 
     They ignore SIGTERM and SIGINT: a signal to a whole process group means the worker, which needs its data until the
-    end of its step. `loader` is trainrun's or the user's. warn: told of each process that had to be replaced.
+    end of its step. `loader` is trainrun's or the user's. warn: called with a sentence on each process that had to be
+    replaced.
     """
     inner = loader.loader if isinstance(loader, SampledLoader) else loader
     if not isinstance(inner, DataLoader) or not inner.num_workers or isinstance(inner.worker_init_fn, Shielded):

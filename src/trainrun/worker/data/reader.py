@@ -1,13 +1,14 @@
-"""One rank's own way through a loader that somebody else made, and back to a place in it.
+"""One rank's own way through a loader that trainrun did not make, and back to a position in it.
 
-A loader that has `state_dict` and `load_state_dict`, or is a `DataLoader` that loads in this process from an
-`IterableDataset` that has, is asked for its state; torchdata's `StatefulDataLoader` is one. Any other is gone
-through again from the beginning of the epoch, which leads to the same batches only where it makes the same draws.
+A loader is asked for its state if it has `state_dict` and `load_state_dict`; torchdata's `StatefulDataLoader` is one.
+So is a `DataLoader` that loads in this process from an `IterableDataset` that has them. Any other is gone through again
+from the beginning of the epoch, which leads to the same batches only if it makes the same draws.
 
-So a loader has a random stream of its own, begun anew in each epoch: what it draws from torch's global generator is a
-function of the run's seed, the rank and the epoch, and moves nothing else on. (A `DataLoader` draws a number for each
-iterator that it makes, and a random sampler another one for its first batch.) To give it one in place of Python's
-generator too would take 70 µs a batch; so the state of that is noted, when an epoch begins and with each place.
+So a loader has a random stream of its own, begun anew in each epoch. What it draws from torch's global generator is a
+function of the run's seed, the rank and the epoch, and does not advance that generator. (A `DataLoader` draws a number
+for each iterator that it makes, and a random sampler another one for its first batch.) To give it one in place of
+Python's generator too would take 70 µs a batch; so the state of that is noted, when an epoch begins and with each
+position.
 """
 
 from __future__ import annotations
@@ -80,19 +81,25 @@ class Reader:
         raise NotImplementedError
 
     def resume(self, epoch: int, place: Mapping[str, Any]) -> Any:
-        """Go on from `place` and `mark` together, or from `end`; answers with the last batch before it, if known."""
+        """Resume from `place` and `mark` together, or from `end`.
+
+        Returns the last batch before it, if known.
+        """
         raise NotImplementedError
 
     def place(self) -> dict[str, Any]:
-        """Where this is; a copy."""
+        """Return a copy of the position."""
         return {"taken": self.taken, "begun": self._begun, "random": generator_state()}
 
     def mark(self, last: Any) -> dict[str, Any]:
-        """What else `resume` needs within an epoch, of the last batch that was used."""
+        """Return what else `resume` needs within an epoch, of the last batch that was used."""
         raise NotImplementedError
 
     def end(self) -> dict[str, Any]:
-        """Where the next epoch begins, once all batches of this one were taken; a copy."""
+        """Return a copy of the position of the next epoch's beginning.
+
+        Call it once all batches of this epoch were taken.
+        """
         raise NotImplementedError
 
     def _begin_as_before(self, epoch: int, place: Mapping[str, Any]) -> None:
@@ -101,7 +108,7 @@ class Reader:
         self.begin(epoch)
 
     def _start(self, epoch: int) -> None:
-        """Tell everything that an epoch depends on which one it is, before an iterator is made."""
+        """Pass the epoch to everything that depends on it, before an iterator is made."""
         self._epoch = epoch
         self.taken, self._exhausted, self._begun = 0, False, generator_state()
         self._reseed(epoch)
@@ -123,10 +130,10 @@ class Reader:
 
 
 class Asked(Reader):
-    """A loader that can say where it is.
+    """A loader that knows its position.
 
     Its state is loaded before its iterator is made: some look for it only then (prime-rl#3332). It is never asked
-    before its first batch, which in torchdata makes an iterator; what it would answer is what it was loaded with.
+    before its first batch, which in torchdata makes an iterator; it would return what it was loaded with.
     """
 
     kind = "own"
@@ -151,7 +158,10 @@ class Asked(Reader):
             self._leave_the_end(epoch)
 
     def _leave_the_end(self, epoch: int) -> None:
-        """Some loaders find that they have come to their end, and turn back, only when asked for one more batch."""
+        """Make the loader turn back if it is at its end.
+
+        Some loaders find that they have come to their end, and turn back, only when asked for one more batch.
+        """
         with self._drawing():
             first = next(self._batches, NOTHING)
         if first is NOTHING:
@@ -195,7 +205,7 @@ class Asked(Reader):
 
 
 class Replayed(Reader):
-    """A loader that cannot say where it is: a resume takes its first batches again, and throws them away."""
+    """A loader that does not know its position: a resume takes its first batches again, and throws them away."""
 
     kind = "replay"
 
@@ -242,7 +252,10 @@ class Replayed(Reader):
 
 
 def reader_of(loader: Iterable[Any], seed: int, world: World, warn: Warn) -> Reader:
-    """The reader that fits. Raises TrainingError for a loader that promises a state and cannot keep it."""
+    """Return the reader that fits.
+
+    Raises TrainingError for a loader that promises a state and cannot keep it.
+    """
     holder = keeper(loader)
     if holder is None:
         return Replayed(loader, seed, world, warn)
@@ -259,14 +272,14 @@ _RANKS = 1 << 20  # more than there are
 
 
 def _parts(loader: Any) -> list[Any]:
-    """The loader, its samplers and its dataset, each once."""
+    """Return the loader, its samplers and its dataset, each once."""
     samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
     parts = [loader, getattr(loader, "dataset", None), *samplers, *(getattr(one, "sampler", None) for one in samplers)]
     return list({id(part): part for part in parts if part is not None}.values())
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
-    """The generators that a `DataLoader` draws seeds and orders from."""
+    """Return the generators that a `DataLoader` draws seeds and orders from."""
     if not isinstance(loader, DataLoader):
         return []
     found = [getattr(part, "generator", None) for part in _parts(loader)]

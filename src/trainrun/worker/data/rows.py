@@ -17,9 +17,10 @@ _PLAIN = bool | int | float | complex | str | bytes
 
 
 def row_digests(batch: Any) -> list[str] | None:
-    """Return one name for each sample of a batch, by its content; one for the batch if it has no rows.
+    """Return one name for each sample of a batch, by its content.
 
-    Parts without a row for each sample are left out. None if nothing in the batch can be read.
+    One for the batch if it has no rows. Parts without a row for each sample are left out. None if nothing in the batch
+    can be read.
     """
     size = batch_size(batch)
     columns = [] if not size else list(_columns(batch, size))
@@ -29,7 +30,7 @@ def row_digests(batch: Any) -> list[str] | None:
 
 
 def _columns(part: Any, size: int) -> Iterator[list[bytes]]:
-    """The parts that have one row for each sample, each as the bytes of its rows."""
+    """Yield the parts that have one row for each sample, as the bytes of the rows."""
     if isinstance(part, torch.Tensor) or hasattr(part, "tobytes"):
         if getattr(part, "ndim", 0) and part.shape[0] == size:
             yield _rows(part, size)
@@ -52,7 +53,10 @@ def _rows(part: Any, size: int) -> list[bytes]:
 
 
 def _values(part: Any) -> list[Any]:
-    """The parts of a record: a mapping, a named tuple, a dataclass or an object with `keys`."""
+    """Return the parts of a record.
+
+    A record is a mapping, a named tuple, a dataclass or an object with `keys`.
+    """
     if isinstance(part, Mapping):
         return list(part.values())
     if isinstance(part, tuple):
@@ -64,7 +68,7 @@ def _values(part: Any) -> list[Any]:
 
 
 def _readable(part: Any) -> bool:
-    """Whether `digest` reads anything of it but its type."""
+    """Return whether `digest` reads anything of it but its type."""
     if isinstance(part, list | tuple):
         return any(map(_readable, part))
     if isinstance(part, torch.Tensor | _PLAIN) or hasattr(part, "tobytes"):

@@ -1,4 +1,4 @@
-"""The training data where the loader is our own."""
+"""The training data of our own loader."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SampledLoader:
 
 
 class SampledBatches:
-    """The training data of one run where the loader is our own.
+    """The training data of one run with our own loader.
 
-    Its place counts global samples: it is the same on all ranks, and any number of ranks goes on from it.
+    Its position counts global samples: it is the same on all ranks, and any number of ranks can resume from it.
 
     sizes: the batch size of each epoch; None for that of the sampler in all of them.
     """
@@ -56,7 +56,7 @@ class SampledBatches:
         return bare(self._loader.loader.dataset)
 
     def updates_in(self, epochs: int) -> int | None:
-        """The number of updates in the first `epochs` epochs."""
+        """Return the number of updates in the first `epochs` epochs."""
         if self._sizes is None:
             return epochs * len(self._sampler)
         return sum(map(self._sampler.updates_with, self._sizes.of(range(1, epochs + 1))))
@@ -67,22 +67,28 @@ class SampledBatches:
         return self._sampler.position > 0
 
     def progress(self) -> float | None:
-        """How much of the epoch was used by the updates that were counted, from 0 to 1."""
+        """The used share of the epoch, from 0 to 1, by the updates that were counted."""
         return (self._sampler.position + self._used) / self._sampler.samples
 
     def begin(self, epoch: int) -> Iterator[Update]:
-        """Start `epoch`, at its beginning or where a loaded state says, and go through its updates."""
+        """Start `epoch` and yield its updates.
+
+        It starts at its beginning or at the position of a loaded state.
+        """
         if epoch != self._sampler.epoch:
             self._sampler.epoch, self._sampler.position = epoch, 0
         if self._sizes is not None:
             self._sampler.resize(*self._sizes.of([epoch]))
         self._used = self._fetched = 0
-        close(self._batches)  # its processes end before others begin, whatever still refers to it
+        close(self._batches)  # its processes end before others begin, even if another object refers to it
         self._batches = iter(self._loader)
         return self._sampler.updates()
 
     def fetch(self) -> Any:
-        """The next micro-batch of the update at hand. Raises TrainingError naming its samples where that fails."""
+        """Return the next micro-batch of the current update.
+
+        Raises TrainingError naming its samples if that fails.
+        """
         try:
             batch = fetched(self._batches, self._loader.loader.num_workers)
         except Exception as error:
@@ -106,7 +112,10 @@ class SampledBatches:
         self._fetched = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the data after the updates made so far; at the end of an epoch, the beginning of the next."""
+        """Return the position in the data after the updates made so far.
+
+        At the end of an epoch this is the beginning of the next.
+        """
         place = self._sampler.state_dict()
         position = place["position"] + self._used
         if position < self._sampler.samples:
@@ -114,7 +123,10 @@ class SampledBatches:
         return {"epoch": place["epoch"] + 1, "position": 0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a place that `state_dict` gave, when its epoch is begun. To be called before `begin`."""
+        """Resume from a position that `state_dict` returned, when its epoch is begun.
+
+        Call it before `begin`.
+        """
         if "position" not in state:
             raise TaskError(
                 "the checkpoint's place in the data is that of a loader that the task or a plugin made, and now"

@@ -1,10 +1,10 @@
 """Which samples each rank sees in each update, by arithmetic on the global sample position.
 
-An epoch is one permutation of the dataset, a function of seed and epoch alone. Update u of an epoch takes the
-positions from u * batch_size on, whatever the number of ranks; each rank takes an equal run of them and cuts it
-into micro-batches. So each sample is seen exactly once an epoch, a position is reached without walking to it,
-and another number of ranks goes on from the same position. Where the last update of an epoch leaves a rank
-without samples it runs a batch of weight zero, because every rank must enter every gradient reduction.
+An epoch is one permutation of the dataset, a function of seed and epoch alone. Update u of an epoch takes the positions
+from u * batch_size on, with any number of ranks; each rank takes an equal run of them and cuts it into micro-batches.
+So each sample is seen exactly once an epoch, a position is reached without walking to it, and another number of ranks
+resumes from the same position. If the last update of an epoch leaves a rank without samples it runs a batch of weight
+zero, because every rank must enter every gradient reduction.
 """
 
 from __future__ import annotations
@@ -53,17 +53,20 @@ class TrainSampler(Sampler[list[int]]):
         self.resize(batch_size)
 
     def resize(self, batch_size: int) -> None:
-        """Take updates of `batch_size` samples, over all ranks, from `position` on. Not while an epoch goes on."""
+        """Take updates of `batch_size` samples, over all ranks, from `position` on.
+
+        Not in the middle of an epoch.
+        """
         self._length = self._used_of(batch_size)
         self._batch = batch_size
         self._full = self._make_update(0) if self._length >= batch_size else None
 
     def updates_with(self, batch_size: int) -> int:
-        """The number of updates in an epoch of such batches."""
+        """Return the number of updates in an epoch of such batches."""
         return ceil(self._used_of(batch_size) / batch_size)
 
     def __len__(self) -> int:
-        """The number of updates in an epoch."""
+        """Return the number of updates in an epoch."""
         return self.updates_with(self._batch)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -75,30 +78,42 @@ class TrainSampler(Sampler[list[int]]):
 
     @property
     def samples(self) -> int:
-        """The samples of an epoch, over all ranks: those of the dataset, but for what `drop_last` leaves out."""
+        """The samples of an epoch, over all ranks.
+
+        These are those of the dataset, except for what `drop_last` leaves out.
+        """
         return self._length
 
     def updates(self) -> Iterator[Update]:
-        """What `__iter__` yields, update by update, as weights and sizes."""
+        """Yield what `__iter__` yields, update by update, as weights and sizes."""
         for start in range(self.position, self._length, self._batch):
             full = start + self._batch <= self._length and self._full is not None
             yield self._full if full and self._full is not None else self._make_update(start)
 
     def indices(self, start: int, micro_batch: int) -> list[int]:
-        """The dataset indices of one micro-batch of the update that begins at `start`."""
+        """Return the dataset indices of one micro-batch of the update that begins at `start`."""
         first, size = self._parts(start)[micro_batch]
         return self._order()(first, size) if size else self._order()(start, 1)
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the data, in global samples: the same for every rank and any number of ranks."""
+        """Return the position in the data, in global samples.
+
+        It is the same for every rank and any number of ranks.
+        """
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place that `state_dict` gave. Costs the same for every position."""
+        """Resume from a position that `state_dict` returned.
+
+        Costs the same for every position.
+        """
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _order(self) -> Callable[[int, int], list[int]]:
-        """The dataset indices at a run of positions of this epoch, given the first position and how many."""
+        """Return a function of the dataset indices at a run of positions of this epoch.
+
+        It takes the first position and the number of positions.
+        """
         if not self._shuffle:
             return lambda first, size: list(range(first, first + size))
         generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
@@ -106,7 +121,10 @@ class TrainSampler(Sampler[list[int]]):
         return lambda first, size: permutation[first : first + size].tolist()
 
     def _parts(self, start: int) -> list[tuple[int, int]]:
-        """First position and size of each of this rank's micro-batches in the update that begins at `start`."""
+        """Return first position and size of each of this rank's micro-batches.
+
+        They are those of the update that begins at `start`.
+        """
         samples = min(self._batch, self._length - start)
         share, over = divmod(samples, self._world.size)
         rank = self._world.rank
@@ -116,7 +134,7 @@ class TrainSampler(Sampler[list[int]]):
         return [(at, max(0, min(self._micro, end - at))) for at in range(first, first + largest, self._micro)]
 
     def _used_of(self, batch_size: int) -> int:
-        """The samples of an epoch in batches of this size, over all ranks."""
+        """Return the samples of an epoch in batches of this size, over all ranks."""
         if not self._drop_last:
             return self._total
         if self._total < batch_size:
@@ -153,6 +171,6 @@ class EvaluationSampler(Sampler[list[int]]):
             yield list(self._mine[place * self._batch : (place + 1) * self._batch]) or [0]
 
     def sizes(self) -> Iterator[int]:
-        """How many samples of each yielded batch count."""
+        """Yield how many samples of each yielded batch count."""
         for place in range(self._batches):
             yield len(self._mine[place * self._batch : (place + 1) * self._batch])

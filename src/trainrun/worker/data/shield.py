@@ -13,7 +13,7 @@ IGNORED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shielded:
-    """A `worker_init_fn`. A class, because it is sent to the processes by pickle where they are not forked."""
+    """A `worker_init_fn`. A class, because it is sent to the processes by pickle if they are not forked."""
 
     def __init__(self, inner: Callable[[int], None] | None) -> None:
         self._inner = inner
@@ -44,7 +44,10 @@ def iterate(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def close(batches: Iterator[Any]) -> None:
-    """End the processes of an iterator that is not read to its end, whoever else may still hold it."""
+    """End the processes of an iterator that is not read to its end.
+
+    Other objects may still hold the iterator.
+    """
     shut_down = getattr(batches, "_shutdown_workers", None)  # of torch's iterators
     if shut_down is not None and not getattr(batches, "_persistent_workers", False):
         shut_down()

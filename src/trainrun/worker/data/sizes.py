@@ -1,4 +1,4 @@
-"""The batch size of each epoch, where a plugin chooses it."""
+"""The batch size of each epoch, if a plugin chooses it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class BatchSizes:
         self._known: dict[int, int] = {}
 
     def of(self, epochs: Iterable[int]) -> list[int]:
-        """The sizes of these epochs. To be called on all ranks alike.
+        """Return the sizes of these epochs. Call it on all ranks alike.
 
-        Raises TrainingError for a size that cannot be, and where ranks have other answers than rank 0.
+        Raises TrainingError for a size that cannot be, and if ranks have other sizes than rank 0.
         """
         wanted = list(epochs)
         new = [epoch for epoch in wanted if epoch not in self._known]

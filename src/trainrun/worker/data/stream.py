@@ -13,7 +13,7 @@ from trainrun.worker.checkpoint import rng
 
 
 class Stream:
-    """A random stream beside torch's global one. Within `with`, it stands in for that."""
+    """A random stream besides torch's global one. Within `with`, it stands in for that."""
 
     def __init__(self) -> None:
         self.state = torch.Generator().get_state()
@@ -33,7 +33,7 @@ class Stream:
 
 
 def generator_state() -> list[Any]:
-    """The state of Python's global generator, as plain values."""
+    """Return the state of Python's global generator, as plain values."""
     version, numbers, gauss = random.getstate()
     return [version, list(numbers), gauss]
 
@@ -71,7 +71,7 @@ class Generators:
         rng.restore(self._outside, _HOST)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where they are, as plain values and tensors."""
+        """Return the states of the generators, as plain values and tensors."""
         return {"seed": self._seed, "states": self._states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
