@@ -45,14 +45,17 @@ class Footprint(NamedTuple):
 
     @classmethod
     def now(cls) -> Footprint:
-        """That of this process."""
+        """Return the footprint of this process."""
         threads = frozenset(int(entry.name) for entry in (_SELF / "task").iterdir())
         names = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id is not None}
         return cls(threads, names, _own_sockets() & _all_listening(), _used_cuda())
 
 
 def check(context: Context) -> Iterator[Finding]:
-    """Torch itself, what is preloaded, and only then the devices: asking for them already touches CUDA."""
+    """Check torch itself, what is preloaded, and only then the devices.
+
+    To ask for the devices already touches CUDA.
+    """
     context.doing("importing torch")
     before, begun = Footprint.now(), time.perf_counter()
     try:
@@ -93,7 +96,10 @@ def torch_itself(torch: Any, seconds: float) -> Finding:
 
 
 def _fork_safety(context: Context, before: Footprint) -> Finding:
-    """Import what the fork server imports. before: what this process was like before it imported torch."""
+    """Import what the fork server imports.
+
+    before: what this process was like before it imported torch.
+    """
     verdict = Verdict("fork safety")
     judge(verdict, "torch", before, Footprint.now(), _OWN)
     for name in PRELOADED:
@@ -122,7 +128,10 @@ def _import(verdict: Verdict, name: str, advice: str) -> None:
 
 
 def judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out: str) -> None:
-    """What importing `name` did that a process which forks must not do; `out` is the way out."""
+    """Report what the import of `name` did that a forking process must not do.
+
+    out: the way out.
+    """
     new = after.threads - before.threads
     python = sorted(after.names[thread] for thread in new if thread in after.names)
     native = len(new) - len(python)
@@ -214,7 +223,10 @@ def _all_listening() -> frozenset[str]:
 
 
 def _used_cuda() -> bool:
-    """Whether torch says so, or the driver has opened the device that it opens for computing."""
+    """Return whether this process has used CUDA.
+
+    It has if torch says so, or if the driver has opened the device that it opens for computing.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return True

@@ -75,7 +75,10 @@ def _judge(verdict: Verdict, results: list[dict[str, Any]], error: Exception | N
 
 
 def _start(context: Context, backend: str, workers: int, folder: Path) -> None:
-    """As `trainrun.agent` does it: elastic's agent, and a fork server or new processes."""
+    """Start workers as `trainrun.agent` does.
+
+    It uses elastic's agent, and a fork server or new processes.
+    """
     warm = context.settings.start != "cold"
     if warm:
         multiprocessing.set_start_method("forkserver")

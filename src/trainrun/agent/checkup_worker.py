@@ -19,7 +19,7 @@ _TIMES = 20
 
 
 def forked(backend: str, folder: str, seconds: float) -> None:
-    """The body of a forked worker."""
+    """Run the body of a forked worker."""
     from trainrun.agent import preload  # noqa: PLC0415 - it ties the process that imports it to its parent
 
     die_with_parent(preload.SERVER_PID)

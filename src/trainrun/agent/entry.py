@@ -1,4 +1,4 @@
-"""Where a forked worker begins. Light, because the agent imports it too, to send the function by name."""
+"""The beginning of a forked worker. Light, because the agent imports it too, to send the function by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ELASTIC = ("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "LOCAL_", "GROUP_"
 
 
 def run(run_dir: str, attempt: int, environment: Mapping[str, str]) -> None:
-    """The body of a forked worker; never returns.
+    """Run the body of a forked worker; never return.
 
     environment: all of the client's, for this attempt: the fork server's own dates from its start. What elastic has put
     there for this rank stays.

@@ -1,7 +1,7 @@
 """What the fork server imports once for its runner and its workers: torch, trainrun's worker, the recipe's own list.
 
 A process can be forked safely only while it has one thread and has not touched CUDA. That is looked at after each
-module; what is wrong is kept for the workers, which can tell the client.
+module; what is wrong is kept for the workers, which can report it to the client.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _WAY_OUT = 'take it out of launch.preload, or set launch.start = "cold"'
 
 
 def threads() -> int:
-    """How many threads this process has, those of libraries too."""
+    """Return how many threads this process has, those of libraries too."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def unsafe() -> str | None:
-    """Why this process must not be forked any more; None while it may."""
+    """Explain why this process must not be forked any more; None while it may."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "used CUDA, which a forked process cannot use again"
     if (running := threads()) > 1:
@@ -40,12 +40,15 @@ def unsafe() -> str | None:
 
 
 def load(modules: Iterable[str]) -> str | None:
-    """Import the modules in this order; answer with what is wrong with the first that is not fit for it."""
+    """Import the modules in this order; describe the first that is not fit for it.
+
+    Returns None if all are fit.
+    """
     for name in ("", *modules):
         try:
             if name:
                 importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # the import of anybody's module
+        except (Exception, SystemExit) as error:  # the import of any module can raise
             return f"launch.preload: {name}: {type(error).__name__}: {error}"
         if (why := unsafe()) is not None:
             return f"launch.preload: {name or 'torch itself'} {why}; {_WAY_OUT}"
@@ -61,6 +64,6 @@ def _from_environment() -> str | None:
     return load([*built_in, *asked.get("modules", [])])
 
 
-# The server imports this module for its effect; its workers find the answer here.
+# The server imports this module for its effect; its workers find the result here.
 PROBLEM = _from_environment()
 gc.freeze()

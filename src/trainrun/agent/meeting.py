@@ -1,4 +1,7 @@
-"""Where the agents of all nodes meet in one attempt. Light until it is used: the agents import it before torch."""
+"""The rendezvous of the agents of all nodes in one attempt.
+
+Light until it is used: the agents import it before torch.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ _ALONE: dict[str, Any] = {"host": "localhost", "node": 0, "nodes": 1, "timeout":
 
 @dataclass(frozen=True)
 class Meeting:
-    """What elastic is told of it. `told`: this node has opened the store, and the others must learn its port.
+    """The settings of elastic's rendezvous. `told`: this node has opened the store, and the others must learn its port.
 
-    configs: with the node's rank, as the backend "static" wants it: "c10d" waits up to 0.3 s, lest many nodes come at
-    once, and again for whoever may come late.
+    configs: with the node's rank, as the backend "static" wants it. "c10d" waits up to 0.3 s so that many nodes do not
+    come at once, and again for nodes that may come late.
     """
 
     nodes: int
@@ -29,10 +32,11 @@ class Meeting:
 
 @contextmanager
 def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
-    """A new store for each attempt: the keys that workers leave in it do not tell attempts apart.
+    """Open or find a new store for each attempt.
 
-    On node 0 it is opened here, on a port that the kernel chooses; elastic, asked to open one on the same port in the
-    same process, gets this one. seat: None where there is one node only.
+    The keys that workers leave in a store do not distinguish attempts. On node 0 it is opened here, on a port that the
+    kernel chooses; elastic, asked to open one on the same port in the same process, gets this one. seat: None if there
+    is one node only.
     """
     told = seat is not None
     seat = seat or _ALONE
@@ -45,10 +49,11 @@ def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
 
 
 def _open_store(host: str) -> Any:
-    """A store on a port that the kernel chooses, bound before anybody is told of it.
+    """Return a store on a port that the kernel chooses.
 
-    The port is bound here and not by torch: of a port that was chosen for it, it does not clear the entry of a former
-    store there, and then elastic would not get this store but an error, "address already in use".
+    It is bound before any process learns the port. The port is bound here and not by torch. torch does not clear the
+    entry of a former store on a port that was chosen for it. Then elastic would not get this store but an error,
+    "address already in use".
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415 - it takes seconds
 
@@ -60,7 +65,10 @@ def _open_store(host: str) -> Any:
 
 
 def _bind(host: str) -> socket.socket:
-    """A listening socket: on one node for this machine only, else on all of its addresses, as torch has it."""
+    """Return a listening socket.
+
+    On one node it is for this machine only, otherwise on all of its addresses, as torch has it.
+    """
     if host == _ALONE["host"]:
         return socket.create_server((host, 0))
     if socket.has_dualstack_ipv6():

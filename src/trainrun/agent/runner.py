@@ -1,11 +1,10 @@
 """The process that runs elastic: a fork of the fork server, which has imported torch already, kept for all attempts.
 
-It speaks with the client over a socket. First it tells who it is:
-`{"runner": PID, "started": start time}`. Then the client sends one JSON line for each attempt
-(`{"attempt": 1, "environment": {…}}`), and when elastic has seen the attempt's workers end the answer is
-`{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is that of the runner, and of the agent,
-which waits for it. With several nodes the line has a `seat` too, and node 0's runner answers
-`{"attempt": 1, "port": 40123}` at once.
+It communicates with the client over a socket. First it identifies itself: `{"runner": PID, "started": start time}`.
+Then the client sends one JSON line for each attempt (`{"attempt": 1, "environment": {…}}`), and when elastic has seen
+the attempt's workers end the reply is `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket
+is that of the runner, and of the agent, which waits for it. With several nodes the line has a `seat` too, and node 0's
+runner replies `{"attempt": 1, "port": 40123}` at once.
 
 Light until it is used: the agent imports it too, to send the function by name.
 """
@@ -33,7 +32,10 @@ from trainrun.worker.parent import die_with_parent
 
 
 def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None) -> None:
-    """Serve attempts until the client is gone. key: what the fork server asks of who connects, from Python 3.14 on."""
+    """Serve attempts until the client is gone.
+
+    key: what the fork server asks of connecting processes, from Python 3.14 on.
+    """
     # Loaded already here, and never in the agent, which imports this module too: they would tie it to the wrong parent.
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
 
@@ -56,8 +58,8 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
 def _share_server(key: bytes | None) -> None:
     """Have the workers forked by the server that this process comes from.
 
-    Python would start another one: a process that the server has forked knows where it listens, but has no pid of it
-    to look whether it runs. It does as long as this process does, which dies with it.
+    Python would start another one: a process that the server has forked knows where it listens, but has no pid of it to
+    look whether it runs. It does as long as this process does, which dies with it.
     """
     server: Any = forkserver._forkserver
     if server._forkserver_address is None or server._forkserver_alive_fd is None:
@@ -68,11 +70,14 @@ def _share_server(key: bytes | None) -> None:
 
 
 def _do_nothing() -> None:
-    """The server runs."""
+    """Do nothing: the server runs."""
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:
-    """What elastic does too, from its first worker on: before that it may wait for other nodes."""
+    """Stop waiting for other nodes.
+
+    Elastic does so too, but only from its first worker on.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
 
     del frame
@@ -81,7 +86,7 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 def _answer(lines: TextIO, command: Mapping[str, Any], run_dir: Path, workers: int) -> None:
     kept: list[ForkServerProcess] = []
-    # Elastic tells of the first failure only. Its processes are kept to know how each of them ended.
+    # Elastic reports the first failure only. Its processes are kept to know how each of them ended.
     multiprocessing.get_context("forkserver").Process = partial(_keep, kept)  # type: ignore[assignment, misc]
     with meeting(command.get("seat")) as place:
         if place.told:
@@ -102,7 +107,10 @@ def _keep(kept: list[ForkServerProcess], *arguments: Any, **keywords: Any) -> Fo
 
 
 def _attempt(run_dir: Path, workers: int, command: Mapping[str, Any], place: Meeting) -> int:
-    """Run one worker group until elastic has seen its end, or the client sends SIGTERM because it has seen it."""
+    """Run one worker group until elastic has seen its end.
+
+    It also ends if the client sends SIGTERM because it has seen the end.
+    """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415

@@ -4,9 +4,9 @@ Run by its path, as `python -I -S sink.py LIMIT RUN NODE [PIPE FILE OLD]...`: wi
 there in some milliseconds and stays small. LIMIT is in bytes, for each FILE and OLD together. The pipes exist already.
 RUN and NODE are what the run's processes on this node carry in their environment, each as NAME=VALUE.
 
-Whatever comes over stdin says that the attempt is over. Then the pipes are read to their end, which is there when the
-last process that prints is gone, but for no longer than some seconds. The client that starts this holds signals back
-from it (`launch.output`): it has to outlive the workers, to have their last words.
+Any byte over stdin says that the attempt is over. Then the pipes are read to their end, which is there when the last
+process that prints is gone, but for no longer than some seconds. The client that starts this holds signals back from it
+(`launch.output`): it has to outlive the workers, to have their last words.
 
 The end of stdin alone says that the client was killed. Workers die with the client by themselves, but not their loader
 processes and what plugins have started: these are killed from here.
@@ -29,15 +29,15 @@ _PATIENCE = 5.0  # seconds for what still holds a pipe when the attempt is over
 _LOOK = 1000  # milliseconds between two looks at whether the client is alive
 _LATE = 0.3  # seconds that dying processes may still start others; no new client has started any by then
 _SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it begins
-_SECRETS = "TRAINRUN_SECRET_FORMS"  # the variable that tells which secrets are left out of the output
+_SECRETS = "TRAINRUN_SECRET_FORMS"  # the variable that lists which secrets are left out of the output
 _REDACTED = b"<redacted>"
 _MARK = b" bytes of output were dropped so far: "
 _STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most where little is printed
-_STAMP_BYTES = 64  # what is little: notes stay small beside the output
+_STAMP_BYTES = 64  # what is little: notes stay small in comparison with the output
 
 
 class Stamps:
-    """Notes when what was written: `rank-0.times` beside `rank-0.out`, each line a time and an offset in the output.
+    """Notes when what was written: `rank-0.times` next to `rank-0.out`, each line a time and an offset in the output.
 
     From that offset on the output is of that time or later. A note that cannot be written is left out.
     """
@@ -48,7 +48,7 @@ class Stamps:
         self._offset = 0
 
     def note(self, offset: int) -> None:
-        """What comes now is written at `offset`."""
+        """Note that what comes now is written at `offset`."""
         least, most = _STAMP_SECONDS
         passed = time.monotonic() - self._time
         if passed < least or (passed < most and 0 <= offset - self._offset < _STAMP_BYTES):
@@ -67,7 +67,7 @@ class Stamps:
             os.close(descriptor)
 
     def rename(self, old: str) -> None:
-        """The output goes on in a new file; the old one is at `old` now."""
+        """Continue the output in a new file; the old one is at `old` now."""
         self._time = -_STAMP_SECONDS[1]
         try:
             os.replace(self._path, os.path.splitext(old)[0] + ".times")  # noqa: PTH105, PTH122
@@ -89,7 +89,7 @@ class CappedFile:
         self._size = 0
         self._in_line = False  # whether the file ends within a line
         self._dropped = 0
-        self._why = b""  # what is still to be told of the bytes that were dropped
+        self._why = b""  # what is still to be reported of the bytes that were dropped
         self._stamps = Stamps(path)
         self.write(memoryview(b""))
 
@@ -126,7 +126,10 @@ class CappedFile:
             self._file = -1
 
     def _fitting(self, data: memoryview) -> memoryview:
-        """What of `data` goes into this file: whole lines, unless one is longer than the file; nothing when full."""
+        """Return what of `data` goes into this file.
+
+        These are whole lines, unless one is longer than the file; nothing when full.
+        """
         room = self._half - self._size
         if len(data) <= room:
             return data
@@ -149,7 +152,7 @@ class CappedFile:
         try:
             os.replace(self._path, self._old)  # noqa: PTH105 - pathlib is not small
         except FileNotFoundError:
-            replaced = 0  # somebody has removed it
+            replaced = 0  # another process has removed it
         self._stamps.rename(self._old)
         if replaced or self._dropped:
             self._drop(replaced, b"the limit is %d bytes" % (2 * self._half))
@@ -216,7 +219,7 @@ def _any_of(forms: list[bytes]) -> re.Pattern[bytes]:
 
 
 def _overlap(text: bytes, form: bytes) -> int:
-    """The length of the longest end of `text` with which `form` begins."""
+    """Return the length of the longest end of `text` with which `form` begins."""
     end = text[-(len(form) - 1) :] if len(form) > 1 else b""
     return next((len(end) - start for start in range(len(end)) if form.startswith(end[start:])), 0)
 
@@ -231,7 +234,7 @@ class Source:
         self._file = Masked(file, forms or [])
 
     def let_end(self) -> None:
-        """From now on the pipe ends with its last writer."""
+        """Let the pipe end with its last writer from now on."""
         os.close(self._keeper)
 
     def pump(self, buffer: bytearray) -> bool:
@@ -244,11 +247,14 @@ class Source:
         return count > 0
 
     def pause(self) -> None:
-        """Nothing has come for a while."""
+        """Write out what is held; nothing has come for a while."""
         self._file.flush()
 
     def remove(self) -> None:
-        """Close the pipe, and leave no pipe behind that a careless reader would wait at."""
+        """Close the pipe, and remove it.
+
+        A careless reader would wait at a pipe that is left.
+        """
         self._file.flush()
         os.close(self.reader)
         try:
@@ -258,7 +264,7 @@ class Source:
 
 
 class Sink:
-    """Reads several pipes until it is told that it is over, and then to their end."""
+    """Reads several pipes until the attempt is over, and then to their end."""
 
     def __init__(self, sources: list[Source], control: int, parent: int) -> None:
         self._sources = {source.reader: source for source in sources}
@@ -270,7 +276,10 @@ class Sink:
             self._poller.register(descriptor, select.POLLIN)
 
     def follow(self) -> bool:
-        """Until the attempt is over, or the client is gone; answers with whether it is there."""
+        """Read until the attempt is over, or the client is gone.
+
+        Returns whether the client is there.
+        """
         told = False
         while os.getppid() == self._parent:
             ready = self._ready(_LOOK)
@@ -285,7 +294,7 @@ class Sink:
         return told
 
     def finish(self) -> None:
-        """Read what is left, while somebody is left who could write."""
+        """Read what is left, while there is a process that could write."""
         for source in self._sources.values():
             source.let_end()
         deadline = time.monotonic() + _PATIENCE
@@ -305,7 +314,7 @@ class Sink:
 
 
 def main(arguments: list[str]) -> None:
-    """The process: see the module's text."""
+    """Run the process: see the module's text."""
     parent = os.getppid()  # before anything that can be waited for
     limit, run, node, *names = arguments
     forms = secrets(os.environ.get(_SECRETS, ""))
@@ -318,7 +327,7 @@ def main(arguments: list[str]) -> None:
 
 
 def secrets(told: str) -> list[bytes]:
-    """What must not be kept: a JSON list, the longest first."""
+    """Return what must not be kept, the longest first; `told` is a JSON list."""
     if not told:
         return []
     import json  # noqa: PLC0415 - only a run with secrets pays for it
@@ -327,7 +336,10 @@ def secrets(told: str) -> list[bytes]:
 
 
 def end_orphans(marks: set[bytes]) -> None:
-    """SIGKILL every process with these marks; not those that another client of the run may start from now on."""
+    """Send SIGKILL to every process with these marks.
+
+    Processes that another client of the run may start from now on are spared.
+    """
     until = time.clock_gettime(time.CLOCK_BOOTTIME) + _LATE
     while time.clock_gettime(time.CLOCK_BOOTTIME) < until:
         for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is not small
@@ -362,18 +374,21 @@ def _kill(pid: int) -> None:
 
 
 def _head(descriptor: int) -> bytes:
-    """The first line of a file, as far as it could be a notice."""
+    """Return the first line of a file, as far as it could be a notice."""
     return os.pread(descriptor, _SMALLEST // 2, 0).partition(b"\n")[0]
 
 
 def _noted(line: bytes) -> int:
-    """The number of bytes that a notice tells of; 0 if `line` is none."""
+    """Return the number of bytes that a notice reports; 0 if `line` is none."""
     number, mark, _ = line.removeprefix(b"--- ").partition(_MARK)
     return int(number) if mark and number.isdigit() and len(number) < 20 else 0
 
 
 def _content(path: str) -> int:
-    """How many bytes of output are in a file, the notice at its beginning left out."""
+    """Return how many bytes of output are in a file.
+
+    The notice at its beginning is left out.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

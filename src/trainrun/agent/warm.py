@@ -23,7 +23,10 @@ PRELOADED = ("trainrun.agent.preload", "trainrun.agent.forked")
 
 
 def main() -> None:
-    """Be the agent until the client is gone: `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR` are the arguments."""
+    """Run the agent until the client is gone.
+
+    The arguments are `CLIENT_PID RUN_DIR WORKERS DESCRIPTOR`.
+    """
     client, run_dir, workers, descriptor = sys.argv[1:]
     die_with_parent(int(client))
     # A handler, which ends with the program: the server and the workers would inherit SIG_IGN.
@@ -38,7 +41,7 @@ def main() -> None:
 
 
 def _take_no_note(number: int, frame: FrameType | None) -> None:
-    """What ends an attempt is sent to the runner."""
+    """Do nothing: what ends an attempt is sent to the runner."""
 
 
 def _start(channel: socket.socket, run_dir: str, workers: int) -> ForkServerProcess:
@@ -56,9 +59,12 @@ def _start(channel: socket.socket, run_dir: str, workers: int) -> ForkServerProc
 
 
 def _end_as(code: int) -> None:
-    """End as the runner did, by the same signal if it was one: the client tells how its agent ended."""
+    """End as the runner did, by the same signal if it was one.
+
+    The client reports how its agent ended.
+    """
     if code >= 0:
         sys.exit(code)
-    if -code != signal.SIGKILL:  # which nobody can handle
+    if -code != signal.SIGKILL:  # which no process can handle
         signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)

@@ -1,4 +1,4 @@
-"""The plugins that are on without being named, through the same decorator as everybody else's."""
+"""The plugins that are on without being named, through the same decorator as all others."""
 
 from __future__ import annotations
 

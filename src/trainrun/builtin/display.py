@@ -22,16 +22,19 @@ class Display(Protocol):
     """Shows statuses until it is closed."""
 
     def show(self, status: Status, doing: str | None = None, left: float | None = None) -> None:
-        """Show the newest status. doing: what the workers do beside training steps; left: seconds to the end."""
+        """Show the newest status.
+
+        doing: what the workers do besides training steps; left: seconds to the end.
+        """
 
     def close(self) -> None:
         """Leave the last status on the screen."""
 
 
 def describe(status: Status, doing: str | None = None, left: float | None = None) -> str:
-    """Return one line for a status: what matters most comes first, because a terminal cuts the end off.
+    """Return one line for a status.
 
-    Names of metrics are the task's, and escaped.
+    What matters most comes first, because a terminal cuts the end off. Names of metrics are the task's, and escaped.
     """
     return inline("  ".join(_parts(status, doing, left)))
 
@@ -54,7 +57,10 @@ def _parts(status: Status, doing: str | None, left: float | None) -> Iterator[st
 
 
 def _chosen(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The metrics that a line has room for: the training loss, then those of evaluations, then others."""
+    """Return the metrics that a line has room for.
+
+    These are the training loss, then those of evaluations, then others.
+    """
     told = [name for name in metrics if not name.endswith("/samples_per_second")]  # it has a place of its own
     names = sorted(told, key=lambda name: (name != "train/loss", name.startswith("train/"), name))
     return [(name, metrics[name]) for name in names[:_METRICS]]
@@ -86,7 +92,7 @@ class Line:
         if kind != self._doing:
             self._doing, self._since = kind, now
         elif doing and self._since < now - _SILENT:
-            self._since = math.inf  # told once
+            self._since = math.inf  # reported once
             self._last = describe(status, doing, left)
             self._print()
         # A run that ended before its first step has nothing to show but how it ended, which others say.

@@ -59,9 +59,10 @@ _RAISING = ("hang", "exit", "oom", "raise")
 
 
 class Fault(NamedTuple):
-    """One fault. `rank` is None for all ranks; `step` is 0 for the first chance; `phase` is where in the step.
+    """One fault. `rank` is None for all ranks; `step` is 0 for the first chance; `phase` is the part of the step.
 
-    `process` is the process that `kill` strikes in place of a worker; `plugin` and `hook` say where `raise` does.
+    `process` is the process that `kill` strikes in place of a worker; `plugin` and `hook` say which hookimpl `raise`
+    strikes.
     """
 
     text: str
@@ -104,7 +105,10 @@ class Fault(NamedTuple):
 
 
 def parse(text: str) -> Fault:
-    """Read one fault. Raises UsageError that says what is wrong with it and what there is."""
+    """Read one fault.
+
+    Raises UsageError that says what is wrong with it and what there is.
+    """
     head, at, when = text.strip().removesuffix("!").partition("@")
     kind, *arguments = head.split(":")
     if kind not in KINDS:
@@ -117,17 +121,20 @@ def parse(text: str) -> Fault:
 
 
 def parse_all(texts: Sequence[str]) -> list[Fault]:
-    """Read faults that may stand several in a text, with commas between. Raises UsageError as `parse` does."""
+    """Read faults that may stand several in a text, with commas between.
+
+    Raises UsageError as `parse` does.
+    """
     return [parse(part) for text in texts for part in text.split(",") if part.strip()]
 
 
 def usage() -> str:
-    """Every kind with what it takes, in one line."""
+    """Return every kind with what it takes, in one line."""
     return ", ".join(":".join(filter(None, (name, kind.takes))) for name, kind in KINDS.items())
 
 
 def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
-    """Why the fault cannot happen in such a run, if it cannot."""
+    """Explain why the fault cannot happen in such a run, if it cannot."""
     if fault.rank and isinstance(workers, int) and fault.rank >= workers:
         return f"fault {fault.text!r}: there is no rank {fault.rank}, launch.workers is {workers}"
     if fault.process == "server" and start != "warm":
@@ -136,7 +143,7 @@ def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
 
 
 def injected(run_dir: Path) -> Path:
-    """The folder in which each fault makes a file before it happens."""
+    """Return the folder in which each fault makes a file before it happens."""
     return run_dir / "attempts" / "injected"
 
 
@@ -199,7 +206,7 @@ def _hook(fault: Fault, arguments: list[str]) -> Fault:
 
 
 def _rank(fault: Fault, argument: str) -> int | None:
-    """The rank that `rank1` names, or None for `all`."""
+    """Return the rank that `rank1` names, or None for `all`."""
     if argument == "all":
         return None
     found = _RANK.fullmatch(argument)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trainrun.recipe import Recipe
     from trainrun.worker.run import Run
 
-_HEARD = 10.0  # seconds that the client has to answer a signal
+_HEARD = 10.0  # seconds that the client has to react to a signal
 _PRESSED = 0.1  # seconds between two Ctrl-C
 
 _SIGNALS = {
@@ -118,7 +118,10 @@ class Inject:
     def intercept_hookimpl(
         self, plugin: str, hook: str, function: Callable[..., Any], run: Run | None
     ) -> Callable[..., Any]:
-        """Stand around another plugin's hookimpl, where one of the faults asks for it. `run` is None in the client."""
+        """Wrap another plugin's hookimpl if one of the faults asks for it.
+
+        `run` is None in the client.
+        """
         for fault in self._faults:
             if (fault.plugin, fault.hook) == (plugin, hook):
                 function = self._raising(fault, function, run)
@@ -141,7 +144,10 @@ class Inject:
         return first or fault.always
 
     def reach_stage(self, stage: str, step: int, run: Run) -> None:
-        """A save of `step` has come to one of the phases in `fault.SAVING`. On the save's thread, but for "copy"."""
+        """Inject faults when a save of `step` has come to a phase in `fault.SAVING`.
+
+        Called on the save's thread, but for "copy".
+        """
         self._reach(run, stage, step)
 
     def _reach(self, run: Run, phase: str, step: int | None = None) -> None:
@@ -153,7 +159,10 @@ class Inject:
 
 
 def claim(fault: Fault, run: Run) -> bool:
-    """Whether this rank is to go on with the fault: in the first attempt that comes to it, unless it comes in all."""
+    """Return whether this rank is to continue with the fault.
+
+    It is in the first attempt that comes to it, unless it comes in all.
+    """
     folder = injected(run.paths.root)
     folder.mkdir(exist_ok=True)
     token = folder / re.sub(r"[^\w.!-]", "-", fault.text)
@@ -167,10 +176,13 @@ def claim(fault: Fault, run: Run) -> bool:
 
 
 def _first_attempt(token: Path, attempt: int) -> int:
-    """The attempt that came first to what `token` stands for. A link: it is there with its content or not at all."""
+    """Return the attempt that came first to what `token` stands for.
+
+    A link: it is there with its content or not at all.
+    """
     with suppress(FileExistsError):
         token.symlink_to(str(attempt))
-    return int(os.readlink(token))  # noqa: PTH115 - what it says, not where it leads
+    return int(os.readlink(token))  # noqa: PTH115 - what it says, not its destination
 
 
 def _parsed(text: str) -> Fault:
@@ -188,7 +200,10 @@ def _due(fault: Fault, run: Run, step: int) -> bool:
 
 
 def _signal_client(fault: Fault, run: Run) -> None:
-    """Send the signal, and go on only when the client has answered it: a few steps could be over before that."""
+    """Send the signal, and continue only when the client has reacted to it.
+
+    A few steps could be over before that.
+    """
     asked = run.paths.requests(run.attempt)
     before = _size(asked)
     os.kill(_client(run), _SIGNALS[fault.kind])
@@ -213,7 +228,7 @@ def _kill(fault: Fault, run: Run) -> None:
     if fault.process is None:
         os.kill(os.getpid(), signal.SIGKILL)
     os.kill(_process(fault, run), signal.SIGKILL)
-    time.sleep(_HEARD)  # this worker must not outlive it; there is nothing else to do until then
+    time.sleep(_HEARD)  # this worker must not outlive it; there is no other work until then
 
 
 def _process(fault: Fault, run: Run) -> int:

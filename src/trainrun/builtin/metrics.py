@@ -25,7 +25,10 @@ class Metrics:
 
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Drop the records of steps that an earlier attempt has made and this one makes again, and partial ones."""
+        """Drop partial records, and the records of steps that are made again.
+
+        An earlier attempt has made these steps, and this one makes them again.
+        """
         if not run.paths.metrics.exists():
             return
         records, whole = read_lines(run.paths.metrics)

@@ -1,4 +1,4 @@
-"""Where the run is: `status.json`, written by rank 0, and what the client shows of it."""
+"""The progress of the run: `status.json`, written by rank 0, and what the client shows of it."""
 
 from __future__ import annotations
 

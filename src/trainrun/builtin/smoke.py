@@ -50,7 +50,10 @@ class SmokeCheck:
 
 
 def different_parameters(model: torch.nn.Module) -> list[str]:
-    """The names of the parameters of which not all ranks hold the same bytes. To be called on all ranks alike."""
+    """Return the names of the parameters whose bytes differ between ranks.
+
+    Call it on all ranks alike.
+    """
     parameters = dict(model.named_parameters())
     mine = torch.tensor([_digest(parameter) for parameter in parameters.values()], dtype=torch.int64)
     everybody = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]

@@ -135,7 +135,10 @@ def _shown(names: tuple[str, ...], arguments: tuple[Any, ...]) -> str:
 
 
 def shape(value: Any, depth: int = 0) -> str:
-    """Return the type of a value, and of a tensor shape and dtype; never what it holds."""
+    """Return the type of a value, and of a tensor shape and dtype.
+
+    Never what it holds.
+    """
     kind = type(value).__name__
     if value is None:
         return "None"

@@ -79,7 +79,7 @@ class _Storage(NamedTuple):
 
 
 def check_values(path: Path) -> None:
-    """Raise BadCheckpoint where a file of plain values and tensors says of itself what cannot be, or would grow.
+    """Raise BadCheckpoint if a file of plain values and tensors contradicts itself, or would grow.
 
     Every tensor must have its own elements in the file: all values together are not larger than the file is.
     """
@@ -94,7 +94,7 @@ def check_values(path: Path) -> None:
 
 
 def check_tensor(file: IO[bytes], start: int, length: int, dtype: str, size: Sequence[int]) -> None:
-    """Raise an exception where there is another thing than this tensor, whole and in one piece, in a part of a file."""
+    """Raise an exception unless a part of a file is this tensor, whole and in one piece."""
     found = _tensor(_Archive(_Window(file, start, length)).value)
     if found is None or (found.dtype, found.size) != (dtype, tuple(size)):
         what = "no tensor" if found is None else f"a tensor of {found.dtype} with the size {found.size}"
@@ -133,7 +133,10 @@ class _Archive:
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """The tensor that a value stands for, with all its elements in its storage; None if it stands for another thing."""
+    """Return the tensor that a value stands for, with all its elements in its storage.
+
+    None if it stands for another thing.
+    """
     if not isinstance(value, Made) or value.maker not in {_REBUILD, _REBUILD_TYPED}:
         return None
     storage, offset, size, stride, *_ = value.arguments
@@ -149,7 +152,10 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def whole_numbers(value: Any) -> tuple[int, ...]:
-    """A tuple of integers from 0 on, also where it stands for a `torch.Size`. Raises TypeError for anything else."""
+    """Return a tuple of integers from 0 on, also for a value that stands for a `torch.Size`.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(value, Made) and value.maker == Name("torch", "Size"):
         (value,) = value.arguments
     if not isinstance(value, tuple) or any(type(item) is not int or not 0 <= item < 2**63 for item in value):
@@ -158,7 +164,10 @@ def whole_numbers(value: Any) -> tuple[int, ...]:
 
 
 def _weight(value: Any, known: dict[int, int | None]) -> int:
-    """A lower bound of the bytes that a value takes when nothing in it is shared any more."""
+    """Return a lower bound of the bytes that a value takes.
+
+    It is that of a value in which nothing is shared any more.
+    """
     if not isinstance(value, dict | list | tuple | Made):
         return 1
     mine = id(value)

@@ -1,4 +1,4 @@
-"""Which checkpoint to go on from, and putting aside those that must not be taken for one."""
+"""The choice of the checkpoint to resume from, and putting aside those that must not be taken for one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Rejected = tuple[Path, list[str]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint to go on from, None if there is none, and the bad ones that were newer, under their new names."""
+    """The checkpoint to resume from, None if there is none, and the bad ones that were newer, under their new names."""
 
     path: Path | None
     rejected: list[Rejected]
 
 
 def choose(checkpoints: Path) -> Choice:
-    """The newest good checkpoint; every file of it was read, and what it keeps is finite.
+    """Return the newest good checkpoint.
 
-    Bad ones that are newer are renamed to `bad-…`.
+    Every file of it was read, and what it keeps is finite. Bad ones that are newer are renamed to `bad-…`.
 
-    Raises `BadCheckpoint` with every reason where there are checkpoints, also ones that were renamed earlier, and
-    none is good: nothing is renamed then, and a run never starts over because its checkpoints were lost.
+    Raises `BadCheckpoint` with every reason if there are checkpoints, also ones that were renamed earlier, and none is
+    good: nothing is renamed then, and a run never starts over because its checkpoints were lost.
     """
     path, rejected = _newest_good(checkpoints)
     if path is not None:
@@ -45,9 +45,10 @@ def choose(checkpoints: Path) -> Choice:
 
 
 def named(path: Path) -> Path:
-    """The checkpoint that a person means by `path`: one, or a run's newest good one, or the newest good in a folder.
+    """Return the checkpoint that a person means by `path`.
 
-    Nothing is renamed. Raises `BadCheckpoint` where there is none or it is not good.
+    It is a checkpoint, or a run's newest good one, or the newest good one in a folder. Nothing is renamed. Raises
+    `BadCheckpoint` if there is none or it is not good.
     """
     folder = path.resolve()
     checkpoints = RunPaths(folder).checkpoints if is_run(folder) else folder
@@ -63,7 +64,10 @@ def named(path: Path) -> Path:
 
 
 def set_aside(checkpoints: Path, newer_than: int) -> list[Path]:
-    """Rename every checkpoint of a later step than that to `superseded-…`, and answer with the new paths."""
+    """Rename every checkpoint of a step after `newer_than` to `superseded-…`.
+
+    Returns the new paths.
+    """
     return [_put_aside(found.path, SUPERSEDED) for found in scan(checkpoints) if found.step > newer_than]
 
 

@@ -27,9 +27,10 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def begin(checkpoints: Path, step: int, attempt: int) -> Path:
-    """Make the folder that the checkpoint of `step` is written into, for this user only, and answer with its path.
+    """Make the folder that the checkpoint of `step` is written into; return its path.
 
-    Raises `BadCheckpoint` where that step is published already, and OSError where nothing can be written.
+    The folder is for this user only. Raises `BadCheckpoint` if that step is published already, and OSError if nothing
+    can be written.
     """
     _require_free(checkpoints / folder_name(step))
     if not checkpoints.is_dir():
@@ -46,7 +47,10 @@ def begin(checkpoints: Path, step: int, attempt: int) -> Path:
 
 
 def reserve(checkpoints: Path, step: int, attempt: int) -> Path:
-    """Make an empty folder with a temporary name that no other process has got. Raises OSError."""
+    """Make an empty folder with a temporary name that no other process has got.
+
+    Raises OSError.
+    """
     for _ in range(_TRIES):
         temp = checkpoints / temporary_name(step, attempt, secrets.token_hex(4))
         with suppress(FileExistsError):
@@ -56,11 +60,11 @@ def reserve(checkpoints: Path, step: int, attempt: int) -> Path:
 
 
 def publish(temp: Path, manifest: Manifest, ready: Callable[[], None] | None = None) -> Path:
-    """Make the checkpoint in `temp` good under its own name, and answer with that.
+    """Publish the checkpoint in `temp` under its own name; return its path.
 
-    Its files, those that `manifest.files` lists and no other, must have been synced. Raises `BadCheckpoint` where
-    files and manifest differ or the name is taken, and OSError where the disk does; then nothing was published.
-    ready: called when nothing but the rename is left to do.
+    Its files, those that `manifest.files` lists and no other, must have been synced. Raises `BadCheckpoint` if files
+    and manifest differ or the name is taken, and OSError if the disk fails; then nothing was published. ready: called
+    when nothing but the rename is left to do.
     """
     target = temp.with_name(folder_name(manifest.step))
     _require_free(target)
@@ -83,7 +87,10 @@ def publish(temp: Path, manifest: Manifest, ready: Callable[[], None] | None = N
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk. Raises OSError; a second try would prove nothing."""
+    """Wait until a file or a folder is on the disk.
+
+    Raises OSError; a second try would prove nothing.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -103,9 +110,9 @@ def discard(temp: Path) -> None:
 
 
 def clear(checkpoints: Path) -> list[str]:
-    """Remove what earlier attempts were writing or removing, and answer with the names that are gone.
+    """Remove what earlier attempts were writing or removing; return the removed names.
 
-    To be called while nobody writes. Raises OSError where `checkpoints` cannot be listed.
+    Call it while no process writes. Raises OSError if `checkpoints` cannot be listed.
     """
     try:
         names = sorted(name for name in os.listdir(checkpoints) if is_temporary(name))  # noqa: PTH208 - names only

@@ -1,4 +1,4 @@
-"""Looking at files that somebody else may have put there: no link is followed, nothing blocks, nothing is executed."""
+"""Looking at files that another user may have put there: no link is followed, nothing blocks, nothing is executed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class FileRecord:
 
 
 def digest(path: Path) -> FileRecord:
-    """Size in bytes and SHA-256 of a plain file, read block by block without holding the interpreter.
+    """Return size in bytes and SHA-256 of a plain file.
 
-    Raises OSError where `path` is a link, no plain file, or cannot be read.
+    It is read block by block without holding the interpreter. Raises OSError if `path` is a link, no plain file, or
+    cannot be read.
     """
     descriptor = open_plain(path)
     try:
@@ -39,7 +40,10 @@ def digest(path: Path) -> FileRecord:
 
 
 def open_plain(path: Path) -> int:
-    """A descriptor to read a plain file. Raises OSError for anything else: links, pipes, devices, folders."""
+    """Return a descriptor to read a plain file.
+
+    Raises OSError for anything else: links, pipes, devices, folders.
+    """
     descriptor = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -48,7 +52,10 @@ def open_plain(path: Path) -> int:
 
 
 def tree(folder: Path) -> dict[str, os.stat_result]:
-    """Everything under `folder` by its relative path, with slashes, as `lstat` sees it. Raises OSError."""
+    """Return everything under `folder` by its relative path, as `lstat` sees it.
+
+    Paths have slashes. Raises OSError.
+    """
     return dict(_walk(folder, ""))
 
 

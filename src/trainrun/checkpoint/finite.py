@@ -11,7 +11,10 @@ from trainrun.rundir.process import PYTHON
 
 
 def problems(folder: Path) -> list[str]:
-    """Return every reason not to begin from the checkpoint in `folder`: all of `verify`, then what is not finite."""
+    """Return every reason not to begin from the checkpoint in `folder`.
+
+    First those of `verify`, then what is not finite.
+    """
     reasons = verify(folder)
     return reasons or ([] if read_manifest(folder).finite else _look(folder))
 
@@ -19,7 +22,7 @@ def problems(folder: Path) -> list[str]:
 def _look(folder: Path) -> list[str]:
     """Look at the tensors in a process of its own, because this one does not import torch.
 
-    Where that process cannot tell, the workers look before they begin.
+    If that process cannot decide, the workers look before they begin.
     """
     # -P: a file called torch.py in the folder that the command is called from must not be imported.
     command = [*PYTHON, "-m", "trainrun.worker.checkpoint.examine", str(folder)]

@@ -1,7 +1,7 @@
-"""Which tensors a checkpoint holds and where: the metadata of torch.distributed.checkpoint, read without torch.
+"""The tensors of a checkpoint and their places: the metadata of torch.distributed.checkpoint, read without torch.
 
 A checkpoint is good only if the parts that lie in its files make up each tensor, every element once. torch does not
-look: what no part fills stays whatever was in memory before.
+look: what no part fills keeps what was in memory before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEAST = 1024 * 1024  # bytes that the metadata may have however small the tenso
 
 
 class Place(NamedTuple):
-    """A part of one of the files beside the metadata."""
+    """A part of one of the files next to the metadata."""
 
     file: str
     offset: int
@@ -58,9 +58,10 @@ class Stored(NamedTuple):
 
 
 def read_index(folder: Path) -> dict[str, Stored]:
-    """The tensors in the folder `state` of a checkpoint, by name. Only metadata and the files' sizes are read.
+    """Return the tensors in the folder `state` of a checkpoint, by name.
 
-    Raises BadCheckpoint unless the parts in the files make up each tensor exactly once.
+    Only metadata and the files' sizes are read. Raises BadCheckpoint unless the parts in the files make up each tensor
+    exactly once.
     """
     path = folder / METADATA
     try:
@@ -70,7 +71,10 @@ def read_index(folder: Path) -> dict[str, Stored]:
 
 
 def check_chunks(folder: Path, chunks: Sequence[tuple[str, Chunk]]) -> None:
-    """Raise BadCheckpoint where the files hold other tensors at the places of these chunks. dtype, chunk: of each."""
+    """Raise BadCheckpoint if the files hold other tensors at the places of these chunks.
+
+    dtype, chunk: of each.
+    """
     by_file: dict[str, list[tuple[str, Chunk, Place]]] = defaultdict(list)
     for dtype, chunk in chunks:
         if chunk.place is not None:
@@ -85,7 +89,7 @@ def check_chunks(folder: Path, chunks: Sequence[tuple[str, Chunk]]) -> None:
 
 
 def _load(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, int]]:
-    """The metadata's own attributes, and the sizes of the files."""
+    """Return the metadata's own attributes, and the sizes of the files."""
     files = {name: found.st_size for name, found in tree(folder).items()}
     size = files.pop(METADATA)
     if size > max(_LEAST, sum(files.values())):
@@ -108,7 +112,10 @@ def _tensors(metadata: Mapping[str, Any], files: Mapping[str, int]) -> dict[str,
 
 
 def _places(told: Mapping[Any, Any], files: Mapping[str, int]) -> dict[tuple[str, tuple[int, ...]], Place]:
-    """Where each part is, by the tensor's name and the offsets in it. No two share a byte."""
+    """Return the place of each part, by the tensor's name and the offsets in it.
+
+    No two share a byte.
+    """
     found: dict[tuple[str, tuple[int, ...]], Place] = {}
     for index, value in told.items():
         key, place = fields(index, _INDEX), _place(fields(value, _PLACE), files)
@@ -136,7 +143,7 @@ def _place(told: Mapping[str, Any], files: Mapping[str, int]) -> Place:
 
 
 def _stored(name: Any, told: Any, places: dict[tuple[str, tuple[int, ...]], Place]) -> Stored:
-    """The tensor; its parts are taken out of `places`."""
+    """Return the tensor; its parts are taken out of `places`."""
     if not isinstance(name, str):
         _bad(f"{name!r:.80} is no name of a tensor")
     table = fields(told, Name(_MODULE, "TensorStorageMetadata"))
@@ -157,7 +164,7 @@ def _stored(name: Any, told: Any, places: dict[tuple[str, tuple[int, ...]], Plac
 
 
 def _dtype(properties: Any) -> str:
-    """The type of a dense tensor."""
+    """Return the type of a dense tensor."""
     if not isinstance(properties, Made) or not isinstance(properties.state, tuple):
         raise TypeError(f"expected the properties of a tensor, got {pickles.described(properties)}")
     dtype, layout, *_ = properties.state
@@ -174,7 +181,10 @@ _Box = tuple[tuple[int, int], ...]  # for each dimension from where to where
 
 
 def _uncovered(size: Sequence[int], chunks: Sequence[Chunk]) -> str | None:
-    """Why the chunks do not make up a tensor of this size, each element once; None if they do."""
+    """Explain why the chunks do not make up a tensor of this size, each element once.
+
+    None if they do.
+    """
     boxes: list[_Box] = []
     for chunk in chunks:
         if len(chunk.offsets) != len(size) or len(chunk.sizes) != len(size):
@@ -192,9 +202,10 @@ def _uncovered(size: Sequence[int], chunks: Sequence[Chunk]) -> str | None:
 
 
 def _tiles(whole: _Box, boxes: Sequence[_Box]) -> bool:
-    """Whether the boxes fill `whole` without overlap: one does, or cuts through all of it leave parts that are filled.
+    """Return whether the boxes fill `whole` without overlap.
 
-    However a tensor is sharded, there are such cuts.
+    They do if one box does, or if cuts through all of it leave parts that are filled. For every sharding of a tensor
+    there are such cuts.
     """
     if len(boxes) == 1:
         return boxes[0] == whole

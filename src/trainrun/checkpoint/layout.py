@@ -3,12 +3,12 @@
 step-000300/                 published: complete, durable, never changed afterwards
   manifest.json              written last: what the checkpoint holds, with the size and SHA-256 of every file
   state/                     model and optimizer, by torch.distributed.checkpoint
-  training.pt                step, epoch, place in the data, and the plain state of optimizer, scheduler and scaler
+  training.pt                step, epoch, position in the data, and the plain state of optimizer, scheduler and scaler
   rank-0.pt …                what each rank has of its own: random numbers, its loader, its metrics
-  plugins/NAME.pt            a plugin's state; NAME@3.pt where that of rank 3 differs
+  plugins/NAME.pt            a plugin's state; NAME@3.pt if that of rank 3 differs
 .tmp-000300-2-1f3a9c0d       being written or being removed: step, attempt, nonce
 bad-step-000200              found damaged; never removed by us
-superseded-step-000250       newer than the one that a person chose to go on from; never removed by us
+superseded-step-000250       newer than the one that a person chose to resume from; never removed by us
 """
 
 from __future__ import annotations
@@ -28,48 +28,63 @@ _TEMPORARY = re.compile(r"\.tmp-[0-9]{6,18}-[0-9]+-[0-9a-f]+")
 
 
 def folder_name(step: int) -> str:
-    """The name of the published checkpoint of `step`."""
+    """Return the name of the published checkpoint of `step`."""
     return f"step-{step:06}"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a published checkpoint by the name of its folder; None for every other name."""
+    """Return the step of a published checkpoint by the name of its folder.
+
+    None for every other name.
+    """
     found = _STEP.fullmatch(name)
     step = int(found[1]) if found else None
     return step if step is not None and folder_name(step) == name else None
 
 
 def temporary_name(step: int, attempt: int, nonce: str) -> str:
-    """The name of a folder that is no checkpoint yet, or no longer one."""
+    """Return the name of a folder that is no checkpoint yet, or no longer one."""
     return f".tmp-{step:06}-{attempt}-{nonce}"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `temporary_name` made this name."""
+    """Return whether `temporary_name` made this name."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def aside_name(kind: str, name: str, number: int = 1) -> str:
-    """The name of a checkpoint that was put aside, as `BAD` or `SUPERSEDED`; number: of several with one name."""
+    """Return the name of a checkpoint that was put aside, as `BAD` or `SUPERSEDED`.
+
+    number: of several with one name.
+    """
     return f"{kind}-{name}" if number == 1 else f"{kind}-{name}-{number}"
 
 
 def is_aside(name: str, *kinds: str) -> bool:
-    """Whether this is the name of a checkpoint that was put aside. kinds: only as one of these."""
+    """Return whether this is the name of a checkpoint that was put aside.
+
+    kinds: only as one of these.
+    """
     return name.startswith(tuple(f"{kind}-step-" for kind in kinds or (BAD, SUPERSEDED)))
 
 
 def rank_file(rank: int) -> str:
-    """The file of what one rank has of its own."""
+    """Return the file of what one rank has of its own."""
     return f"rank-{rank}.pt"
 
 
 def plugin_file(name: str, rank: int | None = None) -> str:
-    """The file of a plugin's state, relative to the checkpoint. rank: whose it is, where it differs from rank 0's."""
+    """Return the file of a plugin's state, relative to the checkpoint.
+
+    rank: whose it is, if it differs from rank 0's.
+    """
     return f"{PLUGINS}/{name}.pt" if rank is None else f"{PLUGINS}/{name}@{rank}.pt"
 
 
 def plugin_of(file: str) -> tuple[str, int | None] | None:
-    """The plugin, and the rank if it is one's own, of a file in the folder of plugins; None for every other name."""
+    """Return the plugin, and the rank if it is one's own, of a file.
+
+    The file is in the folder of plugins; None for every other name.
+    """
     found = _PLUGIN.fullmatch(file)
     return None if found is None else (found[1], None if found[2] is None else int(found[2]))

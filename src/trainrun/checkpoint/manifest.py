@@ -67,12 +67,15 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as plain JSON values; metrics that are no finite numbers are written as text."""
+        """Return the manifest as plain JSON values.
+
+        Metrics that are no finite numbers are written as text.
+        """
         return asdict(self) | {"disabled": list(self.disabled)}
 
     @classmethod
     def from_json(cls, data: Any) -> Manifest:
-        """The manifest that `to_json` made. Keys that are not known are passed over.
+        """Return the manifest that `to_json` made. Unknown keys are passed over.
 
         Raises `BadCheckpoint` for what is missing or has the wrong type, and for names of files that lead elsewhere.
         """
@@ -105,13 +108,19 @@ class Manifest:
 
 
 def to_bytes(manifest: Manifest) -> bytes:
-    """The text of the manifest's file: JSON with a checksum, the SHA-256 of this text with zeros in its place."""
+    """Return the text of the manifest's file.
+
+    It is JSON with a checksum, the SHA-256 of this text with zeros in its place.
+    """
     blank = (encode({_CHECKSUM: _BLANK} | manifest.to_json(), indent=2) + "\n").encode()
     return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the checkpoint in `folder`. Raises `BadCheckpoint`, with the folder, where it has no good one."""
+    """Return the manifest of the checkpoint in `folder`.
+
+    Raises `BadCheckpoint`, with the folder, if it has no good one.
+    """
     try:
         return Manifest.from_json(_parse(_read(folder / MANIFEST)))
     except FileNotFoundError:
@@ -227,7 +236,10 @@ def _file(name: str, value: Any) -> FileRecord:
 
 
 def is_inside(name: str) -> bool:
-    """Whether `name` is the relative path of a file within a checkpoint, in the one way in which it can be written."""
+    """Return whether `name` is the relative path of a file within a checkpoint.
+
+    It must be written in the one way in which it can be.
+    """
     parts = name.split("/")
     plain = all(part not in {"", ".", ".."} for part in parts) and "\0" not in name
     return plain and str(PurePosixPath(name)) == name and name != MANIFEST

@@ -1,7 +1,7 @@
 """Reading a pickle as plain data: what it names is noted, and never imported, called or changed.
 
-Python's own unpickler in Python: the one in C makes room for whatever sizes a pickle speaks of, before it looks how
-long the file is.
+Python's own unpickler in Python: the one in C makes room for any sizes that a pickle states, before it looks how long
+the file is.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ Persistent = Callable[[Any], Any]
 
 
 def load(data: bytes, allowed: Callable[[Name], bool], persistent: Persistent | None = None) -> Any:
-    """The value in a pickle, with a `Name` or a `Made` for everything that is not plain.
+    """Return the value in a pickle, with a `Name` or a `Made` for all that is not plain.
 
-    allowed: whether the pickle may name that. persistent: returns what stands for a persistent id; without it there
-    may be none. Whatever is wrong with the pickle is raised as it comes: callers must catch `Exception`.
+    allowed: whether the pickle may name that. persistent: returns what stands for a persistent id; without it there may
+    be none. Any error in the pickle is raised as it comes: callers must catch `Exception`.
     """
     return _Unpickler(data, allowed, persistent).load()
 
@@ -116,7 +116,10 @@ class _Unpickler(pickle._Unpickler):
             self._put(self.stack[-1], key, value)
 
     def _put(self, table: Any, key: Any, value: Any) -> None:
-        """Hashing a tuple of tuples of shared tuples would take forever, and of two equal keys one would be lost."""
+        """Set `table[key]` for a plain key.
+
+        Hashing a tuple of tuples of shared tuples would take forever, and of two equal keys one would be lost.
+        """
         if type(table) is not dict:
             raise pickle.UnpicklingError(f"it fills a {type(table).__name__}, which no checkpoint needs")
         if not _is_flat(key):
@@ -159,20 +162,26 @@ def _named(value: Any) -> Name:
 
 
 def reason(error: Exception) -> str:
-    """Why reading failed, in words: a file that was tampered with can raise anything at all."""
+    """Explain why reading failed.
+
+    A file that was tampered with can raise anything at all.
+    """
     told = isinstance(error, TrainrunError | pickle.UnpicklingError | TypeError | zipfile.BadZipFile | OSError)
     return str(error) if told and str(error) else f"{type(error).__name__}: {error}"
 
 
 def fields(value: Any, kind: Name) -> Mapping[str, Any]:
-    """The attributes of an object of that class. Raises TypeError for anything else."""
+    """Return the attributes of an object of that class.
+
+    Raises TypeError for anything else.
+    """
     if not isinstance(value, Made) or value.maker != kind or not isinstance(value.state, dict):
         raise TypeError(f"expected a {kind.name}, got {described(value)}")
     return value.state
 
 
 def described(value: Any) -> str:
-    """What a value is, in words."""
+    """Describe a value."""
     if isinstance(value, Made):
         return f"a {value.maker.name}"
     return f"{value.module}.{value.name}" if isinstance(value, Name) else f"a {type(value).__name__}"

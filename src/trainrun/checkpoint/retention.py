@@ -15,16 +15,16 @@ LEAST = 2  # good checkpoints that always stay: the newest may turn out to be da
 
 
 def prune(checkpoints: Path, keep: int, *, protect: Collection[Path] = ()) -> list[Path]:
-    """Remove all but the newest `keep` good checkpoints, at least two, and answer with what was removed.
+    """Remove all but the newest `keep` good checkpoints; return the removed ones.
 
-    Those in `protect` stay too, and those that a symbolic link in the folder leads to; bad ones stay and do not count.
-    Raises OSError, and `BadCheckpoint` where the folder cannot be listed.
+    At least two are kept. Those in `protect` stay too, and those that a symbolic link in the folder leads to; bad ones
+    stay and do not count. Raises OSError, and `BadCheckpoint` if the folder cannot be listed.
     """
     protected = {path.resolve() for path in protect} | linked(checkpoints).keys()
     good = [found for found in scan(checkpoints) if found.problem is None]
     removed = []
     for found in reversed(good[max(keep, LEAST) :]):
-        # Links are looked at again each time, and none is forgotten: somebody may be moving one on meanwhile.
+        # Links are looked at again each time, and none is forgotten: another process may be moving one meanwhile.
         protected |= linked(checkpoints).keys()
         if found.path.resolve() in protected:
             continue
@@ -38,9 +38,10 @@ def prune(checkpoints: Path, keep: int, *, protect: Collection[Path] = ()) -> li
 
 
 def linked(checkpoints: Path) -> dict[Path, list[str]]:
-    """The names of the symbolic links in the folder, by the resolved path of the checkpoint in it that they lead to.
+    """Return the names of the symbolic links in the folder, by checkpoint.
 
-    A missing folder has none. Raises `BadCheckpoint` where it cannot be listed.
+    The key is the resolved path of the checkpoint in it that they lead to. A missing folder has none. Raises
+    `BadCheckpoint` if it cannot be listed.
     """
     found: dict[Path, list[str]] = {}
     try:

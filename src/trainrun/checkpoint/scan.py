@@ -14,7 +14,7 @@ from trainrun.errors import BadCheckpoint
 
 @dataclass(frozen=True)
 class Found:
-    """A published checkpoint. `problem` says why it is not good, as far as could be told without reading its files."""
+    """A published checkpoint. `problem` says why it is not good, as far as is known without reading its files."""
 
     path: Path
     step: int
@@ -23,10 +23,10 @@ class Found:
 
 
 def scan(checkpoints: Path) -> list[Found]:
-    """The published checkpoints, the newest step first. Links, files and folders of other names are none.
+    """Return the published checkpoints, the newest step first.
 
-    Cheap: manifests, names and sizes are compared, contents are not. A missing folder has none; raises
-    `BadCheckpoint` where the folder cannot be listed.
+    Links, files and folders of other names are none. Cheap: manifests, names and sizes are compared, contents are not.
+    A missing folder has none; raises `BadCheckpoint` if the folder cannot be listed.
     """
     steps = {step: checkpoints / name for name in _folders(checkpoints) if (step := step_of(name)) is not None}
     looks = [_look(steps[step], step) for step in sorted(steps, reverse=True)]
@@ -54,5 +54,8 @@ def _look(path: Path, step: int) -> Found:
 
 
 def put_aside(checkpoints: Path) -> list[Path]:
-    """The checkpoints that were found damaged or are superseded, by name. Raises `BadCheckpoint` as `scan` does."""
+    """Return the checkpoints that were found damaged or are superseded, by name.
+
+    Raises `BadCheckpoint` as `scan` does.
+    """
     return sorted(checkpoints / name for name in _folders(checkpoints) if is_aside(name))

@@ -1,4 +1,4 @@
-"""Whether somebody else could have written a checkpoint."""
+"""Whether another user could have written a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _KINDS = ((stat.S_IWGRP, stat.S_IXGRP, "its group"), (stat.S_IWOTH, stat.S_IXOTH
 
 
 def distrust(folder: Path) -> list[str]:
-    """Why others than this user and root may have written what is in `folder`; nothing if they cannot have.
+    """Explain why other users may have written what is in `folder`.
 
-    Judged by owners and modes. A file that others may write to does not count in a folder that they cannot enter.
+    Others are all but this user and root. Nothing if they cannot have. Judged by owners and modes. A file that others
+    may write to does not count in a folder that they cannot enter.
     """
     try:
         top = folder.stat()

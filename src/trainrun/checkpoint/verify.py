@@ -21,10 +21,10 @@ _OWN_FOLDERS = frozenset({STATE, PLUGINS})
 
 
 def verify(folder: Path) -> list[str]:
-    """Every reason not to trust the contents of `folder`; none if it is what was saved.
+    """Return every reason not to trust the contents of `folder`.
 
-    All files are read. The manifest's own checksum is compared, and names, kinds, sizes and SHA-256 of the others; then
-    whether what the files hold makes up every tensor, each element once.
+    None if it is what was saved. All files are read. The manifest's own checksum is compared, and names, kinds, sizes
+    and SHA-256 of the others; then whether what the files hold makes up every tensor, each element once.
     """
     try:
         manifest = read_manifest(folder)
@@ -35,7 +35,10 @@ def verify(folder: Path) -> list[str]:
 
 
 def sizes_and_names(folder: Path, manifest: Manifest) -> list[str]:
-    """What can be told without reading the files: wrong step, missing and further files, links, wrong sizes."""
+    """Return the problems that show without reading the files.
+
+    These are a wrong step, missing and further files, links, and wrong sizes.
+    """
     reasons = list(_names(folder, manifest))
     try:
         there = tree(folder)
@@ -85,7 +88,10 @@ def _hash(folder: Path, name: str, record: FileRecord) -> str | None:
 
 
 def _contents(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with files that are as they were saved: a stranger can make a manifest for anything."""
+    """Return what is wrong with files that are as they were saved.
+
+    A stranger can make a manifest for anything.
+    """
     state, values = folder / STATE, sorted(name for name in manifest.files if name.endswith(_VALUES))
     metadata = f"{STATE}/{METADATA}"
     reasons = [f"{metadata!r} is not in its manifest"] if manifest.files and metadata not in manifest.files else []

@@ -1,4 +1,4 @@
-"""All checks in their order, each told what those before it have found out."""
+"""All checks in their order, each with what those before it have found out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ _TORCH = (
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Run every check, those of the recipe only where there is one. Findings come as they are made."""
+    """Run every check, those of the recipe only if there is one.
+
+    Findings come as they are made.
+    """
     examinations = [*_SOFTWARE, *(_RECIPE if settings.recipe else ()), *_MACHINE, *_TORCH]
     failed: list[str] = []
     with Examiner() as examiner:

@@ -21,7 +21,7 @@ from trainrun.rundir.process import PYTHON
 _CHILD = "from trainrun.doctor.process import main; main()"
 _AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
 _LEAVE = 3.0  # seconds for a killed process to be gone
-_KEPT = 20_000  # characters of its output that are searched for where it hung
+_KEPT = 20_000  # characters of its output that are searched for the place at which it hung
 _FRAME = re.compile(r'^ *File "([^<][^"]*)", line (\d+)', re.MULTILINE)  # as faulthandler writes it, innermost first
 _REPORT = "this is a bug in trainrun: please report it with the lines below"
 
@@ -29,8 +29,8 @@ _REPORT = "this is a bug in trainrun: please report it with the lines below"
 class Examination(NamedTuple):
     """A check: what it reports on, in this order, and the function that does it as `module:function`.
 
-    `fresh`: in a process of its own, started as a launch starts its agents, for it imports what others must not see.
-    `needs`: checks without whose success this one has no meaning. `hint`: what to do where it never ends.
+    `fresh`: in a process of its own, started as a launch starts its agents, because it imports what others must not
+    see. `needs`: checks without whose success this one has no meaning. `hint`: what to do if it never ends.
     """
 
     names: tuple[str, ...]
@@ -55,13 +55,16 @@ class Examiner:
         self.close()
 
     def close(self) -> None:
-        """End the process, and whatever it has started."""
+        """End the process, and all that it has started."""
         if self._child is not None:
             self._child.end()
             self._child = None
 
     def findings(self, examination: Examination, settings: Settings) -> Iterator[Finding]:
-        """One finding for each name of the examination, whatever happens; each within `settings.timeout` seconds."""
+        """Yield one finding for each name of the examination, also after a failure.
+
+        Each comes within `settings.timeout` seconds.
+        """
         names = list(examination.names)
         if examination.fresh:
             self.close()
@@ -98,7 +101,7 @@ class Examiner:
 
 
 def unexamined(names: Sequence[str], cause: str) -> Iterator[Finding]:
-    """For checks that cannot be done because another one, `cause`, failed."""
+    """Yield findings for checks that were not done because `cause` failed."""
     return (skipped(name, f"not examined, because {cause} failed") for name in names)
 
 
@@ -144,12 +147,12 @@ class _Child:
     def send(self, job: Mapping[str, Any]) -> None:
         assert self._popen.stdin is not None
         self._doing = ""
-        with suppress(BrokenPipeError):  # it is gone, which the next answer tells
+        with suppress(BrokenPipeError):  # it is gone, which the next reply shows
             self._popen.stdin.write(json.dumps(job).encode() + b"\n")
             self._popen.stdin.flush()
 
     def answer(self, seconds: float) -> Finding | _End:
-        """The next finding, or how the check ended."""
+        """Return the next finding, or how the check ended."""
         deadline = time.monotonic() + seconds
         while True:
             message = self._message(deadline, seconds)
@@ -166,7 +169,10 @@ class _Child:
                 return _End(f"it cannot be examined: {what}", _advice(what))
 
     def end(self) -> None:
-        """Kill it and all that it has started, and clear away what it made. A process that does not die is left."""
+        """Kill the process and all that it has started, and remove what it made.
+
+        A process that does not die is left.
+        """
         with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)  # a session of its own: this is also what it started
         with suppress(subprocess.TimeoutExpired):
@@ -192,7 +198,7 @@ class _Child:
         return json.loads(line)
 
     def _hangs(self, seconds: float) -> _End:
-        self._popen.send_signal(signal.SIGABRT)  # has faulthandler write where it hangs
+        self._popen.send_signal(signal.SIGABRT)  # has faulthandler write the place at which it hangs
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_AFTERLIFE)
         return _End(f"{self._doing or 'it'} takes longer than {seconds:g} s{self._where()}", fatal=True)
@@ -217,13 +223,19 @@ class _Child:
 
 
 def _remove(folders: Sequence[str]) -> None:
-    """Not by this process: on a file system that does not answer, that would take for ever."""
+    """Remove folders in another process.
+
+    On a file system that does not respond, this one would wait forever.
+    """
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.Popen(["rm", "-rf", "--", *folders], stdin=subprocess.DEVNULL).wait(_LEAVE)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What a launch gives its workers, and a limit for each plugin that several of them together can stay below."""
+    """Return what a launch gives its workers, and a limit for each plugin.
+
+    Several plugins together can stay below the limit.
+    """
     limit = f"{settings.timeout / 3:g}"
     return {"OMP_NUM_THREADS": settings.threads, "TRAINRUN_DESCRIBE_TIMEOUT": limit, **os.environ}
 

@@ -38,7 +38,7 @@ class Mount(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes in all and free for this user, and files that can still be made; None where there is no limit."""
+    """Bytes in all and free for this user, and files that can still be made; None if there is no limit."""
 
     total: int
     free: int
@@ -46,7 +46,10 @@ class Space(NamedTuple):
 
 
 def mount_of(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> Mount:
-    """The mount that holds an existing folder; one of kind `unknown` where the system does not tell."""
+    """Return the mount that holds an existing folder.
+
+    It is of kind `unknown` if the system does not report it.
+    """
     found = Mount("", "unknown", frozenset())
     try:
         lines = table.read_text(errors="replace").splitlines()
@@ -61,7 +64,7 @@ def mount_of(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> Mount:
 
 
 def space_of(folder: Path) -> Space:
-    """How much room there is. Quotas are not seen by this."""
+    """Return how much room there is. Quotas are not seen by this."""
     found = os.statvfs(folder)
     inodes = found.f_favail if found.f_files else None
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, inodes)
@@ -77,7 +80,7 @@ def size(count: float) -> str:
 
 
 def _parsed(line: str) -> Mount | None:
-    """One line: `ID PARENT DEVICE ROOT POINT OPTIONS [TAGS …] - KIND SOURCE SUPER_OPTIONS`."""
+    """Parse one line: `ID PARENT DEVICE ROOT POINT OPTIONS [TAGS …] - KIND SOURCE SUPER_OPTIONS`."""
     left, _, right = line.partition(" - ")
     before, after = left.split(), right.split()
     if len(before) < 6 or not after:

@@ -1,4 +1,4 @@
-"""What a check has found, and what it is told before it begins. Standard library only: much else may be broken."""
+"""The result of a check, and its input. Standard library only: many other packages may be broken."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ class Verdict:
         self._advice.append(advice)
 
     def finding(self, **facts: Any) -> Finding:
-        """All of it as one finding."""
+        """Return all of it as one finding."""
         advice = "; ".join(dict.fromkeys(self._advice)) or None
         return Finding(self._check, self._status, "; ".join(self._findings), advice, facts)
 
 
 def skipped(check: str, why: str) -> Finding:
-    """A check with nothing to examine."""
+    """Return the finding of a check with nothing to examine."""
     return Finding(check, "skipped", why)
 
 
 class Settings(NamedTuple):
     """What is asked for, and what earlier checks have found out.
 
-    The fields from `run_dir` on are the recipe's, or trainrun's defaults where there is no recipe. `timeout` is the
-    number of seconds that a check may take, `preload_path` holds folders in which modules of `preload` are found too,
+    The fields from `run_dir` on are the recipe's, or trainrun's defaults if there is no recipe. `timeout` is the number
+    of seconds that a check may take, `preload_path` holds folders in which modules of `preload` are found too,
     `threads` is the workers' OMP_NUM_THREADS, and `gpus` how many of them torch can use.
     """
 
@@ -88,14 +88,14 @@ class Settings(NamedTuple):
     gpus: int = 0
 
     def updated(self, facts: Mapping[str, Any]) -> Settings:
-        """With what a check has put under `settings` in its facts."""
+        """Return the settings with what a check has put under `settings` in its facts."""
         return self._replace(**facts.get("settings", {}))
 
 
 class Context(NamedTuple):
     """What a check is given. `doing` names what is being tried, in case that it never ends.
 
-    `made` tells of a folder that is to be removed if the check is killed before it could do so itself.
+    `made` reports a folder that is to be removed if the check is killed before it could do so itself.
     """
 
     settings: Settings
@@ -107,6 +107,6 @@ Check = Callable[[Context], Iterable[Finding]]
 
 
 def reason(error: BaseException) -> str:
-    """An exception in one line."""
+    """Return an exception in one line."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

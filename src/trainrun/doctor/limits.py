@@ -20,7 +20,7 @@ _INFINIBAND = Path("/sys/class/infiniband")
 
 
 def limits(context: Context) -> Iterator[Finding]:
-    """The limits of this process, which workers inherit."""
+    """Check the limits of this process, which workers inherit."""
     verdict = Verdict("limits")
     files, processes = _soft(resource.RLIMIT_NOFILE), _soft(resource.RLIMIT_NPROC)
     locked, largest = _soft(resource.RLIMIT_MEMLOCK), _soft(resource.RLIMIT_FSIZE)
@@ -42,7 +42,10 @@ def limits(context: Context) -> Iterator[Finding]:
 
 
 def processors(context: Context) -> Iterator[Finding]:
-    """The processors that workers may use, and whether the container's share is smaller."""
+    """Check the processors that workers may use.
+
+    The container's share may be smaller.
+    """
     verdict = Verdict("processors")
     present, usable = os.cpu_count() or 1, len(os.sched_getaffinity(0))
     share = cgroup.limits().processors
@@ -56,7 +59,7 @@ def processors(context: Context) -> Iterator[Finding]:
 
 
 def memory(_: Context) -> Iterator[Finding]:
-    """What is free, on the machine and in the container."""
+    """Check the free memory, on the machine and in the container."""
     verdict = Verdict("memory")
     total, available = meminfo()
     found = cgroup.limits()
@@ -81,7 +84,7 @@ def meminfo(table: Path = Path("/proc/meminfo")) -> tuple[int, int]:
 
 
 def _soft(kind: int) -> int | None:
-    """The limit in force; None where there is none."""
+    """Return the limit in force; None if there is none."""
     soft, _ = resource.getrlimit(kind)
     return None if soft == resource.RLIM_INFINITY else soft
 

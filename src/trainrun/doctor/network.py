@@ -18,7 +18,10 @@ _LOCAL = {"localhost", "127.0.0.1"}
 
 
 def ports(context: Context) -> Iterator[Finding]:
-    """Bind a free port on each loopback address and connect to it; see that `localhost` means one of them."""
+    """Bind a free port on each loopback address and connect to it.
+
+    It is also checked that `localhost` means one of them.
+    """
     verdict = Verdict("ports")
     works = [name for family, name in _FAMILIES.items() if _loopback(context, verdict, family)]
     if works:
@@ -36,7 +39,10 @@ def ports(context: Context) -> Iterator[Finding]:
 
 
 def host_name(context: Context) -> Iterator[Finding]:
-    """Whether this machine's name leads to this machine, which gloo and torchrun ask for. Neither is shown."""
+    """Check that this machine's name leads to this machine.
+
+    gloo and torchrun ask for it. Neither name nor address is shown.
+    """
     context.doing("resolving this machine's name")
     verdict = Verdict("host name")
     try:
@@ -59,14 +65,17 @@ def host_name(context: Context) -> Iterator[Finding]:
 
 
 def proxy(_: Context) -> Iterator[Finding]:
-    """Variables that send connections to a proxy. Their values are not shown: they may hold a password."""
+    """Report variables that send connections to a proxy.
+
+    Their values are not shown: they may hold a password.
+    """
     verdict = Verdict("proxy")
     verdict.say(proxy_note(os.environ))
     yield verdict.finding()
 
 
 def proxy_note(environment: Mapping[str, str]) -> str:
-    """What the variables mean for connections to this machine."""
+    """Explain what the variables mean for connections to this machine."""
     names = ("http_proxy", "https_proxy", "all_proxy")
     found = [name for low in names for name in (low, low.upper()) if environment.get(name)]
     if not found:
@@ -79,7 +88,7 @@ def proxy_note(environment: Mapping[str, str]) -> str:
 
 
 def addresses(name: str) -> list[str]:
-    """The addresses of a name, without repetition."""
+    """Return the addresses of a name, without repetition."""
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

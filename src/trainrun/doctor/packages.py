@@ -35,13 +35,16 @@ class Requirement(NamedTuple):
     versions: str
 
     def holds(self, version: str) -> bool:
-        """Whether a version is one of those asked for. What cannot be read is taken to hold."""
+        """Return whether a version is one of those asked for.
+
+        What cannot be read is taken to hold.
+        """
         clauses = [found.groups() for part in self.versions.split(",") if (found := _CLAUSE.match(part))]
         return all(_HOLDS[sign](*_same_length(release(version), release(asked))) for sign, asked in clauses)
 
 
 def python(_: Context) -> Iterator[Finding]:
-    """The interpreter that runs trainrun."""
+    """Check the interpreter that runs trainrun."""
     verdict = Verdict("python")
     version, place = platform.python_version(), _environment()
     verdict.say(f"{version} in {place}: {sys.executable}")
@@ -52,7 +55,7 @@ def python(_: Context) -> Iterator[Finding]:
 
 
 def packages(_: Context) -> Iterator[Finding]:
-    """The distribution of trainrun, and everything that it requires."""
+    """Check the distribution of trainrun, and everything that it requires."""
     verdict = Verdict("packages")
     versions: dict[str, str | None] = {"trainrun": installed("trainrun")}
     asked = list(requirements())
@@ -68,7 +71,7 @@ def packages(_: Context) -> Iterator[Finding]:
 
 
 def requirements() -> Iterator[Requirement]:
-    """What trainrun's distribution requires, its extras left out."""
+    """Yield what trainrun's distribution requires, its extras left out."""
     try:
         lines = metadata.requires("trainrun") or []
     except metadata.PackageNotFoundError:
@@ -80,7 +83,7 @@ def requirements() -> Iterator[Requirement]:
 
 
 def installed(name: str) -> str | None:
-    """The version of an installed distribution; None where there is none."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -88,7 +91,10 @@ def installed(name: str) -> str | None:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, without what marks a build: (2, 13, 0) of `2.13.0+cpu`."""
+    """Return the numbers of a version, without what marks a build.
+
+    For example, (2, 13, 0) of `2.13.0+cpu`.
+    """
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 

@@ -18,7 +18,7 @@ _SHOWN = 3  # broken plugins and problems that are named in a finding
 
 
 def plugins(context: Context) -> Iterator[Finding]:
-    """Everything that is installed, imported once where it is not remembered."""
+    """Check every installed plugin, imported once if it is not remembered."""
     context.doing("describing the installed plugins")
     found = catalogue()
     verdict = Verdict("plugins")
@@ -37,7 +37,10 @@ def plugins(context: Context) -> Iterator[Finding]:
 
 
 def recipe(context: Context) -> Iterator[Finding]:
-    """What `trainrun check` finds, and whether this machine has the devices that the recipe asks for."""
+    """Report what `trainrun check` finds, and check the devices.
+
+    This machine must have those that the recipe asks for.
+    """
     path = context.settings.recipe
     assert path is not None
     context.doing(f"checking {path}")
@@ -84,7 +87,7 @@ def _judge_placement(verdict: Verdict, path: str, resolved: Resolved) -> str | N
 
 
 def _settings(resolved: Resolved) -> dict[str, Any]:
-    """What other checks need to know of the recipe, as far as it can be read."""
+    """Return what other checks need to know of the recipe, as far as it can be read."""
     keys = {
         "run_dir": (("run", "dir"), str),
         "start": (("launch", "start"), str),

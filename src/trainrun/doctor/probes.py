@@ -1,4 +1,4 @@
-"""What a run does in its directory, each tried in an empty folder. A probe raises OSError where it does not work."""
+"""What a run does in its directory, each tried in an empty folder. A probe raises OSError if it does not work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _modes(folder: Path) -> None:
 
 
 def _flock(folder: Path) -> None:
-    """A run has one owner: a second lock on a file must be refused."""
+    """Check that a second lock on a file is refused: a run has one owner."""
     first, second = (os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2))
     try:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,7 +47,7 @@ def _flock(folder: Path) -> None:
 
 
 def _fifo(folder: Path) -> None:
-    """What workers print goes through a named pipe."""
+    """Write and read through a named pipe, as the output of workers goes."""
     path = folder / "pipe"
     os.mkfifo(path, 0o600)
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -83,7 +83,7 @@ def _append(folder: Path) -> None:
 
 
 def _fsync(folder: Path) -> None:
-    """What must outlive a power failure is synced, and then the folder that names it."""
+    """Sync a file and the folder that names it, for what must outlive a power failure."""
     for path, flags in ((folder / "synced", os.O_WRONLY | os.O_CREAT), (folder, os.O_RDONLY)):
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         try:
@@ -93,7 +93,7 @@ def _fsync(folder: Path) -> None:
 
 
 def _mmap(folder: Path) -> None:
-    """Workers tell where they are, and what they decide, through mapped files."""
+    """Map a file, as workers do to show their steps and decisions."""
     path = folder / "mapped"
     path.write_bytes(bytes(_PAGE))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), _PAGE) as memory:
@@ -102,7 +102,10 @@ def _mmap(folder: Path) -> None:
 
 
 def probe_socket(folder: Path) -> None:
-    """Python's fork server listens at a path in the temporary directory, which must not be too long for that."""
+    """Make a socket as Python's fork server does.
+
+    It listens at a path in the temporary directory, which must not be too long for that.
+    """
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.bind(str(folder / "listener-xxxxxxxx"))

@@ -21,7 +21,10 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
-    """Do the jobs that come, until stdin ends. The arguments are the descriptor to answer on and the parent's pid."""
+    """Do the jobs that come, until stdin ends.
+
+    The arguments are the descriptor to reply on and the parent's pid.
+    """
     channel, parent = map(int, sys.argv[1:3])
     die_with_parent(parent)
     os.set_inheritable(channel, False)  # what a check starts must not keep the parent waiting
@@ -36,7 +39,10 @@ def main() -> None:
 
 
 def examine(job: dict[str, Any], send: Send) -> None:
-    """Run one check, and send all that it finds. The check's module is imported here, for that may fail too."""
+    """Run one check, and send all that it finds.
+
+    The check's module is imported here, because that may fail too.
+    """
     settings = Settings(**job["settings"])
     sys.path[:] = job.get("path") or sys.path
     context = Context(settings, lambda text: send({"doing": text}), lambda folder: send({"made": folder}))
@@ -50,7 +56,7 @@ def examine(job: dict[str, Any], send: Send) -> None:
 
 
 def load(target: str) -> Check:
-    """The function that `module:function` names."""
+    """Return the function that `module:function` names."""
     module, _, name = target.partition(":")
     check: Check = getattr(importlib.import_module(module), name)
     return check

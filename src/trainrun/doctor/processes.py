@@ -19,7 +19,10 @@ _SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
 def check(context: Context) -> Iterator[Finding]:
-    """Try what a launch does with processes: tie one to its parent, wait for one by descriptor, read /proc."""
+    """Try what a launch does with processes.
+
+    It ties one to its parent, waits for one by descriptor, and reads /proc.
+    """
     verdict = Verdict("processes")
     context.doing("ending a process with its parent")
     tied, watched = dies_with_parent(), has_pidfd()
@@ -42,7 +45,10 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def dies_with_parent() -> bool:
-    """Whether the kernel really kills a grandchild whose parent is killed. Only for a process with one thread."""
+    """Return whether the kernel really kills a grandchild whose parent is killed.
+
+    Only for a process with one thread.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,14 +68,14 @@ def dies_with_parent() -> bool:
 
 
 def _be_the_parent(reader: int, writer: int) -> NoReturn:
-    """In the child: make the grandchild, and wait to be killed."""
+    """Make the grandchild in the child, and wait to be killed."""
     os.close(reader)
     own = os.getpid()
     if os.fork() == 0:
         with suppress(BaseException):
             die_with_parent(own)
             os.write(writer, b"r")
-            signal.alarm(2 * _WAIT // 1000)  # it must not stay where the kernel does not end it
+            signal.alarm(2 * _WAIT // 1000)  # it must not stay if the kernel does not end it
             signal.pause()
         os._exit(0)
     os.close(writer)
@@ -79,7 +85,7 @@ def _be_the_parent(reader: int, writer: int) -> NoReturn:
 
 
 def has_pidfd() -> bool:
-    """Whether a process can be held by a descriptor."""
+    """Return whether a process can be held by a descriptor."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (OSError, AttributeError):
@@ -88,7 +94,10 @@ def has_pidfd() -> bool:
 
 
 def ptrace_note(scope: Path = _SCOPE) -> str | None:
-    """Whether the stacks of a process that hangs can be read from outside, as py-spy does."""
+    """Explain whether the stacks of a hanging process can be read from outside.
+
+    py-spy does so.
+    """
     try:
         value = scope.read_text().strip()
     except OSError:

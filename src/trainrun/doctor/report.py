@@ -1,4 +1,4 @@
-"""The findings as text and as a document, without what is nobody else's business."""
+"""The findings as text and as a document, without private data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _INDENT = " " * 9
 
 
 def lines_of(finding: Finding, width: int | None) -> Iterator[tuple[str, str]]:
-    """Status and text of a finding, then its advice under an empty status, each folded to `width` columns."""
+    """Yield status and text of a finding, then its advice under an empty status.
+
+    Each is folded to `width` columns.
+    """
     private = Private()
     head = f"{finding.check:<{_NAMES}} "
     text = private.hide(finding.finding)
@@ -40,14 +43,17 @@ def _folded(text: str, width: int | None, used: int) -> list[str]:
 
 
 def summary(findings: Sequence[Finding], seconds: float) -> str:
-    """How many of what, and the time that it took."""
+    """Return the number of findings of each status, and the time that it took."""
     counts = {"ok": "ok", "warning": "warnings", "failed": "failed", "skipped": "skipped"}
     found = {word: sum(finding.status == status for finding in findings) for status, word in counts.items()}
     return ", ".join(f"{count} {word}" for word, count in found.items() if count) + f" in {seconds:.1f} s"
 
 
 def bug_report(findings: Sequence[Finding], seconds: float, width: int | None = None) -> list[str]:
-    """The block to paste into a bug report: what is installed on what, and everything that is not ok."""
+    """Return the block to paste into a bug report.
+
+    It says what is installed on what, and everything that is not ok.
+    """
     private = Private()
     return [
         "    " + " " * (2 * bool(number)) + line
@@ -73,7 +79,7 @@ _TROUBLE = ("warning", "failed")
 
 
 def document(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
-    """What `--json` answers with."""
+    """Return the output of `--json`."""
     checks = [finding.to_json() for finding in findings]
     answer = {
         "ok": not failed(findings),
@@ -87,7 +93,7 @@ def document(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
 
 
 def failed(findings: Sequence[Finding]) -> bool:
-    """Whether any check failed."""
+    """Return whether any check failed."""
     return any(finding.status == "failed" for finding in findings)
 
 
@@ -107,13 +113,13 @@ class Private:
             self._rules.append((re.compile(rf"(?<=/){re.escape(name)}(?![\w.-])"), "$USER"))
 
     def hide(self, text: str) -> str:
-        """The text without them; paths still mean the same to a shell."""
+        """Return the text without them; paths still mean the same to a shell."""
         for pattern, instead in self._rules:
             text = pattern.sub(instead, text)
         return text
 
     def hide_all(self, value: Any) -> Any:
-        """Every text within plain values."""
+        """Hide them in every text within plain values."""
         if isinstance(value, str):
             return self.hide(value)
         if isinstance(value, Mapping):
@@ -134,4 +140,4 @@ def _user() -> str | None:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return None
-    return name if name != "root" else None  # a folder of that name tells nothing
+    return name if name != "root" else None  # a folder of that name shows nothing

@@ -19,14 +19,14 @@ from trainrun.worker.sockets import elsewhere
 MIB = 1024 * 1024
 SCARCE = 1024 * MIB  # bytes free in the run directory below which there is a warning
 SCARCE_TEMPORARY = 256 * MIB
-LITTLE_SHARED = 64 * MIB  # what a Docker container has unless it is told otherwise
+LITTLE_SHARED = 64 * MIB  # what a Docker container has by default
 FEW_INODES = 1000
 
 _SHM = Path("/dev/shm")  # noqa: S108 - by that name other processes find it
 
 
 def run_directory(context: Context) -> Iterator[Finding]:
-    """Try in a new folder what a run does in its own, and look at what it lies on."""
+    """Try in a new folder what a run does in its own, and look at its file system."""
     settings = context.settings
     context.doing(f"looking at {settings.run_dir}")
     verdict = Verdict("run directory")
@@ -83,7 +83,10 @@ def temporary(context: Context) -> Iterator[Finding]:
 
 
 def shared_memory(context: Context) -> Iterator[Finding]:
-    """The folder through which loader processes send batches and NCCL moves data between GPUs."""
+    """Check the folder of shared memory.
+
+    Loader processes send batches and NCCL moves data between GPUs through it.
+    """
     verdict = Verdict("shared memory")
     context.doing(f"looking at {_SHM}")
     judge_shared(verdict, _SHM, context.settings.loader_workers)
@@ -92,7 +95,7 @@ def shared_memory(context: Context) -> Iterator[Finding]:
 
 
 def judge_shared(verdict: Verdict, folder: Path, loaders: int) -> None:
-    """What of `folder` is too small for the loader processes."""
+    """Report what of `folder` is too small for the loader processes."""
     larger = "give the container more, as in docker run --shm-size=1g, or set data.workers = 0"
     tell = verdict.fail if loaders else verdict.warn
     if not folder.is_dir():
@@ -109,7 +112,10 @@ def judge_shared(verdict: Verdict, folder: Path, loaders: int) -> None:
 
 
 def cache(context: Context) -> Iterator[Finding]:
-    """The folder in which descriptions of plugins are remembered. Runs work without it."""
+    """Check the folder in which descriptions of plugins are remembered.
+
+    Runs work without it.
+    """
     folder = cache_folder()
     verdict = Verdict("cache")
     if folder is None:
@@ -126,13 +132,13 @@ def cache(context: Context) -> Iterator[Finding]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder itself, else the nearest one above it that exists."""
-    # Not by Path.exists, which raises where a parent may not be searched.
+    """Return the folder itself, otherwise the nearest one above it that exists."""
+    # Not by Path.exists, which raises if a parent may not be searched.
     return next((one for one in (folder, *folder.parents) if os.path.exists(one)), Path("/"))  # noqa: PTH110
 
 
 def _wanted_temporary() -> str:
-    """What Python tries first."""
+    """Return what Python tries first."""
     named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
     return os.path.abspath(next(filter(None, named), "/tmp"))  # noqa: S108, PTH100 - as tempfile does it
 
@@ -143,7 +149,7 @@ def _owned(folder: Path) -> str:
 
 
 def _try_out(context: Context, verdict: Verdict, folder: Path) -> dict[str, float]:
-    """Every probe in turn; answers with the seconds that those took which worked."""
+    """Try every probe in turn; return the seconds of those that worked."""
     other = "set run.dir to a folder on another file system"
     if not stat.S_ISDIR(folder.stat().st_mode):
         verdict.fail(f"{folder} is not a folder", "set run.dir to one")
@@ -175,7 +181,10 @@ def _judge_space(verdict: Verdict, space: Space, scarce: int, advice: str) -> No
 
 
 def _judge_sharing(verdict: Verdict, mount: Mount, settings: Settings) -> None:
-    """Several nodes keep one run directory: they must see the same one, and each other's locks on it."""
+    """Check that several nodes can keep one run directory.
+
+    They must see the same one, and each other's locks on it.
+    """
     if settings.nodes == 1:
         if mount.has_local_locks:
             verdict.say("other machines do not see its locks")

@@ -5,9 +5,9 @@
     layers = 4
     width = 128
 
-The text is the source of Python's own standard library, read from where this Python is installed: nothing is
-downloaded. The last tenth of it is held out. At the end of training rank 0 prints a sample of what the model
-writes. `chargpt.toml`, beside this file, trains for about a minute on two cores.
+The text is the source of Python's own standard library, read from the folder of this Python: nothing is downloaded. The
+last tenth of it is held out. At the end of training rank 0 prints a sample of what the model writes. `chargpt.toml`,
+next to this file, trains for about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class GPT(nn.Module):
         places = torch.arange(given.shape[1], device=given.device)
         hidden = self.dropout(self.tokens(given) + self.places(places))
         hidden = self.norm(self.blocks(hidden))
-        # The embedding also reads the answer out: half the parameters, and better for small models.
+        # The embedding also produces the output: half the parameters, and better for small models.
         return functional.linear(hidden, self.tokens.weight)
 
 
@@ -208,7 +208,10 @@ def write(model: GPT, prompt: str, length: int, temperature: float, generator: t
 
 
 def standard_library(size: int) -> bytes:
-    """The first `size` bytes of the standard library's modules, in the order of their names."""
+    """Return the first `size` bytes of the standard library's modules.
+
+    The modules are in the order of their names.
+    """
     folder = Path(sysconfig.get_path("stdlib"))
     text = bytearray()
     for path in sorted(folder.glob("*.py")):

@@ -64,7 +64,10 @@ def build_model(run: Run) -> nn.Module:
 
 @hookimpl
 def build_dataset(split: str) -> TensorDataset | None:
-    """Pairs of an image (1 by 8 by 8, from 0 to 1) and its digit, for the splits "train" and "eval"."""
+    """Return pairs of an image (1 by 8 by 8, from 0 to 1) and its digit.
+
+    There are the splits "train" and "eval".
+    """
     if split not in ("train", "eval"):
         return None
     images, labels = read_digits()
@@ -75,14 +78,17 @@ def build_dataset(split: str) -> TensorDataset | None:
 
 @hookimpl
 def training_step(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-    """The cross-entropy of one micro-batch."""
+    """Return the cross-entropy of one micro-batch."""
     images, labels = batch
     return {"loss": functional.cross_entropy(model(images), labels)}
 
 
 @hookimpl
 def evaluation_step(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-    """Cross-entropy, and the share of digits read correctly; and what was read, for who wants to keep it."""
+    """Return cross-entropy and the share of digits read correctly.
+
+    What was read is returned too, for plugins that keep it.
+    """
     images, labels = batch
     scores = model(images)
     read = scores.argmax(dim=1)
@@ -91,7 +97,10 @@ def evaluation_step(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor
 
 
 def read_digits() -> Batch:
-    """All images, as floats from 0 to 1, and their labels, in the order of the file."""
+    """Return all images, as floats from 0 to 1, and their labels.
+
+    They are in the order of the file.
+    """
     packed = files("trainrun.examples").joinpath("data/digits.csv.gz").read_bytes()
     lines = gzip.decompress(packed).decode("ascii").splitlines()
     table = torch.tensor([[int(value) for value in line.split(",")] for line in lines])

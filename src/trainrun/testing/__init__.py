@@ -95,7 +95,10 @@ def launch_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cach
 
 @pytest.fixture
 def hook_recorder() -> type[HookRecorder]:
-    """A plugin to pass to `run_recipe` or `launch_recipe`; the calls that it saw are in the result's `calls`."""
+    """Return a plugin to pass to `run_recipe` or `launch_recipe`.
+
+    The calls that it saw are in the result's `calls`.
+    """
     from trainrun.testing.recorder import HookRecorder  # noqa: PLC0415
 
     return HookRecorder
@@ -113,5 +116,8 @@ def install_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(scope="session")
 def trainrun_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is remembered of plugins between the runs of a session, apart from the user's own cache."""
+    """Return the folder of the plugin cache between the runs of a session.
+
+    It is apart from the user's own cache.
+    """
     return tmp_path_factory.mktemp("trainrun-cache")

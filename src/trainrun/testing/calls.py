@@ -15,8 +15,8 @@ from trainrun.rundir.paths import RunPaths
 class Call:
     """One hook call on one rank; `rank` is None in the client.
 
-    `arguments` holds plain values as they were, the type's name in place of all others, and for a
-    provider the `answer`.
+    `arguments` holds plain values as they were, the type's name in place of all others, and for a provider the
+    `answer`, its return value.
     """
 
     hook: str
@@ -25,10 +25,13 @@ class Call:
 
 
 def calls_file(paths: RunPaths) -> Path:
-    """Where a run's hook calls are kept."""
+    """Return the path of a run's hook calls."""
     return paths.root / "calls.jsonl"
 
 
 def read_calls(paths: RunPaths) -> list[Call]:
-    """The calls of all ranks and of the client: those of one process in their order, of several as they came."""
+    """Return the calls of all ranks and of the client.
+
+    Those of one process are in their order, those of several as they came.
+    """
     return [Call(**record) for record in read_lines(calls_file(paths))[0]]

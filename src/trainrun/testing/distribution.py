@@ -36,7 +36,7 @@ class DistributionInstaller:
         version: str = "1.0",
         group: str = "trainrun",
     ) -> Path:
-        """Install distribution `name` and answer with the folder that it is in.
+        """Install distribution `name`; return the folder that it is in.
 
         modules: file names, such as ``"watcher.py"`` or ``"watcher/__init__.py"``, to their source.
         entry_points: names to values, such as ``"watcher:Watcher"``, of `group`.

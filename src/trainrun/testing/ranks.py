@@ -25,7 +25,7 @@ _PEERS = 10.0  # the same, once one of them has failed
 class RankError(Exception):
     """What a forked rank raised. `kind` is its type's name, `message` its text; the traceback comes with both.
 
-    at: seconds on the machine's clock, by which the first failure is told from what followed from it.
+    at: seconds on the machine's clock, by which the first failure is distinguished from what followed from it.
     """
 
     def __init__(self, kind: str, message: str, details: str, at: float = math.inf) -> None:
@@ -38,7 +38,7 @@ class RankError(Exception):
 class ForkedRanks:
     """Calls a function on several ranks. Files are below `folder`.
 
-    Threads do not survive a fork: torch must have been told to use one (`torch.set_num_threads(1)`).
+    Threads do not survive a fork: torch must have been set to use one (`torch.set_num_threads(1)`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,9 +46,10 @@ class ForkedRanks:
         self._numbers = itertools.count()
 
     def __call__(self, job: Callable[[int], Any], size: int = 2, *, group: bool = True) -> list[Any]:
-        """Call `job(rank)` on `size` ranks, and answer with what each answered, or with the `RankError` it raised.
+        """Call `job(rank)` on `size` ranks; return the results.
 
-        What comes back is pickled. group: with a process group. No process is left behind.
+        A result is what `job` returned, or the `RankError` that it raised. What comes back is pickled. group: with a
+        process group. No process is left behind.
         """
         store = self._folder / f"store-{next(self._numbers)}"
         pids: dict[int, Connection] = {}

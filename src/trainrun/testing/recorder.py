@@ -271,7 +271,10 @@ def _note(source: Run | Launch | None, hook: str, /, **arguments: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON can hold as they are, of all others the type's name: reading a tensor would wait for it."""
+    """Return a value that JSON can hold, or the type's name of any other value.
+
+    Reading a tensor would wait for it.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

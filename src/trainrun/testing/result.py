@@ -17,7 +17,7 @@ from trainrun.testing.calls import Call, read_calls
 class Result:
     """A finished run. `error` is what a run without a client raised, if that was expected.
 
-    reports: of a run on forked ranks, what `report` answered on each.
+    reports: of a run on forked ranks, what `report` returned on each.
     """
 
     outcome: Outcome
@@ -41,14 +41,20 @@ class Result:
         return read_calls(self.paths)
 
     def series(self, name: str) -> dict[int, float]:
-        """The values of one metric by step; empty if it was never logged."""
+        """Return the values of one metric by step; empty if it was never logged."""
         return {record["step"]: record[name] for record in self.metrics if name in record}
 
     def hooks(self, rank: int | None = 0) -> list[str]:
-        """The names of the recorded hooks on one rank, in the order of the calls; of the client for None."""
+        """Return the names of the recorded hooks on one rank, in the order of the calls.
+
+        For None, those of the client.
+        """
         return [call.hook for call in self.calls if call.rank == rank]
 
     def output(self, rank: int = 0) -> str:
-        """What a real worker printed. What a run in the test's own process prints is for `capsys`."""
+        """Return what a real worker printed.
+
+        What a run in the test's own process prints is for `capsys`.
+        """
         parts = (self.paths.rank_output_old(rank), self.paths.rank_output(rank))
         return "".join(part.read_text(encoding="utf-8", errors="replace") for part in parts if part.exists())

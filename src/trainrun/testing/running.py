@@ -54,14 +54,14 @@ class RunRecipe:
         overrides: Sequence[str] = (),
         fails: bool = False,
     ) -> Result:
-        """Run `recipe` and answer with the result.
+        """Run `recipe` and return the result.
 
         recipe: TOML text, a plain dict, or the path of a recipe.
         plugins: what to enable beyond the recipe: names of installed plugins, or classes, modules and instances,
             also from within the test. StepCounter is called `step-counter`, and gets the options of that table.
         task: stands in for the recipe's task; a class, module or instance, or what the recipe could name.
         overrides: as with `-o`. Without `checkpoint.at_end=true` among them nothing is saved at the end.
-        fails: expect it to fail, and put what it raises into the result; else that is raised here.
+        fails: expect it to fail, and put what it raises into the result; otherwise that is raised here.
         """
         paths = self._prepared(recipe, plugins, task, overrides, Placement(1, {})).paths
         try:
@@ -99,11 +99,11 @@ class ForkRecipe:
         report: Callable[[], Any] = lambda: None,
         fails: bool = False,
     ) -> Result:
-        """Run `recipe` on `workers` ranks of one node, and answer with the result.
+        """Run `recipe` on `workers` ranks of one node, and return the result.
 
-        after: the result of a run to go on with in another attempt, from its newest good checkpoint.
-        report: called on each rank after training; what it answers, pickled, is in the result's `reports`.
-        fails: expect it to fail, and put the `RankError` of a rank into the result; else that is raised here.
+        after: the result of a run to resume in another attempt, from its newest good checkpoint.
+        report: called on each rank after training; what it returns, pickled, is in the result's `reports`.
+        fails: expect it to fail, and put the `RankError` of a rank into the result; otherwise that is raised here.
         The other arguments are those of `RunRecipe`.
         """
         launch = self._prepared(recipe, plugins, task, overrides, Placement(workers, {}))
@@ -170,7 +170,7 @@ class Prepared:
 
 
 def next_attempt(paths: RunPaths) -> int:
-    """What a client does before an attempt that goes on: number it, and decide from which checkpoint."""
+    """Number an attempt that resumes, and decide from which checkpoint, as a client does."""
     attempt = next(number for number in itertools.count(2) if not paths.attempt(number).exists())
     paths.attempt(attempt).mkdir(parents=True)
     checkpoint = choose(paths.checkpoints).path
@@ -193,10 +193,11 @@ class LaunchRecipe:
         overrides: Sequence[str] = (),
         workers: int = 2,
     ) -> Result:
-        """Launch `recipe`, wait for its end, and answer with the result; a run that failed says so in its `outcome`.
+        """Launch `recipe`, wait for its end, and return the result.
 
-        The arguments are those of `RunRecipe`, but workers must be able to import what is passed: classes and
-        modules from files, no instances. Raises what `trainrun.launch` raises before anything is started.
+        A run that failed says so in its `outcome`. The arguments are those of `RunRecipe`, but workers must be able to
+        import what is passed: classes and modules from files, no instances. Raises what `trainrun.launch` raises before
+        anything is started.
         """
         names, settings = enabling(plugins, task, importable_target)
         path = write_recipe(self._folder, recipe)
@@ -207,7 +208,7 @@ class LaunchRecipe:
 
 
 def write_recipe(folder: Path, recipe: RecipeLike) -> Path:
-    """The path of the recipe; text and dicts are written into `folder`."""
+    """Return the path of the recipe; text and dicts are written into `folder`."""
     if isinstance(recipe, Path):
         return recipe
     text = recipe if isinstance(recipe, str) else "".join(_lines(recipe))
@@ -219,7 +220,10 @@ def write_recipe(folder: Path, recipe: RecipeLike) -> Path:
 def enabling(
     plugins: Iterable[object], task: object | None, target: Callable[[object], str]
 ) -> tuple[list[str], list[str]]:
-    """What enables the plugins of a call: names as for `-p`, and overrides as for `-o`."""
+    """Return what enables the plugins of a call.
+
+    These are names as for `-p`, and overrides as for `-o`.
+    """
     names = [plugin for plugin in plugins if isinstance(plugin, str)]
     own = [plugin for plugin in plugins if not isinstance(plugin, str)]
     settings = [f"plugins.{plugin_name(plugin)}.use={toml_value(target(plugin))}" for plugin in own]

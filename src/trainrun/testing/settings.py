@@ -12,7 +12,10 @@ import torch
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Put Python's and torch's generators, torch's deterministic mode back at the end, and drop new variables."""
+    """Restore generators, deterministic mode and environment variables at the end.
+
+    The generators are Python's and torch's, the mode is torch's. New variables are dropped.
+    """
     generators = random.getstate(), torch.get_rng_state()
     before = set(os.environ)
     strict, warn_only = (

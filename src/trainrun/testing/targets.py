@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def plugin_name(plugin: object) -> str:
-    """What a plugin that is passed to a run is called in it: StepCounter is `step-counter`."""
+    """Return the name of a plugin that is passed to a run.
+
+    StepCounter is called `step-counter`.
+    """
     named = plugin if isinstance(plugin, type | ModuleType) else type(plugin)
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", named.__name__.rpartition(".")[2])
     return words.replace("_", "-").lower()
@@ -30,8 +33,8 @@ def plugin_name(plugin: object) -> str:
 class LivePlugins:
     """Targets for plugins that exist in this process only: classes from within a test, and instances.
 
-    A module made here holds them. Nothing else could import it, so their descriptions, for which
-    `resolve` would start a process, are put into the cache.
+    A module made here holds them. No other process could import it, so their descriptions, for which `resolve` would
+    start a process, are put into the cache.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +46,7 @@ class LivePlugins:
         monkeypatch.setattr(sys, "path", list(sys.path))  # loading by path adds the folder
 
     def target(self, plugin: object) -> str:
-        """A target that loads to `plugin`: a class, a module, or an instance."""
+        """Return a target that loads to `plugin`: a class, a module, or an instance."""
         attribute = f"plugin_{len(vars(self._module))}"
         found = plugin if isinstance(plugin, type | ModuleType) else _class_for(plugin)
         setattr(self._module, attribute, found)
@@ -55,7 +58,10 @@ class LivePlugins:
 
 
 def importable_target(plugin: object) -> str:
-    """A target by which other processes can import `plugin`: a class or module that is written in a file."""
+    """Return a target by which other processes can import `plugin`.
+
+    It is a class or module that is written in a file.
+    """
     if not isinstance(plugin, type | ModuleType):
         raise UsageError(f"launch_recipe: workers make their own plugins; pass the class, not {plugin!r}")
     name, attribute = _names(plugin)
@@ -73,7 +79,10 @@ def _names(plugin: type | ModuleType) -> tuple[str, str]:
 
 
 def _is_importable(module: str, file: Path) -> bool:
-    """Whether a new process would find this file under the module's name. Not under the names pytest gives to tests."""
+    """Return whether a new process would find this file under the module's name.
+
+    Not under the names pytest gives to tests.
+    """
     spec = PathFinder.find_spec(module.partition(".")[0])
     if spec is None or spec.origin is None:  # a namespace: any folder below a place that only pytest searches is one
         return False
@@ -82,7 +91,10 @@ def _is_importable(module: str, file: Path) -> bool:
 
 
 def _class_for(instance: object) -> type:
-    """A class that answers with `instance` when it is called, as plugins are made by calling their class."""
+    """Return a class that returns `instance` when it is called.
+
+    Plugins are made by calling their class.
+    """
     base = type(instance)
 
     members = {"__new__": lambda _: instance, "__doc__": base.__doc__, "Options": None}
@@ -90,7 +102,10 @@ def _class_for(instance: object) -> type:
 
 
 def unload(folder: Path) -> None:
-    """Forget the modules that were loaded from below `folder`, so that the next test's may have the same names."""
+    """Forget the modules that were loaded from below `folder`.
+
+    The next test's modules may then have the same names.
+    """
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file is not None and Path(file).is_relative_to(folder):

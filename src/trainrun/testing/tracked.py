@@ -16,7 +16,10 @@ from trainrun.tracking.process import Order
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    """Wait for a condition. Raises AssertionError when it has not come after so many seconds."""
+    """Wait for a condition.
+
+    Raises AssertionError if it has not come after `seconds` seconds.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to this"
@@ -39,7 +42,10 @@ class TrackedRun:
         write_json(self.paths.manifest, {"git": {"commit": "abc"}, "instances": [self._instance.to_json()]})
 
     def log(self, *steps: int, **metrics: float) -> None:
-        """Add a record for each step to `metrics.jsonl`; with a loss where no metrics are given."""
+        """Add a record for each step to `metrics.jsonl`.
+
+        It has a loss if no metrics are given.
+        """
         for step in steps:
             values = metrics or {"train/loss": 1.0 / step}
             append_line(self.paths.metrics, {"step": step, "time": 1_700_000_000.5 + step, **values})
@@ -51,7 +57,7 @@ class TrackedRun:
         return self._senders[-1]
 
     def end(self, state: str = "finished", code: int = 0) -> Delivery:
-        """Tell the process how the run has ended, and wait for what it could deliver."""
+        """Report the end of the run to the process, and wait for what it could deliver."""
         outcome = Outcome(state, code, f"it {state}", step=9)  # type: ignore[arg-type]
         self._senders[-1].end(outcome)
         return self._senders[-1].join()

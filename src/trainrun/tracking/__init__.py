@@ -1,6 +1,6 @@
 """Shipping a run's metrics to experiment trackers. What plugins such as `trainrun-mlflow` are made of.
 
-`metrics.jsonl` is the queue: a process beside the client reads it, and remembers how far it has got. Training never
+`metrics.jsonl` is the queue: a process next to the client reads it, and remembers how far it has got. Training never
 waits for a tracker, nothing is lost while one cannot be reached, and `trainrun sync` sends the rest later.
 """
 

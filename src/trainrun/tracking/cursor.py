@@ -21,8 +21,8 @@ VERSION = 1
 class Cursor:
     """What has been delivered: all before `step`, and the first `count` records of it; `sent` records in all.
 
-    `mark` is the tracker's own. `ended` is the state that it was told the run had ended in, `trouble` why nothing could
-    be sent when it was last tried; both are None otherwise.
+    `mark` is the tracker's own. `ended` is the final state of the run that was reported to it. `trouble` is why nothing
+    could be sent at the last try. Both are None otherwise.
     """
 
     step: int = -1
@@ -44,7 +44,10 @@ class Cursor:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The cursor in `path`; one at the beginning where there is none, or none that can be read."""
+        """Read the cursor in `path`.
+
+        It is at the beginning if there is none, or none that can be read.
+        """
         data = read_json(path) or {}
         try:
             return cls(**{name: data[name] for name in cls.__dataclass_fields__})
@@ -63,7 +66,10 @@ def trackers(paths: RunPaths) -> list[str]:
 
 @contextmanager
 def sole_sender(paths: RunPaths, name: str) -> Iterator[bool]:
-    """Whether nobody else sends for this instance; nobody does before the end of the block."""
+    """Lock the sending for this instance; yield whether no other process sends.
+
+    No other process does before the end of the block.
+    """
     descriptor = os.open(paths.tracker_lock(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -20,7 +20,10 @@ _SLACK = 2.0  # seconds beyond its deadline after which a tracker's process is k
 
 
 class Delivery(NamedTuple):
-    """What has become of a run's records. `left` were not sent, because of `trouble`; `ended` is what was told last."""
+    """What has become of a run's records.
+
+    `left` were not sent, because of `trouble`; `ended` is the end that was reported last.
+    """
 
     name: str
     sent: int
@@ -35,7 +38,7 @@ class Delivery(NamedTuple):
 
     @classmethod
     def read(cls, paths: RunPaths, name: str) -> Delivery:
-        """As the run directory tells it."""
+        """Read it from the run directory."""
         cursor = Cursor.read(paths.tracker(name))
         left = Spool(paths.metrics).left(cursor.position)
         return cls(name, cursor.sent, left, cursor.ended, cursor.trouble)
@@ -69,7 +72,10 @@ class TrackerProcess:
         self._write(order.to_line())
 
     def end(self, outcome: Outcome | None) -> None:
-        """Tell it to send what is left and how the run has ended, and to leave within its deadline. Does not wait."""
+        """Have the process send what is left and how the run has ended.
+
+        It leaves within its deadline. Does not wait.
+        """
         assert self._process.stdin is not None
         if self._process.stdin.closed:
             return
@@ -79,7 +85,7 @@ class TrackerProcess:
             self._process.stdin.close()
 
     def join(self) -> Delivery:
-        """Wait until it has left, not beyond its deadline; answer with what it has done."""
+        """Wait until it has left, not beyond its deadline; return what it has done."""
         try:
             self._process.wait(self._deadline + _SLACK)
         except subprocess.TimeoutExpired:
@@ -88,7 +94,7 @@ class TrackerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def kill(self) -> None:
@@ -102,6 +108,6 @@ class TrackerProcess:
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is gone, which its delivery will tell
+        with suppress(BrokenPipeError):  # it is gone, which its delivery will show
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()

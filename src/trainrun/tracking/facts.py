@@ -1,4 +1,4 @@
-"""What a tracker is told about a run, all of it read from the run directory."""
+"""What a tracker learns about a run, all of it read from the run directory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class RunFacts:
 
     @classmethod
     def read(cls, paths: RunPaths, *, resumed: bool = False) -> Self:
-        """Read the run directory. Raises EnvironmentProblem where it holds no readable recipe."""
+        """Read the run directory.
+
+        Raises EnvironmentProblem if it holds no readable recipe.
+        """
         try:
             text = paths.recipe.read_text(encoding="utf-8")
             data = json_form(tomli.loads(text))
@@ -46,7 +49,10 @@ class RunFacts:
         return cls(paths.run_id, name, paths, text, flatten(data), resumed, read_json(paths.manifest) or {})
 
     def files(self, globs: Iterable[str]) -> list[Path]:
-        """The files of the run that fit any of the globs, each once, sorted. A link that leads out of it does not."""
+        """Return the files of the run that fit any of the globs, each once, sorted.
+
+        A link that leads out of it does not fit.
+        """
         root = self.paths.root.resolve()
         found = {path for glob in globs for path in self.paths.root.glob(glob)}
         return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(root))
@@ -64,12 +70,18 @@ class Ending:
 
     @classmethod
     def of(cls, outcome: Outcome, metrics: Mapping[str, float]) -> Self:
-        """The ending that an outcome tells of. metrics: the last value of each."""
+        """Return the ending that an outcome describes.
+
+        metrics: the last value of each.
+        """
         return cls(outcome.state, outcome.exit_code, outcome.reason, outcome.step, metrics)
 
 
 def flatten(data: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Nested tables as one, with dotted keys; lists of plain values become text, other lists are numbered."""
+    """Flatten nested tables to one, with dotted keys.
+
+    Lists of plain values become text, other lists are numbered.
+    """
     return {dotted(key): value for key, value in _leaves(data, ())}
 
 

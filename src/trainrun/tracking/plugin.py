@@ -1,4 +1,4 @@
-"""The client's side of a tracker: vetoes before a launch, a process while it goes on, and its end."""
+"""The client's side of a tracker: vetoes before a launch, a process during it, and its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPOOL = "metrics"  # the built-in plugin that writes what is sent
 class TrackerPlugin:
     """The base of tracker plugins: a subclass says how its tracker is made, and what it needs.
 
-    Everything runs in the client and in a process beside it, so that training knows nothing of the tracker, and the
+    Everything runs in the client and in a process next to it, so that training knows nothing of the tracker, and the
     client imports nothing of its package.
     """
 
@@ -48,7 +48,10 @@ class TrackerPlugin:
         self._process: TrackerProcess | None = None
 
     def make_tracker(self, name: str, paths: RunPaths) -> Tracker:
-        """The tracker of instance `name`, for the run in `paths`. Called in the tracker's process."""
+        """Return the tracker of instance `name`, for the run in `paths`.
+
+        Called in the tracker's process.
+        """
         raise NotImplementedError
 
     @property
@@ -58,9 +61,10 @@ class TrackerPlugin:
 
     @classmethod
     def place(cls, options: Any, recipe: Recipe) -> str | None:
-        """Where an instance with these options writes to, in words: two must not say the same. None: it never clashes.
+        """Describe where an instance with these options writes to.
 
-        `options` is an `Options` of the same class. What they leave out is said as what it comes to, by `recipe`.
+        Two must not say the same. None: it never clashes. `options` is an `Options` of the same class. What they leave
+        out is said as what it comes to, by `recipe`.
         """
         del options, recipe
         return None
@@ -69,7 +73,10 @@ class TrackerPlugin:
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> list[str]:
-        """Refuse what would come to nothing: a package that is missing, or two that write to one place."""
+        """Refuse what would come to nothing.
+
+        That is a missing package, or two instances that write to one place.
+        """
         return [*self._missing(), *self._clashes(recipe), *self._without_spool(recipe)]
 
     def _missing(self) -> Iterator[str]:
@@ -91,7 +98,7 @@ class TrackerPlugin:
                 try:
                     yield name, self.Options.from_table(table.options)
                 except pydantic.ValidationError:
-                    continue  # told elsewhere, by file, line and column
+                    continue  # reported elsewhere, by file, line and column
 
     def _without_spool(self, recipe: Recipe) -> Iterator[str]:
         table = recipe.plugins.get(_SPOOL)
@@ -122,7 +129,7 @@ class TrackerPlugin:
 
     @hookimpl
     def on_launch_end(self, launch: Launch, outcome: Outcome) -> None:
-        """Wait for that, and say so where it did not succeed."""
+        """Wait for that, and say so if it did not succeed."""
         if self._process is None:
             return
         self._process.end(outcome)
@@ -132,7 +139,10 @@ class TrackerPlugin:
             append_line(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})
 
     def _own(self, launch: Launch) -> Instance:
-        """This very instance: two of one plugin always differ in their options, else `check_recipe` has refused."""
+        """Return this very instance.
+
+        Two of one plugin always differ in their options, otherwise `check_recipe` has refused.
+        """
         for instance in launch.resolved.instances:
             mine = instance.plugin == self.plugin or instance.target.endswith(f":{type(self).__qualname__}")
             if mine and self.Options.from_table(instance.options) == self.options:

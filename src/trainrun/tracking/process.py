@@ -1,8 +1,8 @@
-"""The process that sends to one tracker: `python -m trainrun.tracking`, started beside the client.
+"""The process that sends to one tracker: `python -m trainrun.tracking`, started by the client.
 
-A process of its own, because the packages of trackers start threads and processes, take over exit and signals, and
-wait for their server when Python ends. It is told what to do by JSON lines on its standard input: first an `Order`, at
-the end how the run has ended. When the client dies, its input ends, and it leaves within its deadline, too.
+A process of its own, because the packages of trackers start threads and processes, take over exit and signals, and wait
+for their server when Python ends. It receives JSON lines on its standard input: first an `Order`, at the end how the
+run has ended. When the client dies, its input ends, and it leaves within its deadline, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainrun.tracking.shipper import Shipper, record_event
 from trainrun.tracking.spool import last_values
 
 _LOCK_WAIT = 0.5  # seconds until it is seen whether another process still sends
-_PATIENCE = 5.0  # seconds at the end for a tracker that cannot be reached; one that answers has until the deadline
+_PATIENCE = 5.0  # seconds at the end for a tracker that cannot be reached; one that responds has until the deadline
 _NICE = 5  # training comes first
 
 
@@ -48,12 +48,12 @@ class Order:
     deadline: float
 
     def to_line(self) -> str:
-        """The order as one JSON line."""
+        """Return the order as one JSON line."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """The inverse of `to_line`."""
+        """Parse what `to_line` made."""
         data = json.loads(line)
         return cls(**{**data, "instance": Instance.from_json(data["instance"])})
 
@@ -85,7 +85,10 @@ class Inbox:
 
 
 def _leave() -> None:
-    """End at once, with whatever the tracker has started: an upload's helpers would else outlive the run."""
+    """End at once, with all that the tracker has started.
+
+    Otherwise an upload's helpers would outlive the run.
+    """
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -126,7 +129,10 @@ def ship(order: Order, inbox: Inbox) -> None:
 
 
 def load_tracker(instance: Instance) -> TrackerPlugin:
-    """The plugin of an instance. Raises PluginProblem where it cannot be loaded, or is no tracker."""
+    """Return the plugin of an instance.
+
+    Raises PluginProblem if it cannot be loaded, or is no tracker.
+    """
     plugin = load_plugin(instance).plugin
     if not isinstance(plugin, TrackerPlugin):
         raise PluginProblem([Problem(instance.where, "is no tracker", instance.switch)])

@@ -1,4 +1,4 @@
-"""Moving records from a run's spool to a tracker, whatever becomes of the tracker meanwhile."""
+"""Moving records from a run's spool to a tracker that may fail meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Tell = Callable[[str, str], None]
 
 
 class Shipper:
-    """Sends the records of a run to one tracker, a turn at a time. Nothing is raised: trouble is kept, and told once.
+    """Sends the records of a run to one tracker, a turn at a time.
+
+    Nothing is raised: trouble is kept, and reported once.
 
     name: the tracker's instance. tell: called with the kind of an event and a reason, when an outage begins and ends.
     """
@@ -43,15 +45,16 @@ class Shipper:
         return self._wait > 0
 
     def turn(self, *, final: bool = False, ending: Ending | None = None) -> float:
-        """Send what there is. Answers 0, or after trouble how many seconds to wait before the next turn.
+        """Send what there is; return 0, or the seconds to wait before the next turn.
 
-        final: nothing will be added to the spool. ending: the run has ended like this, and the tracker is to know.
+        There is a wait only after trouble. final: nothing will be added to the spool. ending: the run has ended like
+        this, and the tracker is to know.
         """
         try:
             self._deliver(final=final or ending is not None)
             if ending is not None:
                 self._finish(ending)
-        except Exception as error:  # the tracker's own door: whatever its package raises is an outage
+        except Exception as error:  # the tracker's own door: any exception of its package is an outage
             return self._failed(error)
         if self.troubled or self.cursor.trouble:
             self._recovered()
@@ -112,12 +115,12 @@ class Shipper:
         self._note()
 
     def _note(self) -> None:
-        with suppress(OSError):  # a full disk is told already; the next delivery writes the cursor again
+        with suppress(OSError):  # a full disk is reported already; the next delivery writes the cursor again
             self.cursor.write(self._path)
 
 
 def record_event(paths: RunPaths, name: str) -> Tell:
-    """A `Tell` that writes into the run's events."""
+    """Return a `Tell` that writes into the run's events."""
 
     def tell(kind: str, reason: str) -> None:
         try:

@@ -45,9 +45,9 @@ class Record(NamedTuple):
 class Spool:
     """Reads the records of a file that a running training appends to.
 
-    When a run goes on from a checkpoint, the lines of the steps that it makes again are cut off and written anew:
-    a place in the file means nothing then, so readers remember a step instead. Partial records, which a
-    stop between two logs leaves, are passed over: the next log after a resume says again what they say.
+    When a run resumes from a checkpoint, the lines of the steps that it makes again are cut off and written anew. A
+    place in the file means nothing then, so readers remember a step instead. Partial records, which a stop between two
+    logs leaves, are passed over: the next log after a resume says again what they say.
     """
 
     def __init__(self, path: Path, *, whole_steps: bool = False) -> None:
@@ -59,9 +59,9 @@ class Spool:
         self._bytes = 0
 
     def batch(self, after: Position, *, final: bool = False) -> list[Record]:
-        """The next records behind `after`, a limited number; the same again until `after` has moved on.
+        """Return the next records behind `after`, a limited number.
 
-        final: nothing will follow, so that the last step is whole.
+        They are the same again until `after` has advanced. final: nothing will follow, so that the last step is whole.
         """
         self._follow_file()
         self._forget(after)
@@ -76,7 +76,10 @@ class Spool:
         return _whole(records, all_there_is=self._is_full())
 
     def left(self, after: Position) -> int:
-        """How many records there are behind `after`, up to the end of the file as it is."""
+        """Return how many records there are behind `after`.
+
+        They count up to the end of the file as it is.
+        """
         self.close()
         self._follow_file()
         count = sum(record.end > after for record, _ in self._lines())
@@ -91,7 +94,10 @@ class Spool:
         self._waiting.clear()
 
     def _follow_file(self) -> None:
-        """Open the file, anew where another has taken its place. The old one is open still, so its inode is not."""
+        """Open the file, anew if another has taken its place.
+
+        The old one is open still, so its inode is not reused.
+        """
         if self._file is not None and not self._is_current(self._file):
             self.close()
         if self._file is None:
@@ -114,7 +120,10 @@ class Spool:
             self._bytes -= self._waiting.popleft()[1]
 
     def _lines(self) -> Iterator[tuple[Record, int]]:
-        """Each whole line from where reading stopped; one without its end is left for the next call."""
+        """Yield each whole line from where reading stopped.
+
+        One without its end is left for the next call.
+        """
         file = self._file
         while file is not None:
             line = file.readline()
@@ -134,7 +143,7 @@ class Spool:
 
 
 def last_values(path: Path) -> dict[str, float]:
-    """The last value of each metric in the file."""
+    """Return the last value of each metric in the file."""
     spool, found = Spool(path), dict[str, float]()
     after = Position()
     while records := spool.batch(after):
@@ -146,7 +155,10 @@ def last_values(path: Path) -> dict[str, float]:
 
 
 def _whole(records: list[Record], *, all_there_is: bool) -> list[Record]:
-    """The records of all steps but the last. all_there_is: where these are of one step only, all of them."""
+    """Return the records of all steps but the last.
+
+    all_there_is: if these are of one step only, all of them.
+    """
     whole = [record for record in records if record.step < records[-1].step]
     return records if not whole and all_there_is else whole
 

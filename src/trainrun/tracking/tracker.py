@@ -47,10 +47,10 @@ class ServerOptions(TrackerOptions):
 
 
 class Opened(NamedTuple):
-    """What a tracker answers when it is open.
+    """What a tracker returns when it is open.
 
     `mark` is what it wants to find again: plain JSON values, such as its own id of the run. `has` is the last step of
-    which it has everything, where it knows that better than the cursor does; None where it does not.
+    which it has everything, if it knows that better than the cursor does; otherwise None.
     """
 
     mark: Mark
@@ -60,20 +60,26 @@ class Opened(NamedTuple):
 class Tracker(Protocol):
     """One way to send metrics. Lives in a process of its own, whose one thread makes all calls.
 
-    Every method but `close` raises whatever goes wrong; it is then closed, and opened again after a wait.
+    Every method but `close` raises any error; the tracker is then closed, and opened again after a wait.
     """
 
     whole_steps: bool
     """All records of a step come in one `send`, the next step having begun, or the run having ended."""
 
     def open(self, facts: RunFacts, mark: Mark) -> Opened:
-        """Connect. mark: what was last answered by `open` or `send`, in this process or an earlier; empty at first."""
+        """Connect.
+
+        mark: what was last returned by `open` or `send`, in this process or an earlier; empty at first.
+        """
 
     def send(self, records: Sequence[Record]) -> Mark:
-        """Deliver `records`, in order. When this returns they are with the tracker, or safe on its own disk."""
+        """Deliver `records`, in order.
+
+        When this returns they are with the tracker, or safe on its own disk.
+        """
 
     def finish(self, ending: Ending) -> None:
-        """Everything has been sent: say how the run ended."""
+        """Report how the run ended; everything has been sent."""
 
     def close(self) -> None:
         """Let go of everything; the tracker may be in any state."""

@@ -92,7 +92,7 @@ class ForeignBatches:
         return self._loaded is not None and self._loaded["batches"] > 0
 
     def progress(self) -> float | None:
-        """The used share of the epoch, from 0 to 1; None without lengths.
+        """Return the used share of the epoch, from 0 to 1; None without lengths.
 
         Only updates that were counted are part of it.
         """

@@ -67,7 +67,7 @@ class SampledBatches:
         return self._sampler.position > 0
 
     def progress(self) -> float | None:
-        """The used share of the epoch, from 0 to 1, by the updates that were counted."""
+        """Return the used share of the epoch, from 0 to 1, by the counted updates."""
         return (self._sampler.position + self._used) / self._sampler.samples
 
     def begin(self, epoch: int) -> Iterator[Update]:
