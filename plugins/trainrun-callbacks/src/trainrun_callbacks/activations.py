@@ -118,7 +118,7 @@ class Activations:
         try:
             call = {"inputs": kept(given), "output": kept(output)} if self._options.inputs else kept(output)
             self._found.setdefault(name, []).append(call)
-        except Exception as error:  # within the forward; raised where the plugin's policy applies
+        except Exception as error:  # within the forward; raised under the plugin's policy
             self._error = self._error or error
 
     def _unhook(self) -> None:

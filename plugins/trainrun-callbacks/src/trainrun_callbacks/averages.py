@@ -17,7 +17,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Averages:
-    """The averages of the parameters in `named`, beside them or, with `offload`, in pinned memory of the host.
+    """The averages of the parameters in `named`, next to them or, with `offload`, in pinned memory of the host.
 
     Nothing here waits for a GPU but `swap_in`, `state` and `load`: parameters are copied to the host while the next
     update is made, and averaged there after that.
@@ -40,7 +40,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, weight: float) -> None:
-        """Move the averages by `weight` (0 to 1) of the way to the parameters as they are now."""
+        """Move the averages by `weight` (0 to 1) of the way to the current parameters."""
         if not self._offload:
             self._blend(self._current, weight)
             return
@@ -68,14 +68,20 @@ class Averages:
 
     @torch.no_grad()
     def state(self) -> dict[str, torch.Tensor]:
-        """The averages by name; those of sharded parameters are sharded in the same way."""
+        """Return the averages by name.
+
+        Those of sharded parameters are sharded in the same way.
+        """
         self._catch_up()
         pairs = zip(self._parameters.items(), self._averages, strict=True)
         return {name: _like(parameter, average) for (name, parameter), average in pairs}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over averages that `state` gave. Raises TrainingError where they are of other parameters."""
+        """Load averages that `state` returned.
+
+        Raises TrainingError if they are of other parameters.
+        """
         _require_same(self._parameters, state)
         for (name, parameter), average in zip(self._parameters.items(), self._averages, strict=True):
             average.copy_(_share_of(parameter, state[name]))
@@ -86,7 +92,7 @@ class Averages:
         return torch.empty_like(tensor, dtype=dtype)
 
     def _stage(self) -> None:
-        """Have the parameters copied to the host, by the GPU, when it comes to that."""
+        """Have the GPU copy the parameters to the host, when it comes to that."""
         torch._foreach_copy_(self._staged, self._current, non_blocking=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record()
@@ -111,7 +117,7 @@ def _kept_as(dtype: torch.dtype) -> torch.dtype:
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """What of the tensor is on this rank; the same memory."""
+    """Return what of the tensor is on this rank; the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -129,7 +135,10 @@ def _like(parameter: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
 
 
 def _share_of(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """This rank's share of an average that may have been kept whole or sharded in another way."""
+    """Return this rank's share of an average.
+
+    It may have been kept whole or sharded in another way.
+    """
     if not isinstance(parameter, DTensor):
         return whole
     mesh, placements = parameter.device_mesh, parameter.placements

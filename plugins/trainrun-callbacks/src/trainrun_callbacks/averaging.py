@@ -17,7 +17,7 @@ _CLAIM = "_trainrun_evaluated_by"  # on the module: which plugin evaluates with 
 
 
 class AveragingOptions(PluginOptions):
-    """When to average, and where the average is kept."""
+    """When to average, and whether the average is kept on the host."""
 
     every: int = Field(1, ge=1, description="Number of steps between two averagings.")
     start: int = Field(1, ge=1, description="First step whose weights to average.")
@@ -42,7 +42,10 @@ class Averaging(ABC):
 
     @abstractmethod
     def weight(self) -> float:
-        """How far the average goes towards the weights of this step; before the first, it has none of its own."""
+        """Return how far the average goes towards the weights of this step.
+
+        Before the first, it has none of its own.
+        """
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
@@ -95,7 +98,10 @@ class Averaging(ABC):
 
     @hookimpl(mutates=True, tryfirst=True)
     def on_exception(self) -> None:
-        """What others then save are the weights, also where the average was to stay. No other rank is asked."""
+        """Restore the weights, for what others then save.
+
+        This is done even if the average was to stay. No other rank is asked.
+        """
         self._restore()
 
     @hookimpl(mutates=True, tryfirst=True)

@@ -11,13 +11,19 @@ from trainrun_callbacks.selecting import fits, named_tensors
 
 
 def samples(batch: Any) -> int:
-    """The number of samples: the length of the first tensor, or 1 where there is none."""
+    """Return the number of samples.
+
+    It is the length of the first tensor, or 1 if there is none.
+    """
     first = next((tensor for _, tensor in named_tensors(batch)), None)
     return first.shape[0] if first is not None and first.ndim else 1
 
 
 def chosen(batch: Any, pattern: str) -> Tensor:
-    """The first tensor of a batch whose name fits. Raises UsageError naming those there are."""
+    """Return the first tensor of a batch whose name fits.
+
+    Raises UsageError naming those there are.
+    """
     names = []
     for name, tensor in named_tensors(batch):
         if fits(name, (pattern,)):

@@ -67,7 +67,10 @@ class BestCheckpoint:
 
     @hookimpl(mutates=True)
     def on_train_start(self, run: Run) -> None:
-        """What the state names may not be there: it is that of an older checkpoint, or of another run."""
+        """Forget what the state names and is not there.
+
+        The state may be that of an older checkpoint, or of another run.
+        """
         there = self._there(run, [*self._ranking.entries, *self._asked])
         self._ranking.keep(there)
         for one in self._asked:
@@ -153,7 +156,10 @@ class BestCheckpoint:
             self._link(run)
 
     def _write(self, run: Run, new: Scored) -> None:
-        """All ranks take it in; if rank 0 could not write it, all hear of that at the next evaluation."""
+        """Add the weights on all ranks.
+
+        If rank 0 could not write them, all ranks learn of that at the next evaluation.
+        """
         path, provisional = self._path(run, new.step), self._provisional_path(run)
         if not self._provisional:
             self._save_weights(run, path)
@@ -173,19 +179,22 @@ class BestCheckpoint:
         self._provisional = False
 
     def _provisional_path(self, run: Run) -> Path:
-        """Where the weights are that were evaluated, until the evaluation's record is complete."""
+        """Return the path of evaluated weights until the evaluation's record is complete."""
         return self._folder(run) / f".{self._options.link}-evaluated{_WEIGHTS}"
 
     def _there(self, run: Run, entries: list[Scored]) -> set[int]:
-        """Of which steps there is what was saved: what rank 0 sees counts for all, so that all go on alike."""
+        """Return the steps of which there is what was saved.
+
+        What rank 0 sees counts for all, so that all continue alike.
+        """
         seen = [int(self._path(run, one.step).exists()) for one in entries]
         return {one.step for one, there in zip(entries, _of_rank_0(run, seen), strict=True) if there}
 
     def _link(self, run: Run) -> None:
-        """Rank 0 makes links and files as the ranking says. What fails is tried again at the next save or evaluation.
+        """Make links and files on rank 0 as the ranking says.
 
-        In a run that goes on weights which the ranking does not know may be those of later steps, or of another
-        metric: they get another name, and are not removed.
+        What fails is tried again at the next save or evaluation. In a resumed run, weights which the ranking does not
+        know may be those of later steps, or of another metric: they get another name, and are not removed.
         """
         if run.world.rank > 0:
             return
@@ -223,7 +232,10 @@ class BestCheckpoint:
 
 
 def _clash(recipe: Recipe) -> str | None:
-    """Several instances with one name for their links. Those of further places cannot be the name of another."""
+    """Report several instances with one name for their links.
+
+    Those of further places cannot be the name of another.
+    """
     used = [(table.use or name, table) for name, table in recipe.plugins.items()]
     names = [
         f"{'weights' if table.options.get('weights_only') else 'checkpoints'}/{table.options.get('link', _LINKS[name])}"

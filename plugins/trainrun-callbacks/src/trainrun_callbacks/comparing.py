@@ -13,9 +13,10 @@ _FACTOR = 6364136223846793005  # of Knuth's generator MMIX: odd, so that no bit 
 
 
 def compare(tensors: Mapping[str, torch.Tensor], device: torch.device) -> tuple[str, list[str]]:
-    """What differs between the ranks, "tensors" or their "values", and a line for each difference. A collective.
+    """Compare the tensors of the ranks. A collective.
 
-    Where not all ranks have tensors of the same names, their values are not compared.
+    Returns what differs between the ranks, "tensors" or their "values", and a line for each difference. If not all
+    ranks have tensors of the same names, their values are not compared.
     """
     names = list(tensors)
     told = zlib.crc32("\n".join(names).encode())
@@ -28,7 +29,10 @@ def compare(tensors: Mapping[str, torch.Tensor], device: torch.device) -> tuple[
 
 
 def fingerprint(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A hash of the tensor's bits as an integer on `device`, computed where the tensor is, without waiting for it."""
+    """Return a hash of the tensor's bits as an integer on `device`.
+
+    It is computed on the tensor's device, without waiting for it.
+    """
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     flat = flat.clone() if flat.storage_offset() % 4 else flat
     words = flat if len(flat) % 4 else flat.view(torch.int32)
@@ -43,7 +47,10 @@ def fingerprint(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _unlike(mine: torch.Tensor) -> list[tuple[int, list[list[int]]]]:
-    """The places at which not all ranks have the same number, and which ranks agree there with one another."""
+    """Return the places at which not all ranks have the same number.
+
+    For each place, it is returned which ranks agree with one another.
+    """
     everybody = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
     distributed.all_gather(everybody, mine)
     found = []
@@ -57,7 +64,10 @@ def _unlike(mine: torch.Tensor) -> list[tuple[int, list[list[int]]]]:
 
 
 def _gathered(names: Sequence[str], device: torch.device) -> list[list[str]]:
-    """The names that each rank has. A collective; as tensors, because objects would need numpy."""
+    """Return the names that each rank has. A collective.
+
+    They are sent as tensors, because objects would need numpy.
+    """
     data = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8, device=device)
     sizes = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(sizes, torch.tensor(len(data), device=device))
@@ -69,7 +79,7 @@ def _gathered(names: Sequence[str], device: torch.device) -> list[list[str]]:
 
 
 def _apart(everybody: Sequence[Sequence[str]]) -> list[str]:
-    """Which names are there on some ranks only, or that their order differs."""
+    """Describe which names are there on some ranks only, or that their order differs."""
     known = dict.fromkeys(name for theirs in everybody for name in theirs)
     found = []
     for name in known:
@@ -80,5 +90,5 @@ def _apart(everybody: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _grouped(groups: Sequence[Sequence[int]]) -> str:
-    """The ranks that agree, and those that do not: `ranks 0, 2 against 1`."""
+    """Describe the ranks that agree, and those that do not: `ranks 0, 2 against 1`."""
     return "ranks " + " against ".join(", ".join(map(str, group)) for group in groups)

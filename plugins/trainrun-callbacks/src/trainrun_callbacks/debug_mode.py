@@ -84,13 +84,16 @@ class DebugMode:
 
 
 def _has_value(module: torch.nn.Module, name: str) -> bool:
-    """Whether the module, or its class, has such an attribute that is no method or property."""
+    """Return whether the module, or its class, has such an attribute.
+
+    It must be no method or property.
+    """
     found = inspect.getattr_static(module, name, _NOTHING)
     return found is not _NOTHING and not callable(found) and not hasattr(found, "__get__")
 
 
 def described(batch: Any) -> dict[str, str]:
-    """The tensors of a batch: type, shape and place of each, by name."""
+    """Describe the tensors of a batch by name: type, shape and device of each."""
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
         for name, tensor in named_tensors(batch)

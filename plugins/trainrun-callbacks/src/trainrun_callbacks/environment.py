@@ -84,7 +84,7 @@ class Environment:
 
 
 def chosen(variables: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:
-    """The variables that fit one of the patterns, with secrets replaced."""
+    """Return the variables that fit one of the patterns, with secrets replaced."""
     names = sorted(name for name in variables if any(fnmatchcase(name, pattern) for pattern in patterns))
     return {name: records.masked(name, variables[name]) for name in names}
 

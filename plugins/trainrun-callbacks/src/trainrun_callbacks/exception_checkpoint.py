@@ -49,7 +49,7 @@ class ExceptionCheckpoint:
 
     def __init__(self, options: ExceptionCheckpointOptions) -> None:
         self._options = options
-        self._updating = False  # the optimizer was called, and has not answered
+        self._updating = False  # the optimizer was called, and has not returned
         self._updated = 0  # the last step whose update is complete
 
     @hookimpl
@@ -77,7 +77,7 @@ class ExceptionCheckpoint:
         if run.model is None or run.phase == "setup":
             return  # the weights are those that training would begin with again
         writing = _Writing(run, self._options, self._report(run, error))
-        # On a thread, because a disk or a device that does not answer must not keep the process from ending.
+        # On a thread, because a disk or a device that does not respond must not keep the process from ending.
         thread = threading.Thread(target=writing.run_all, name="exception-checkpoint", daemon=True)
         thread.start()
         thread.join(self._options.patience)
@@ -144,7 +144,7 @@ class _Writing:
             if not self.given_up.is_set():
                 scratch.rename(self.folder)
                 _prune(self.folder.parent, self.options.keep)
-        except Exception as problem:  # whatever it is, training failed for another reason
+        except Exception as problem:  # for any exception here, training failed for another reason
             self.problem = f"{type(problem).__name__}: {problem}"
         finally:
             with suppress(OSError):
@@ -160,14 +160,20 @@ class _Writing:
 
 
 def _not_finite(run: Run) -> list[str]:
-    """Which weights and buffers hold a NaN or an infinity, in what is on this rank."""
+    """Return the weights and buffers that hold a NaN or an infinity.
+
+    Only what is on this rank is searched.
+    """
     assert run.module is not None
     tensors = {name: one for name, one in _plain(run.module.state_dict()).items() if isinstance(one, torch.Tensor)}
     return [name for name, one in tensors.items() if not one.isfinite().all()]
 
 
 def _plain(value: Any) -> Any:
-    """Values and tensors on the host; of what is spread over ranks, this rank's part."""
+    """Return values and tensors on the host.
+
+    Of what is spread over ranks, this rank's part is returned.
+    """
     if isinstance(value, torch.Tensor):
         local = value.to_local() if hasattr(value, "to_local") else value
         return local.detach().cpu()
@@ -186,7 +192,10 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _is_finite(folder: Path) -> bool:
-    """Whether all weights in a rank's folder are finite, as far as its report can be read."""
+    """Return whether all weights in a rank's folder are finite.
+
+    It is read from the folder's report, as far as possible.
+    """
     try:
         return not json.loads((folder / "report.json").read_text(encoding="utf-8"))["not_finite"]
     except (OSError, ValueError, KeyError):
@@ -194,7 +203,7 @@ def _is_finite(folder: Path) -> bool:
 
 
 def _attempt(folder: Path) -> int:
-    """The attempt that a rank's folder names, also while it is written."""
+    """Return the attempt that a rank's folder names, also while it is written."""
     return int(folder.name.split("-")[1])
 
 

@@ -38,7 +38,7 @@ class FiniteCheck:
         self._options = options
         self._first = True
         self._found: dict[str, dict[tuple[str, ...], torch.Tensor]] = {"gradients": {}, "parameters": {}}
-        self._reports = True  # every rank would say the same where gradients are whole
+        self._reports = True  # every rank would say the same if gradients are whole
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
@@ -105,7 +105,10 @@ class FiniteCheck:
         found[names] = found[names] | flags if names in found else flags
 
     def _take(self, what: str) -> list[str]:
-        """The parameters that were found since the last call; waits for the device."""
+        """Return the parameters that were found since the last call.
+
+        Waits for the device.
+        """
         found, self._found[what] = self._found[what], {}
         rows = [(names, flags.tolist()) for names, flags in found.items()]
         return [name for names, flags in rows for name, bad in zip(names, flags, strict=True) if bad]

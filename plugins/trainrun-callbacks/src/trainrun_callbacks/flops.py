@@ -52,7 +52,10 @@ class FlopCounter:
         self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> int:
-        """The operations since `start`, with a multiplication and an addition for two; then count no more."""
+        """Stop counting; return the operations since `start`.
+
+        A multiplication and an addition count as two.
+        """
         assert self._mode is not None
         mode, self._mode = self._mode, None
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -60,14 +63,20 @@ class FlopCounter:
 
 
 def peak(device: torch.device, precision: str) -> float | None:
-    """The peak of a known GPU for matrices of 16 bits, or of 32 where that is what the recipe trains in."""
+    """Return the peak of a known GPU for matrices of 16 bits.
+
+    It is that of 32 bits if the recipe trains in them. None for other devices.
+    """
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device), halves=precision in ("bf16", "fp16"))
 
 
 def peak_of(name: str, *, halves: bool) -> float | None:
-    """The same by a device's name. Nothing for others, among them other models of a series and parts of a GPU (MIG)."""
+    """Return the peak by a device's name.
+
+    None for other devices, among them other models of a series and parts of a GPU (MIG).
+    """
     words = set(re.split(r"[\s-]+", name))
     if "MIG" in words:
         return None

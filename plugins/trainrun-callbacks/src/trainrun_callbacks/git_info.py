@@ -1,4 +1,4 @@
-"""Write down which commit is trained, and what was changed since; refuse changes where the recipe asks for that."""
+"""Write down which commit is trained, and what was changed since; refuse changes if the recipe asks for that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainrun import Launch
 
 _SHOWN = 10
-_PATIENCE = 30.0  # seconds that git may take for one answer
+_PATIENCE = 30.0  # seconds that one call of git may take
 
 
 class GitInfoOptions(PluginOptions):
@@ -81,12 +81,18 @@ class Repository(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> Repository | None:
-        """That which holds `folder`; None where there is none, or git cannot say."""
+        """Return the repository that holds `folder`.
+
+        None if there is none, or git cannot say.
+        """
         root = _git(folder, "rev-parse", "--show-toplevel")
         return None if root is None else cls(Path(root.rstrip("\n")))
 
     def changed(self, *, untracked: bool) -> list[str] | None:
-        """The files that are not as the last commit has them, staged ones too; None where git cannot say."""
+        """Return the files that differ from the last commit, staged ones too.
+
+        None if git cannot say.
+        """
         shown = f"--untracked-files={'all' if untracked else 'no'}"
         listed = _git(self.root, "status", "--porcelain=v1", "-z", "--no-renames", shown)
         return None if listed is None else [entry[3:] for entry in listed.split("\0") if entry]
@@ -107,7 +113,10 @@ class Repository(NamedTuple):
         }
 
     def difference(self) -> str | None:
-        """What has changed since the last commit, as a patch that `git apply` takes; None where git gives none."""
+        """Return what has changed since the last commit, as a patch for `git apply`.
+
+        None if git gives none.
+        """
         return _git(self.root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
 
 
@@ -127,7 +136,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             timeout=_PATIENCE,
             check=True,
         )
-    # No git, no repository, no commit yet, no such setting, or no answer in time: git cannot say.
+    # No git, no repository, no commit yet, no such setting, or no result in time: git cannot say.
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode(errors="surrogateescape")

@@ -81,7 +81,10 @@ class GradientSkipping:
 
 
 def _agreed(reason: str | None, run: Run, model: torch.nn.Module) -> str | None:
-    """Where each rank may have gradients of its own, all skip what one of them skips. A collective there."""
+    """Return the reason to skip on which all ranks agree.
+
+    If each rank may have gradients of its own, all skip what one of them skips. A collective in that case.
+    """
     import torch  # noqa: PLC0415 - the client imports this module, and must stay free of it
 
     from trainrun_callbacks.reductions import of_any_rank, same_everywhere  # noqa: PLC0415

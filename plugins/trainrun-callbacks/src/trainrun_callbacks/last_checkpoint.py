@@ -49,7 +49,10 @@ class LastCheckpoint:
 
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Begin to count; and repair the link, which may lead to a checkpoint that was put aside since."""
+        """Begin to count; repair the link.
+
+        The link may lead to a checkpoint that was put aside since.
+        """
         self._since = self._clock()
         self._point(run, _newest(run.paths.checkpoints, run.step))
 
@@ -72,7 +75,10 @@ class LastCheckpoint:
         self._before = state["elapsed"]
 
     def _point(self, run: Run, target: str | None) -> None:
-        """Move the link on, or remove it. Where that fails, the next save tries it again."""
+        """Update the link, or remove it.
+
+        If that fails, the next save tries it again.
+        """
         link = run.paths.checkpoints / self._options.link
         try:
             if target is not None:
@@ -87,7 +93,10 @@ class LastCheckpoint:
 
 
 def _newest(folder: Path, limit: int) -> str | None:
-    """The name of the newest checkpoint up to that step. What is called otherwise is not one."""
+    """Return the name of the newest checkpoint up to that step.
+
+    A folder of any other name is not a checkpoint.
+    """
     found = [(path.name, _CHECKPOINT.fullmatch(path.name)) for path in folder.glob("step-*")]
     older = {int(match[1]): name for name, match in found if match and int(match[1]) <= limit}
     return older[max(older)] if older else None

@@ -1,4 +1,4 @@
-"""Links beside the runs: to the one that was launched last, and to the last one that went well."""
+"""Links next to the runs: to the one that was launched last, and to the last one that went well."""
 
 from __future__ import annotations
 

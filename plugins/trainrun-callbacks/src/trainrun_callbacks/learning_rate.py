@@ -1,4 +1,4 @@
-"""Log the learning rate, and with it what else the optimizer's parameter groups hold."""
+"""Log the learning rate, and with it other values of the optimizer's parameter groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LearningRateMonitorOptions(PluginOptions):
-    """What to log beside the learning rate."""
+    """What to log besides the learning rate."""
 
     momentum: bool = Field(
         False, description="Also log the momentum (for Adam and similar optimizers, the first beta)."

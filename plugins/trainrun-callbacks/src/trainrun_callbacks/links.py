@@ -13,7 +13,7 @@ _RESERVED = ("step-", "bad-step-", "superseded-step-")  # how checkpoints are ca
 
 
 def problem(name: str) -> str | None:
-    """What is wrong with the name of a link, beside its characters."""
+    """Return what is wrong with the name of a link, besides its characters."""
     if name.startswith(_RESERVED):
         return f"link = {name!r} could be taken for a checkpoint; give it another name"
     if _RANKED.search(name):
@@ -22,7 +22,10 @@ def problem(name: str) -> str | None:
 
 
 def point(link: Path, target: str) -> bool:
-    """Make `link` lead to `target`, relative to its folder; answers whether it did not before. Raises OSError."""
+    """Make `link` lead to `target`, relative to its folder.
+
+    Returns whether it did not before. Raises OSError.
+    """
     if link.is_symlink() and str(link.readlink()) == target:
         return False
     scratch = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
@@ -36,9 +39,9 @@ def point(link: Path, target: str) -> bool:
 
 
 def point_ranked(folder: Path, name: str, targets: Sequence[str], suffix: str = "") -> None:
-    """Make `name`, `name-2`, `name-3` … lead to the targets, and remove those that are too many. Raises OSError.
+    """Make `name`, `name-2`, `name-3` … lead to the targets, and remove those that are too many.
 
-    From the last to the first: what moves down a place is never without a link, which is what keeps it.
+    Raises OSError. From the last to the first: what moves down a place is never without a link, which is what keeps it.
     """
     names = [f"{name}{suffix}", *(f"{name}-{place}{suffix}" for place in range(2, len(targets) + 1))][: len(targets)]
     for one, target in reversed(list(zip(names, targets, strict=True))):

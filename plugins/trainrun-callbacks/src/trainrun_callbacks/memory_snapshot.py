@@ -59,7 +59,10 @@ class MemorySnapshot:
 
 
 def ran_out(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that a device has run out of memory."""
+    """Return whether an error means that a device has run out of memory.
+
+    The error or what it came from may say so.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, torch.OutOfMemoryError):

@@ -1,4 +1,4 @@
-"""Check once, and early, that the metrics are logged that somebody relies on."""
+"""Check once, and early, that the required metrics are logged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MetricCheck:
 
 
 def _split(pattern: str, recipe: Recipe) -> str | None:
-    """The split whose evaluation is to have the metric, if any."""
+    """Return the split whose evaluation is to have the metric, if any."""
     return next((split for split in recipe.evaluate.splits if pattern.startswith(f"{split}/")), None)
 
 

@@ -1,4 +1,4 @@
-"""Show metrics as a table that grows, on the console of whoever launched the run."""
+"""Show metrics as a table that grows, on the console of the launch."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ class MetricsTable:
             )
 
     def _is_whole(self, metrics: Iterable[str]) -> bool:
-        """Whether this is a log of training or evaluation, and not what is left to say when training has ended."""
+        """Return whether this is a log of training or evaluation.
+
+        Otherwise it is what is left to say when training has ended.
+        """
         return any(name == "train/loss" or name.startswith(self._splits) for name in metrics)
 
     def _is_chosen(self, name: str) -> bool:
@@ -150,7 +153,7 @@ class Table:
         self._columns: list[str] = []
 
     def add(self, step: int, metrics: Mapping[str, float]) -> Iterable[str]:
-        """The lines that a row adds."""
+        """Yield the lines that a row adds."""
         new = [name for name in metrics if name not in self._columns]
         if new:
             if self._columns:
@@ -166,10 +169,11 @@ class Table:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Write lines of a table to standard error: headers bold and lines cut to its width where that is a terminal.
+    """Write lines of a table to standard error.
 
-    Through `sys.stderr` as it is, so that they come above the line that shows the progress: a console of rich's own
-    would go past what keeps that line in its place.
+    If that is a terminal, headers are bold and lines are cut to its width. The lines go through `sys.stderr` as it is,
+    so that they come above the line that shows the progress. A console of rich's own would go past what keeps that line
+    in its place.
     """
     lines = map(escape, lines)
     if sys.stderr.isatty():

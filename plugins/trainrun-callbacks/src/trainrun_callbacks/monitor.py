@@ -42,7 +42,10 @@ class Monitor:
         self._stopped = False
 
     def problem(self, recipe: Recipe) -> str | None:
-        """What is wrong with the name before anything is evaluated: its split is not."""
+        """Return what is wrong with the name before anything is evaluated.
+
+        Its split may be wrong.
+        """
         splits = recipe.evaluate.splits
         if self.is_of(splits):
             return None
@@ -50,7 +53,10 @@ class Monitor:
         return f"monitor = {self.name!r} names no evaluated split; there is {names}"
 
     def read(self, splits: Sequence[str], metrics: Mapping[str, float]) -> float | None:
-        """Return the value; None if this evaluation of `splits` has none. Raise UsageError if it must have one."""
+        """Return the value; None if this evaluation of `splits` has none.
+
+        Raises UsageError if it must have one.
+        """
         if self.name in metrics:
             self._seen = True
             return metrics[self.name]
@@ -61,7 +67,7 @@ class Monitor:
         return None
 
     def is_of(self, splits: Sequence[str]) -> bool:
-        """Whether the metric has the name of one of `splits` before its own."""
+        """Return whether the metric has the name of one of `splits` before its own."""
         return any(self.name.startswith(f"{split}/") for split in splits)
 
     def stopped(self) -> None:
@@ -69,27 +75,36 @@ class Monitor:
         self._stopped = True
 
     def require_seen(self) -> None:
-        """Raise UsageError where all evaluations were made and none had the metric."""
+        """Raise UsageError if all evaluations were made and none had the metric."""
         if self._missed and not self._seen and not self._stopped:
             raise UsageError(f"{self._absent()} no evaluation had it; the last one had: {self._known()}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Which metric this is, and whether it was there: an attempt may go on from behind the last evaluation."""
+        """Return which metric this is, and whether it was there.
+
+        An attempt may resume from behind the last evaluation.
+        """
         return {"name": self.name, "mode": self._mode, "seen": self._seen, "missed": self._missed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Whether the state is of this very metric, and good in the same sense; else it is left."""
+        """Load the state if it is of this very metric, and good in the same sense.
+
+        Returns whether it is; otherwise the state is left.
+        """
         same = (state["name"], state["mode"]) == (self.name, self._mode)
         if same:
             self._seen, self._missed = state["seen"], list(state["missed"])
         return same
 
     def gain(self, value: float, reference: float) -> float:
-        """How much better one value is than another; negative where it is worse."""
+        """Return how much better one value is than another; negative if it is worse."""
         return value - reference if self._mode == "max" else reference - value
 
     def better(self, value: float, reference: float | None, by: float = 0.0) -> bool:
-        """Whether a value is better than another by more than that; one that is not finite never is."""
+        """Return whether a value is better than another by more than `by`.
+
+        A value that is not finite never is.
+        """
         return math.isfinite(value) and (reference is None or self.gain(value, reference) > by)
 
     def _absent(self) -> str:

@@ -99,7 +99,10 @@ class Norms:
     def _norms(
         self, what: str, tensors: Mapping[str, Tensor], parts: Sequence[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """parts: what this rank holds of `tensors`, where it is not what they hold now."""
+        """Return the norms of `tensors` by name.
+
+        parts: what this rank holds of `tensors`, if it is not what they hold now.
+        """
         if not self._groups[what]:
             return {}
         names, norms = self._passes.get(what, ((), None))
@@ -149,7 +152,10 @@ class GroupedNorms:
 
     @torch.no_grad()
     def __call__(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
-        """parts: what this rank holds of each tensor, in the order of the names; those of half precision last."""
+        """Return the norms by name.
+
+        parts: what this rank holds of each tensor, in the order of the names; those of half precision last.
+        """
         if not parts:
             return {name: torch.zeros(()) for name in self._names}
         norms = self._each(parts)
@@ -163,13 +169,16 @@ class GroupedNorms:
         return {name: whole[place] for name, place in self._alone.items()} | found
 
     def _greatest(self, norms: Tensor) -> Tensor:
-        """The greatest of all ranks. Which of a NaN and a number is the greater is not defined there, so they part."""
+        """Return the greatest norms of all ranks.
+
+        Which of a NaN and a number is the greater is not defined there, so they part.
+        """
         rows = torch.stack([norms.nan_to_num(nan=0.0, posinf=math.inf), norms.isnan().double()], dim=1)
         greatest, unknown = self._over_ranks(rows, dist.ReduceOp.MAX).unbind(dim=1)
         return torch.where(unknown > 0, math.nan, greatest)
 
     def _each(self, parts: Sequence[Tensor]) -> Tensor:
-        """The norm of each part, as one vector."""
+        """Return the norm of each part, as one vector."""
         full = [_not_empty(part) for part in parts]
         cut = len(full) - self._halves
         norms = list(torch._foreach_norm(full[:cut], self._order)) if cut else []
@@ -179,10 +188,13 @@ class GroupedNorms:
 
 
 def _ratio(change: Tensor, weight: Tensor) -> Tensor:
-    """0 where there is nothing to divide by."""
+    """Return the ratio; 0 if there is nothing to divide by."""
     return torch.where(weight == 0, 0.0, change / weight)
 
 
 def _not_empty(part: Tensor) -> Tensor:
-    """A rank may hold nothing of a tensor; the greatest of no values is not defined."""
+    """Return the part, or a zero if it is empty.
+
+    A rank may hold nothing of a tensor; the greatest of no values is not defined.
+    """
     return part if part.numel() else part.new_zeros(1)

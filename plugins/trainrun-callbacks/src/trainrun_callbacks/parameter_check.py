@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 class ParameterCheckOptions(PluginOptions):
-    """How often, and what is compared beside the parameters."""
+    """How often, and what is compared besides the parameters."""
 
     every: int = Field(100, ge=1, description="Number of steps between two comparisons; the end of training adds one.")
     buffers: bool = Field(

@@ -80,24 +80,24 @@ class MetricStepped:
         self.scheduler = scheduler
 
     def step(self) -> None:
-        """Nothing: this is what is called after each update."""
+        """Do nothing: this is called after each update."""
 
     def step_with(self, metric: float) -> None:
-        """Tell the scheduler a metric; it may lower the rate."""
+        """Pass a metric to the scheduler; it may lower the rate."""
         self.scheduler.step(metric)
 
     def get_last_lr(self) -> list[float]:
-        """The rates as they are."""
+        """Return the current rates."""
         rates: list[float] = self.scheduler.get_last_lr()
         return rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The scheduler's own."""
+        """Return the scheduler's own state."""
         state: dict[str, Any] = self.scheduler.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue with what `state_dict` returned."""
         self.scheduler.load_state_dict(state)
 
 

@@ -144,14 +144,14 @@ class Shards:
 
 
 def read_predictions(folder: Path, *, interleaved: bool = True) -> Iterator[Record]:
-    """Give back what was written into one `predictions/SPLIT-step-S`, sample by sample.
+    """Yield what was written into one `predictions/SPLIT-step-S`, sample by sample.
 
-    Each is `{"predictions": …}`, and `"batch"` where tensors of it were kept. They come in the order of the dataset:
+    Each is `{"predictions": …}`, and `"batch"` if tensors of it were kept. They come in the order of the dataset:
     trainrun's own loader gives sample i to rank i modulo their number.
 
     interleaved: False for a loader of one's own; then all of rank 0, then all of rank 1, and so on.
 
-    Raises ValueError where the evaluation was broken off, so that ranks are missing.
+    Raises ValueError if the evaluation was interrupted, so that ranks are missing.
     """
     ranks = [_samples(folder, index) for index in _indices(folder)]
     if not interleaved:
@@ -194,7 +194,7 @@ def _row(value: Any, place: int) -> Any:
 
 
 def _require_rows(name: str, value: Any, size: int) -> None:
-    """Raise TrainingError where there is not one row a sample."""
+    """Raise TrainingError unless there is one row a sample."""
     if isinstance(value, Mapping | tuple):
         parts = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, part in parts:

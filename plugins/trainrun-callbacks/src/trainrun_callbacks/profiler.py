@@ -59,7 +59,7 @@ class Profiler:
 
     @hookimpl
     def on_update_end(self, run: Run) -> None:
-        # A file that one rank sees and another does not yet: the log tells all of them at the same step.
+        # A file that one rank sees and another does not yet: the log informs all of them at the same step.
         if self._options.on_demand and self._profile is None and run.logs_now and _request(run).exists():
             run.log(_ASKED, 1.0, reduce="max")
 

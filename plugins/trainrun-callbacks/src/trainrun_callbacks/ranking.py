@@ -23,9 +23,9 @@ class Ranking:
         self.entries: list[Scored] = []
 
     def place(self, new: Scored, also: Sequence[Scored] = ()) -> int | None:
-        """At which place, from 1, it would be; None where it is not good enough, or not finite.
+        """Return the place, from 1, that it would have.
 
-        also: what counts beside those that were taken in.
+        None if it is not good enough, or not finite. also: what counts besides those that were added.
         """
         if not math.isfinite(new.value):
             return None
@@ -34,7 +34,10 @@ class Ranking:
         return place if place <= self._size else None
 
     def add(self, new: Scored) -> bool:
-        """Take it in, if it is good enough; answers whether it was. A step is in once, with its last value."""
+        """Add it if it is good enough; return whether it was.
+
+        A step is in once, with its last value.
+        """
         place = self.place(new)
         if place is None:
             return False
@@ -61,5 +64,5 @@ def rows(entries: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def scored(rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
-    """What `rows` were made of."""
+    """Return what `rows` were made of."""
     return [Scored(row["step"], row["value"]) for row in rows]

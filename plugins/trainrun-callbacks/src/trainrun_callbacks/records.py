@@ -33,12 +33,18 @@ def write(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The same with a JSON document. Numbers that JSON lacks (NaN, infinities) become texts."""
+    """Write a JSON document in the same way.
+
+    Numbers that JSON lacks (NaN, infinities) become texts.
+    """
     write(path, json.dumps(_finite(value), allow_nan=False, indent=2, default=str) + "\n")
 
 
 def append_event(events: Path, event: dict[str, Any]) -> None:
-    """Add a line to the run's events; to be called in the client while no worker runs."""
+    """Add a line to the run's events.
+
+    Call it in the client while no worker runs.
+    """
     line = (json.dumps(_finite(event), allow_nan=False) + "\n").encode()
     descriptor = os.open(events, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -48,7 +54,10 @@ def append_event(events: Path, event: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in the lines of a file; a line that was cut off when its writer was killed is passed over."""
+    """Yield the JSON objects in the lines of a file.
+
+    A line that was cut off when its writer was killed is passed over.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -62,7 +71,10 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def free(path: Path) -> Path:
-    """`path`, or where it is taken, that of a launch before, `NAME-2.json` and so on."""
+    """Return `path`, or if it is taken, a free path next to it.
+
+    It is `NAME-2.json` and so on: the file of a launch before is kept.
+    """
     number, found = 1, path
     while found.exists():
         number += 1
@@ -71,7 +83,10 @@ def free(path: Path) -> Path:
 
 
 def masked(name: str, value: str) -> str:
-    """A variable's value as it may be written down: not that of a secret, nor who a URL logs in as."""
+    """Return a variable's value as it may be written down.
+
+    It is not that of a secret, and does not show the login of a URL.
+    """
     return REDACTED if _SECRET.search(name) else _USER_IN_URL.sub(f"{REDACTED}@", value)
 
 

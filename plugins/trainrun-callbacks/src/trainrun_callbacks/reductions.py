@@ -12,7 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def total_norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
-    """The norm of all gradients together, those of sharded parameters over all ranks. Collective where they are."""
+    """Return the norm of all gradients together.
+
+    Those of sharded parameters count over all ranks. Collective if there are such.
+    """
     gradients = [one.grad for one in model.parameters() if one.grad is not None]
     if kind != math.inf:
         norm = torch.nn.utils.get_total_norm(gradients, kind)
@@ -23,18 +26,21 @@ def total_norm(model: torch.nn.Module, kind: float) -> torch.Tensor:
 
 
 def not_finite(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """For each tensor whether it holds what is not finite, as one tensor on the device; of sharded ones this shard."""
+    """Return for each tensor whether it holds values that are not finite.
+
+    The result is one tensor on the device; of sharded ones this shard counts.
+    """
     # The maximum rather than the 2-norm, whose squares overflow for large but finite numbers.
     return ~torch.isfinite(_largest(tensors))
 
 
 def same_everywhere(model: torch.nn.Module) -> bool:
-    """Whether all ranks have the same gradients after they were reduced."""
+    """Return whether all ranks have the same gradients after they were reduced."""
     return isinstance(model, DistributedDataParallel) or not dist.is_initialized() or dist.get_world_size() == 1
 
 
 def of_any_rank(flags: torch.Tensor) -> torch.Tensor:
-    """The flags that are set on any rank. A collective."""
+    """Return the flags that are set on any rank. A collective."""
     together = flags.to(torch.uint8)
     dist.all_reduce(together, op=dist.ReduceOp.MAX)
     return together.bool()
@@ -57,7 +63,10 @@ def means_over_ranks(sums: Sequence[tuple[torch.Tensor, int]]) -> list[float]:
 
 
 def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The largest magnitude in each tensor, of sharded ones in this shard; NaN where there is one."""
+    """Return the largest magnitude in each tensor; NaN if there is one.
+
+    Of sharded tensors, this shard counts.
+    """
     shards = _shards(tensors)
     if all(one.device.type == "cpu" and one.is_floating_point() for one in shards):
         # Several times as fast as the norm there.
@@ -67,7 +76,10 @@ def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """What of each tensor is on this rank; a shard without elements has no maximum, and a zero takes its place."""
+    """Return what of each tensor is on this rank.
+
+    A shard without elements has no maximum, and a zero takes its place.
+    """
     here = [one.to_local() if isinstance(one, DTensor) else one for one in tensors]
     return [one if one.numel() else one.new_zeros(1) for one in here]
 

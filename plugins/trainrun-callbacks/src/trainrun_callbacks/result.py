@@ -20,7 +20,7 @@ _MONITORS = {"best-checkpoint", "early-stopping"}
 
 
 class ResultOptions(PluginOptions):
-    """Of which metrics the best is told."""
+    """The metrics of which to record the best."""
 
     best: dict[str, Literal["min", "max"]] = Field(
         {},
@@ -76,9 +76,9 @@ class Result:
 
 
 def read_results(runs: Path) -> list[dict[str, Any]]:
-    """What is in the `result.json` of each run in a folder, the run that was launched first before all others.
+    """Return what is in the `result.json` of each run in a folder, oldest launch first.
 
-    Links to runs do not count, and neither do runs that have no result. Raises ValueError where one is no JSON.
+    Links to runs do not count, and neither do runs that have no result. Raises ValueError if one is no JSON.
     """
     files = [path / FILE for path in runs.glob("*") if not path.is_symlink()]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
@@ -86,7 +86,7 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
 
 
 def _metrics(path: Path, modes: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The last value of each metric with its step, and the best of some."""
+    """Return the last value of each metric with its step, and the best of some."""
     last: dict[str, Any] = {}
     best: dict[str, dict[str, Any]] = {}
     for record in records.read(path):
@@ -101,7 +101,10 @@ def _metrics(path: Path, modes: Mapping[str, str]) -> tuple[dict[str, Any], dict
 
 
 def _warn(launch: Launch, missing: list[str], known: list[str]) -> None:
-    """Have it among the run's events that metrics which the recipe names were never logged."""
+    """Record among the run's events that required metrics were never logged.
+
+    These are metrics which the recipe names.
+    """
     if missing:
         reason = f"result: best names {', '.join(missing)}, never logged; there were: {', '.join(sorted(known))}"
         records.append_event(launch.paths.events, {"event": "warning", "time": time.time(), "reason": reason})

@@ -1,4 +1,4 @@
-"""A thread that does something every so many seconds until it is told to end."""
+"""A thread that repeats a call after a number of seconds until its end is requested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Ticker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End. A call that is going on is given a while; one that hangs ends with the process."""
+        """End the thread.
+
+        A call that is running is given a while; one that hangs ends with the process.
+        """
         self._end.set()
         self._thread.join(timeout=_ENDING)
 
@@ -38,5 +41,5 @@ class Ticker:
             self._tick()
             while not self._end.wait(self._seconds):
                 self._tick()
-        except Exception as error:  # for the training thread to raise, where the plugin's policy applies
+        except Exception as error:  # for the training thread to raise, within the plugin's policy
             self.error = error

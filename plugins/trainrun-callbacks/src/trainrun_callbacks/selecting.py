@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name."""
+    """Return the parameters that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested mappings, lists and tuples: `input_ids`, or `0` and `1.mask` by their places."""
+    """Yield the tensors in nested mappings, lists and tuples by name.
+
+    Names are such as `input_ids`, or `0` and `1.mask` by their places.
+    """
     if isinstance(value, Tensor):
         yield prefix or "0", value
         return
@@ -32,7 +35,10 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def groups(choice: Choice) -> dict[str, tuple[str, ...]]:
-    """What an option asks for: the patterns of each group, by the name that its metrics get."""
+    """Return the patterns of each group that an option asks for.
+
+    The key is the name that the group's metrics get.
+    """
     if isinstance(choice, bool):
         return {"total": ("*",)} if choice else {}
     if isinstance(choice, Mapping):
@@ -41,5 +47,5 @@ def groups(choice: Choice) -> dict[str, tuple[str, ...]]:
 
 
 def fits(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of the patterns fits the whole name."""
+    """Return whether one of the patterns fits the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

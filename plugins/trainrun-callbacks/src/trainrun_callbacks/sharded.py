@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each rank holds a part of this one: a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")  # without it nobody can have made one
+    """Return whether each rank holds a part of this one: a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")  # without it none can have been made
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; of one that is not sharded, all."""
+    """Return what this rank holds of a tensor; of one that is not sharded, all."""
     if not is_sharded(tensor):
         return tensor
     part: Any = tensor
@@ -29,7 +29,7 @@ def local(tensor: Tensor) -> Tensor:
 class OverRanks:
     """Combines figures about parts of tensors into figures about the whole tensors.
 
-    Made from the tensors once; where none is sharded there is nothing to combine. Otherwise all ranks must call it.
+    Made from the tensors once; if none is sharded there is nothing to combine. Otherwise all ranks must call it.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -50,7 +50,10 @@ class OverRanks:
         return bool(self._masks)
 
     def __call__(self, figures: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
-        """`figures` has one row a tensor, about this rank's part; answers with those about the whole."""
+        """Combine the figures of all ranks.
+
+        `figures` has one row a tensor, about this rank's part. The result has the figures about the whole.
+        """
         for group, mask in self._masks:
             combined = figures.clone()
             dist.all_reduce(combined, how, group)
@@ -60,5 +63,5 @@ class OverRanks:
 
 
 def _sharding(tensor: Any) -> list[tuple[int, Any]]:
-    """The dimensions of the mesh along which a DTensor is cut, each with the mesh."""
+    """Return the dimensions of the mesh along which a DTensor is cut, each with the mesh."""
     return [(number, tensor.device_mesh) for number, how in enumerate(tensor.placements) if how.is_shard()]

@@ -89,7 +89,10 @@ class SpikeGuard:
         self._waiting = [(step, total, samples) for step, total, samples in state["waiting"]]
 
     def _keep(self, step: int) -> None:
-        """Keep the update's losses, summed over the samples on this rank. Padding has the size 0 and does not count."""
+        """Keep the update's losses, summed over the samples on this rank.
+
+        Padding has the size 0 and does not count.
+        """
         counted = [(loss * size, size) for loss, size in self._parts if size]
         total, samples = counted[0] if counted else (self._parts[0][0].new_zeros(()), 0)
         for part, size in counted[1:]:
@@ -98,7 +101,7 @@ class SpikeGuard:
         self._parts = []
 
     def _look(self) -> list[str]:
-        """What is wrong with the losses that are waiting."""
+        """Return what is wrong with the losses that are waiting."""
         from trainrun_callbacks.reductions import means_over_ranks  # noqa: PLC0415 - the client imports no torch
 
         waiting, self._waiting = self._waiting, []

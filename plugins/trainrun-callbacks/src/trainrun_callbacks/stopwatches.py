@@ -14,17 +14,23 @@ class Stopwatch(Protocol):
     """Marks moments, and later says how many seconds lay between two of them."""
 
     def mark(self) -> Any:
-        """This moment."""
+        """Return the current moment."""
 
     def add(self, step: int, name: str, begin: Any, end: Any) -> None:
-        """Keep the time between two marks: one of perhaps several parts of `name` in a step."""
+        """Keep the time between two marks.
+
+        It is one of perhaps several parts of `name` in a step.
+        """
 
     def take(self) -> dict[str, list[float]]:
-        """The seconds of each step by name, as far as they are known by now; the others are for the next call."""
+        """Return the seconds of each step by name, as far as they are known by now.
+
+        The others are for the next call.
+        """
 
 
 class HostStopwatch:
-    """Reads the clock of the host: right where the host computes."""
+    """Reads the clock of the host: right if the host computes."""
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
@@ -79,6 +85,6 @@ def _event() -> Any:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of `values` that is at least as great as `share` of them."""
+    """Return the smallest of `values` that is at least as great as `share` of them."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

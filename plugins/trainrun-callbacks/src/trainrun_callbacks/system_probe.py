@@ -19,7 +19,7 @@ _GIB = 1024**3
 
 
 class Probe:
-    """Looks at this machine. folder: whose disk counts. gpus: True where it is an error that there are none."""
+    """Looks at this machine. folder: whose disk counts. gpus: True if it is an error that there are none."""
 
     def __init__(self, folder: Path, gpus: bool | Literal["auto"]) -> None:
         self._folder = folder
@@ -29,7 +29,10 @@ class Probe:
         self._gpus = _handles(required=gpus is True) if gpus else []
 
     def sample(self) -> dict[str, float]:
-        """What there is to say now. Rates and `cpu_percent` are since the sample before; the first has none."""
+        """Return what there is to say now.
+
+        Rates and `cpu_percent` are since the sample before; the first has none.
+        """
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._folder))
         found = {
             "memory_percent": memory.percent,
@@ -81,7 +84,7 @@ def _gpu(handle: Any) -> Iterator[tuple[str, float]]:
         try:
             yield name, float(read())
         except pynvml.NVMLError_NotSupported:
-            continue  # many GPUs do not tell everything
+            continue  # many GPUs do not report everything
 
 
 def _used(memory: Any) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Statistic = Literal["mean", "std", "min", "max", "nonfinite"]
 
-_CHUNK = 2**21  # values that are looked at together: some copies of so many in double precision
+_CHUNK = 2**21  # values that are looked at together: some copies of that number in double precision
 
 
 class TensorStatisticsOptions(PluginOptions):
@@ -112,7 +112,10 @@ _OF_BATCHES: dict[Statistic, Literal["mean", "min", "max"]] = {
 
 @torch.no_grad()
 def summary(tensors: Iterable[Tensor]) -> dict[Statistic, Tensor]:
-    """The statistics over all values of the tensors, as scalars on their device; of shards over those of all ranks."""
+    """Return the statistics over all values of the tensors.
+
+    They are scalars on the tensors' device; of shards over those of all ranks.
+    """
     whole = list(tensors)
     parts = [_part(local(one)) for one in whole]
     over_ranks = OverRanks(whole)
@@ -130,7 +133,10 @@ def summary(tensors: Iterable[Tensor]) -> dict[Statistic, Tensor]:
 
 
 def _part(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum, sum of squares, number of finite values and of all; and the greatest of -values and of values."""
+    """Return the statistics of a part.
+
+    These are sum, sum of squares, number of finite values and of all; and the greatest of -values and of values.
+    """
     parts = [_of_chunk(chunk) for chunk in torch.split(tensor.detach().flatten(), _CHUNK)]
     sums, extremes = (torch.stack(rows) for rows in zip(*parts, strict=True))
     return sums.sum(dim=0), extremes.amax(dim=0)

@@ -128,7 +128,7 @@ class Throughput:
             self._counter.stop()
 
     def _begin(self, run: Run, steps: int) -> None:
-        """A new window, after so many steps."""
+        """Begin a new window, after `steps` steps."""
         self._began, self._samples, self._steps, self._tokens = self._clock(), run.samples_seen, steps, 0
 
     def _pause(self) -> None:

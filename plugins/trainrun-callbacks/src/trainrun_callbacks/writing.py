@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_WAITING = 16  # jobs that may wait; then whoever brings more waits too, so that memory is bounded
+_WAITING = 16  # jobs that may wait; then a caller that brings more waits too, so that memory is bounded
 _CLOSING = 60.0  # seconds in which what is left is done
 
 Job = Callable[[], None]
@@ -28,7 +28,7 @@ class FileWriter:
         self._thread.start()
 
     def put(self, job: Job) -> None:
-        """Have a job done; waits where too many are waiting."""
+        """Have a job done; wait if too many are waiting."""
         self._raise()
         self._jobs.put(job)
 
@@ -38,7 +38,10 @@ class FileWriter:
         self._raise()
 
     def close(self, seconds: float = _CLOSING) -> None:
-        """Do what is left, and end the thread. One that has not ended in time ends with the process."""
+        """Do what is left, and end the thread.
+
+        One that has not ended in time ends with the process.
+        """
         deadline = monotonic() + seconds
         with suppress(queue.Full):
             self._jobs.put(None, timeout=seconds)
@@ -58,7 +61,7 @@ class FileWriter:
         while (job := self._jobs.get()) is not None:
             try:
                 job()
-            except Exception as error:  # for the training thread to raise, where the plugin's policy applies
+            except Exception as error:  # for the training thread to raise, within the plugin's policy
                 self._error = self._error or error
             finally:
                 self._jobs.task_done()
@@ -73,17 +76,20 @@ def save(path: Path, value: Any) -> None:
 
 
 def kept(value: Any) -> Any:
-    """A copy of nested mappings, lists and tuples of tensors that later changes cannot reach; without gradients."""
+    """Return a copy of nested tensors that later changes cannot reach.
+
+    Mappings, lists and tuples may be nested. The copy has no gradients.
+    """
     return _mapped(value, lambda tensor: tensor.detach().clone())
 
 
 def on_host(value: Any) -> Any:
-    """The same on the CPU. Waits for the device."""
+    """Return a copy on the CPU. Waits for the device."""
     return _mapped(value, lambda tensor: tensor.cpu())
 
 
 def size_of(value: Any) -> int:
-    """The bytes of all tensors in nested mappings, lists and tuples."""
+    """Return the bytes of all tensors in nested mappings, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()

@@ -9,15 +9,18 @@ from trainrun.tracking import Ending, RunFacts
 
 
 def card(facts: RunFacts, weights: str | None) -> str:
-    """The text of `README.md`, for a repository that has none: nothing that the next run would make untrue.
+    """Return the text of `README.md`, for a repository that has none.
 
-    weights: the name of their file, where there is one.
+    It says nothing that the next run would make untrue. weights: the name of their file, if there is one.
     """
     return "\n".join(_lines(facts, weights)) + "\n"
 
 
 def message(facts: RunFacts, ending: Ending) -> tuple[str, str]:
-    """Title and text of the commit: the run, how it ended, and the last value of each metric."""
+    """Return title and text of the commit.
+
+    They give the run, how it ended, and the last value of each metric.
+    """
     values = [f"{name}: {value:.6g}" for name, value in sorted(ending.metrics.items())]
     return f"{facts.id}: {ending.state} at step {ending.step}", "\n".join([ending.reason, "", *values])
 

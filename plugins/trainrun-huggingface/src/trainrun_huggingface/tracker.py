@@ -23,7 +23,7 @@ _CARD = "README.md"
 
 
 class HubTracker:
-    """Sends nothing while a run goes on. A commit leaves out what the hub has, so that a repetition does no harm."""
+    """Sends nothing during a run. A commit leaves out what the hub has, so that a repetition does no harm."""
 
     whole_steps = False
 
@@ -35,7 +35,10 @@ class HubTracker:
         self._facts: RunFacts | None = None
 
     def open(self, facts: RunFacts, mark: Mark) -> Opened:
-        """Log in and find the repository, so that who cannot upload hears of it when the run begins, not at its end."""
+        """Log in and find the repository.
+
+        A user who cannot upload learns of it when the run begins, not at its end.
+        """
         del mark
         _settle()
         import huggingface_hub  # noqa: PLC0415 - only in the tracker's process, and only when it is used
@@ -89,7 +92,10 @@ class HubTracker:
             yield _WEIGHTS, self._weights(facts, scratch)
 
     def _weights(self, facts: RunFacts, scratch: Path) -> Path:
-        """The weights as one file: those that a link leads to, else those of a checkpoint, exported into `scratch`."""
+        """Return the weights as one file.
+
+        They are those that a link leads to, otherwise those of a checkpoint, exported into `scratch`.
+        """
         wanted, step = self._options.weights, []
         if wanted != "newest":
             ready = facts.paths.root / "weights" / f"{wanted}.safetensors"
@@ -112,7 +118,10 @@ def _plain(folder: Path) -> list[Path]:
 
 
 def _settle() -> None:
-    """Have its package write nothing outside the run directory, ask for nothing, and show no bars in the log."""
+    """Have its package write nothing outside the run directory.
+
+    It also asks for nothing, and shows no bars in the log.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # it would keep logs and a cache in the home folder
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -120,7 +129,10 @@ def _settle() -> None:
 
 
 def _limit(package: Any, timeout: float) -> None:
-    """Give its requests a limit: without one a server that takes a connection and is silent would be waited for."""
+    """Give its requests a limit.
+
+    Without one a server that takes a connection and is silent would be waited for.
+    """
     session = package.get_session()
     hooks, client = session.event_hooks, type(session)
     package.set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=timeout))

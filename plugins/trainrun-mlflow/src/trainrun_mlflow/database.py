@@ -62,7 +62,7 @@ def _problem(file: Path) -> str | None:
 
 
 def _holds_nothing(file: Path) -> bool:
-    """Whether this is a database of MLflow's without a run, as far as it goes."""
+    """Return whether this is a database of MLflow's without a run, as far as it goes."""
     try:
         with closing(sqlite3.connect(file)) as database:
             kinds = database.execute("SELECT type, name FROM sqlite_master")

@@ -1,4 +1,4 @@
-"""Names that MLflow takes: of metrics, parameters and tags, changed where they must be, and never two as one."""
+"""Names that MLflow takes: of metrics, parameters and tags, changed if they must be, and never two as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _FOREIGN = re.compile(r"[^/\w.\- :]")
 
 
 def valid(name: str) -> str:
-    """Return the name as MLflow takes it: a path that is spelt in one way only, of certain characters."""
+    """Return the name as MLflow takes it.
+
+    It is a path that is spelt in one way only, of certain characters.
+    """
     parts = (part for part in _FOREIGN.sub("_", name).split("/") if part not in {"", "."})
     found = "/".join("__" if part == ".." else part for part in parts) or "_"
     if found.startswith(".."):
@@ -26,7 +29,10 @@ def valid(name: str) -> str:
 
 
 def distinct(names: Iterable[str]) -> dict[str, str]:
-    """Return each name with the one that it gets: its own if that is valid, and never that of another."""
+    """Return each name with the one that it gets.
+
+    It is its own if that is valid, and never that of another.
+    """
     found = {name: name for name in names if valid(name) == name}
     for name in names:
         if name not in found:

@@ -56,5 +56,8 @@ class MLflow(TrackerPlugin):
 
 
 def _uri(options: MLflowOptions, runs: Path) -> str:
-    """Where to log. runs: the folder of runs."""
+    """Return where to log.
+
+    runs: the folder of runs.
+    """
     return options.tracking_uri or os.environ.get(_VARIABLE) or f"{SQLITE}{runs / 'mlflow.db'}"

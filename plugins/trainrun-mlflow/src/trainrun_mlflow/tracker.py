@@ -85,12 +85,15 @@ class MLflowTracker:
         if found is not None:
             return str(found.experiment_id)
         files = None
-        if self._uri.startswith(SQLITE):  # else MLflow puts them below the current folder
+        if self._uri.startswith(SQLITE):  # otherwise MLflow puts them below the current folder
             files = (Path(self._uri.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=files))
 
     def _found(self, experiment: str, facts: RunFacts) -> Run | None:
-        """The run that was made before, also by a process that was killed before it could take note."""
+        """Return the run that was made before.
+
+        A process that was killed before it could take note may have made it.
+        """
         found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{facts.id}'", max_results=1)
         return found[0] if found else None
 
@@ -108,7 +111,10 @@ class MLflowTracker:
         return run
 
     def _log_parameters(self, run: Run, facts: RunFacts) -> None:
-        """Log what is new. A parameter of MLflow cannot change: what a resume changes becomes a tag."""
+        """Log what is new.
+
+        A parameter of MLflow cannot change: what a resume changes becomes a tag.
+        """
         from mlflow.entities import Param  # noqa: PLC0415
 
         names = distinct(facts.parameters)
@@ -145,7 +151,10 @@ class MLflowTracker:
     # --- what is sent ---
 
     def _metrics(self, records: Sequence[Record]) -> list[Metric]:
-        """The metrics of all records. Those whose names MLflow does not take are explained by tags first."""
+        """Return the metrics of all records.
+
+        Those whose names MLflow does not take are explained by tags first.
+        """
         from mlflow.entities import Metric  # noqa: PLC0415
 
         tags: dict[str, str] = {}
@@ -163,17 +172,17 @@ class MLflowTracker:
         return found
 
     def _without_known(self, metrics: Sequence[Metric]) -> list[Metric]:
-        """Leave out what the server has taken although no answer came, or the process died before it took note.
+        """Leave out what the server has taken already.
 
-        Metrics are sent in their order, so that its last value of each tells how far it has got: one request,
-        however long the run is.
+        No reply may have come, or the process may have died before it took note. Metrics are sent in their order, so
+        that its last value of each shows how far it has got: one request, for a run of any length.
         """
         has = self._client.get_run(self._run).data.to_proto().metrics
         last = {one.key: (one.step, one.timestamp) for one in has}
         return [one for one in metrics if one.key not in last or (one.step, one.timestamp) > last[one.key]]
 
     def _log_files(self) -> None:
-        """Each into the folder that it has in the run."""
+        """Log each file into the folder that it has in the run."""
         assert self._facts is not None
         for path in self._facts.files(self._options.artifacts):
             folder = path.relative_to(self._facts.paths.root).parent.as_posix()
@@ -181,7 +190,10 @@ class MLflowTracker:
 
 
 def _settle(timeout: float) -> None:
-    """Have MLflow fail soon, and by itself: waiting and trying again is done here, and told."""
+    """Have MLflow fail soon, and by itself.
+
+    Waiting and trying again is done here, and reported.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(timeout))))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

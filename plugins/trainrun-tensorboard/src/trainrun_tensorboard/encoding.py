@@ -18,36 +18,39 @@ SUCCESS, FAILURE = 1, 2  # the status of a session, for hyper-parameters
 
 
 def frame(event: bytes) -> bytes:
-    """An event as it stands in a file: length, its checksum, the event, its checksum."""
+    """Return an event as it stands in a file.
+
+    That is its length, the checksum of that, the event, and its checksum.
+    """
     length = struct.pack("<Q", len(event))
     return length + _checksum(length) + event + _checksum(event)
 
 
 def version(wall_time: float) -> bytes:
-    """The event that a file begins with."""
+    """Return the event that a file begins with."""
     return _number(1, wall_time) + _text(3, "brain.Event:2")
 
 
 def scalars(wall_time: float, step: int, values: Mapping[str, float]) -> bytes:
-    """One event with the values of a step, by tag."""
+    """Return one event with the values of a step, by tag."""
     return _event(wall_time, step, (_text(1, tag) + _field(2, _FIXED32, _float32(v)) for tag, v in values.items()))
 
 
 def text(wall_time: float, step: int, tag: str, content: str) -> bytes:
-    """One event with a text, which TensorBoard shows as Markdown."""
+    """Return one event with a text, which TensorBoard shows as Markdown."""
     tensor = _integer(1, _DT_STRING) + _message(2, _message(2, _integer(1, 1))) + _text(8, content)
     return _event(wall_time, step, [_text(1, tag) + _message(8, tensor) + _message(9, _about("text", b"", _TENSOR))])
 
 
 def session_start(wall_time: float, group: str, parameters: Mapping[str, Scalar]) -> bytes:
-    """The hyper-parameters of a run, and when it began."""
+    """Return the hyper-parameters of a run, and when it began."""
     pairs = b"".join(_message(1, _text(1, name) + _message(2, _value(v))) for name, v in parameters.items())
     content = _message(3, pairs + _text(4, group) + _number(5, wall_time))
     return _hparams(wall_time, "_hparams_/session_start_info", content)
 
 
 def session_end(wall_time: float, status: int) -> bytes:
-    """How and when a run ended."""
+    """Return how and when a run ended."""
     content = _message(4, _integer(1, status) + _number(2, wall_time))
     return _hparams(wall_time, "_hparams_/session_end_info", content)
 
@@ -64,12 +67,12 @@ def _event(wall_time: float, step: int, values: Iterable[bytes]) -> bytes:
 
 
 def _about(plugin: str, content: bytes, data_class: int) -> bytes:
-    """A SummaryMetadata: which of TensorBoard's plugins a value is for."""
+    """Return a SummaryMetadata: which of TensorBoard's plugins a value is for."""
     return _message(1, _text(1, plugin) + _message(2, content)) + _integer(4, data_class)
 
 
 def _value(value: Scalar) -> bytes:
-    """A google.protobuf.Value."""
+    """Return a google.protobuf.Value."""
     if isinstance(value, bool):
         return _integer(4, value)
     return _text(3, value) if isinstance(value, str) else _number(2, float(value))

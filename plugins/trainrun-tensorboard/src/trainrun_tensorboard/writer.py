@@ -18,7 +18,7 @@ class EventFiles:
     """Writes event files into `folder`. What stands in one behind the mark is cut off before more is written.
 
     So a process that was killed between writing and taking note has written nothing, and no point is there twice. How
-    the run ended stands in a file of its own, which is removed when the run goes on.
+    the run ended stands in a file of its own, which is removed when the run is resumed.
     """
 
     whole_steps = False
@@ -72,7 +72,10 @@ class EventFiles:
         os.ftruncate(self._descriptor, size)
 
     def _begin(self, facts: RunFacts, *, first: bool, after: str) -> None:
-        """A new file, whose name sorts behind the last one's: TensorBoard reads them in that order."""
+        """Begin a new file, whose name sorts behind the last one's.
+
+        TensorBoard reads them in that order.
+        """
         now = time.time()
         stamp = max(int(now), _stamp(after) + 1)
         self._name, self._size = f"{_PREFIX}.{stamp:010d}.{facts.id}", 0
@@ -86,7 +89,10 @@ class EventFiles:
             )
 
     def _write(self, *events: bytes) -> None:
-        """All of the events, or none: what a full disk has room for is taken back."""
+        """Write all of the events, or none.
+
+        What a full disk has room for is taken back.
+        """
         assert self._descriptor is not None
         data = b"".join(map(encoding.frame, events))
         try:
@@ -103,7 +109,7 @@ class EventFiles:
 
 
 def _table(ending: Ending) -> str:
-    """The last value of each metric, as Markdown."""
+    """Return the last value of each metric, as Markdown."""
     rows = (f"| {name} | {value:.6g} |" for name, value in sorted(ending.metrics.items()))
     return "\n".join(("| metric | last value |", "| --- | --- |", *rows))
 

@@ -20,7 +20,10 @@ class Histograms:
         self._files: dict[Path, BufferedReader] = {}
 
     def at(self, step: int) -> dict[str, Any]:
-        """W&B's histograms of this step, by name. What is of earlier steps is passed over for good."""
+        """Return W&B's histograms of this step, by name.
+
+        What is of earlier steps is passed over for good.
+        """
         import wandb  # noqa: PLC0415 - only in the tracker's process
 
         found: dict[str, Any] = {}

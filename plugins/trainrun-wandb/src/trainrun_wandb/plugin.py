@@ -16,7 +16,7 @@ _ENTITY = "WANDB_ENTITY"
 
 
 class WandbOptions(ServerOptions):
-    """Where and how to log."""
+    """The destination and the content of the log."""
 
     mode: Literal["online", "offline", "disabled"] = Field(
         "online", description="`offline` writes into the run's folder, for `wandb sync`; `disabled` does nothing."

@@ -56,7 +56,7 @@ class WandbTracker:
                 init_timeout=options.timeout,
                 disable_git=True,
                 x_disable_stats=not options.system,
-                stop_fn=lambda: None,  # else W&B interrupts this process when somebody presses stop on its page
+                stop_fn=lambda: None,  # otherwise stop on W&B's page interrupts this process
             ),
         )
         noted = int(mark.get("row", -2))
@@ -69,7 +69,7 @@ class WandbTracker:
     def send(self, records: Sequence[Record]) -> Mark:
         for step, group in groupby(records, key=lambda record: record.step):
             row, time = self._merged(step, group)
-            self._row = max(step, self._row + 1)  # beyond `step` where the step has been logged before
+            self._row = max(step, self._row + 1)  # beyond `step` if the step has been logged before
             self._run.log({**row, "_timestamp": time}, step=self._row, commit=True)
         return self._mark()
 
@@ -91,7 +91,10 @@ class WandbTracker:
         wandb.teardown(1)  # ends W&B's own process, which would call the run's id taken after an `init` that failed
 
     def _merged(self, step: int, records: Iterator[Record]) -> tuple[dict[str, Any], float]:
-        """One row of all records of a step, with its histograms, and when it was logged first."""
+        """Return one row of all records of a step, and when it was logged first.
+
+        The row has the step's histograms.
+        """
         row: dict[str, Any] = {}
         time = 0.0
         for record in records:
@@ -118,5 +121,8 @@ class WandbTracker:
 
 
 def _key(name: str) -> str:
-    """Return the metric's name in W&B: one of W&B's own, whatever stands before it, gets a slash more."""
+    """Return the metric's name in W&B.
+
+    One of W&B's own names, with or without slashes before it, gets a slash more.
+    """
     return f"/{name}" if name.lstrip("/") in _KEPT else name

@@ -47,14 +47,20 @@ class WandbWatch:
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
-        """Refuse a recipe that watches and has nothing to send what is seen. Plugins of `-p` are not known here."""
+        """Refuse a recipe that watches and has nothing to send what is seen.
+
+        Plugins of `-p` are not known here.
+        """
         if recipe.run.autoload or not _has(recipe, _SELF) or _has(recipe, _SENDER):
             return None
         return "nothing would send its histograms; add a table [plugins.wandb], which may be empty"
 
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Drop what an earlier attempt has left of steps that are made again; go on behind its last look."""
+        """Drop what an earlier attempt has left of steps that are made again.
+
+        Continue behind its last look.
+        """
         path = self._path(run)
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
@@ -117,9 +123,9 @@ def _step(line: bytes) -> int:
 
 
 def _histogram(tensor: torch.Tensor, bins: int) -> torch.Tensor:
-    """Smallest value, largest value, and the counts of `bins` equal parts between; without waiting for the device.
+    """Return smallest value, largest value, and the counts of `bins` equal parts between.
 
-    Values that are not finite are left out.
+    Does not wait for the device. Values that are not finite are left out.
     """
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     values = local.flatten().float()
