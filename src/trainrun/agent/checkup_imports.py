@@ -128,7 +128,7 @@ def _import(verdict: Verdict, name: str, advice: str) -> None:
 
 
 def judge(verdict: Verdict, name: str, before: Footprint, after: Footprint, out: str) -> None:
-    """Report what the import of `name` did that a forking process must not do.
+    """Report what the import of `name` did that forbids a fork.
 
     out: the way out.
     """

@@ -26,12 +26,12 @@ _HINTS = {"gloo": GLOO_HINT, "nccl": NCCL_HINT}
 
 
 def gloo(context: Context) -> Iterator[Finding]:
-    """Between CPU workers."""
+    """Reduce between CPU workers."""
     yield _reduce(context, "gloo", context.settings.workers)
 
 
 def nccl(context: Context) -> Iterator[Finding]:
-    """Between as many GPU workers as there are GPUs, if there are any."""
+    """Reduce between as many GPU workers as there are GPUs, if any."""
     gpus = context.settings.gpus
     yield (
         _reduce(context, "nccl", min(gpus, context.settings.workers))

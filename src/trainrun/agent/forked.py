@@ -31,7 +31,7 @@ def threads() -> int:
 
 
 def unsafe() -> str | None:
-    """Explain why this process must not be forked any more; None while it may."""
+    """Explain why this process must not be forked; None while it may."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "used CUDA, which a forked process cannot use again"
     if (running := threads()) > 1:
@@ -40,7 +40,7 @@ def unsafe() -> str | None:
 
 
 def load(modules: Iterable[str]) -> str | None:
-    """Import the modules in this order; describe the first that is not fit for it.
+    """Import the modules in order; describe the first that is not fit.
 
     Returns None if all are fit.
     """

@@ -16,10 +16,11 @@ _ALONE: dict[str, Any] = {"host": "localhost", "node": 0, "nodes": 1, "timeout":
 
 @dataclass(frozen=True)
 class Meeting:
-    """The settings of elastic's rendezvous. `told`: this node has opened the store, and the others must learn its port.
+    """The settings of elastic's rendezvous.
 
-    configs: with the node's rank, as the backend "static" wants it. "c10d" waits up to 0.3 s so that many nodes do not
-    come at once, and again for nodes that may come late.
+    `told`: this node has opened the store, and the others must learn its port. configs: with the node's rank, as the
+    backend "static" wants it. "c10d" waits up to 0.3 s so that many nodes do not come at once, and again for nodes that
+    may come late.
     """
 
     nodes: int
@@ -35,7 +36,7 @@ def meeting(seat: Mapping[str, Any] | None) -> Iterator[Meeting]:
     """Open or find a new store for each attempt.
 
     The keys that workers leave in a store do not distinguish attempts. On node 0 it is opened here, on a port that the
-    kernel chooses; elastic, asked to open one on the same port in the same process, gets this one. seat: None if there
+    kernel chooses. elastic, asked to open one on the same port in the same process, gets this one. seat: None if there
     is one node only.
     """
     told = seat is not None

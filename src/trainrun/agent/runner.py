@@ -1,9 +1,9 @@
 """The process that runs elastic: a fork of the fork server, which has imported torch already, kept for all attempts.
 
 It communicates with the client over a socket. First it identifies itself: `{"runner": PID, "started": start time}`.
-Then the client sends one JSON line for each attempt (`{"attempt": 1, "environment": {…}}`), and when elastic has seen
-the attempt's workers end the reply is `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket
-is that of the runner, and of the agent, which waits for it. With several nodes the line has a `seat` too, and node 0's
+Then the client sends one JSON line for each attempt: `{"attempt": 1, "environment": {…}}`. When elastic has seen the
+attempt's workers end the reply is `{"attempt": 1, "code": 1, "ends": {PID: exit code, …}}`. The end of the socket is
+that of the runner, and of the agent, which waits for it. With several nodes the line has a `seat` too, and node 0's
 runner replies `{"attempt": 1, "port": 40123}` at once.
 
 Light until it is used: the agent imports it too, to send the function by name.
@@ -58,8 +58,8 @@ def serve(channel: socket.socket, run_dir: str, workers: int, key: bytes | None)
 def _share_server(key: bytes | None) -> None:
     """Have the workers forked by the server that this process comes from.
 
-    Python would start another one: a process that the server has forked knows where it listens, but has no pid of it to
-    look whether it runs. It does as long as this process does, which dies with it.
+    Python would start another one. A process that the server has forked knows its address, but has no pid of it to look
+    whether it runs. It does as long as this process does, which dies with it.
     """
     server: Any = forkserver._forkserver
     if server._forkserver_address is None or server._forkserver_alive_fd is None:

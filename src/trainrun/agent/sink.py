@@ -32,7 +32,7 @@ _SMALLEST = 2048  # bytes: a file has to hold more than the notice with which it
 _SECRETS = "TRAINRUN_SECRET_FORMS"  # the variable that lists which secrets are left out of the output
 _REDACTED = b"<redacted>"
 _MARK = b" bytes of output were dropped so far: "
-_STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most where little is printed
+_STAMP_SECONDS = (1.0, 10.0)  # between two notes of the time: at least, and at most if little is printed
 _STAMP_BYTES = 64  # what is little: notes stay small in comparison with the output
 
 
@@ -67,7 +67,7 @@ class Stamps:
             os.close(descriptor)
 
     def rename(self, old: str) -> None:
-        """Continue the output in a new file; the old one is at `old` now."""
+        """Continue the output in a new file; the old one is now at `old`."""
         self._time = -_STAMP_SECONDS[1]
         try:
             os.replace(self._path, os.path.splitext(old)[0] + ".times")  # noqa: PTH105, PTH122
@@ -219,7 +219,7 @@ def _any_of(forms: list[bytes]) -> re.Pattern[bytes]:
 
 
 def _overlap(text: bytes, form: bytes) -> int:
-    """Return the length of the longest end of `text` with which `form` begins."""
+    """Return the length of the longest end of `text` that begins `form`."""
     end = text[-(len(form) - 1) :] if len(form) > 1 else b""
     return next((len(end) - start for start in range(len(end)) if form.startswith(end[start:])), 0)
 
@@ -327,7 +327,10 @@ def main(arguments: list[str]) -> None:
 
 
 def secrets(told: str) -> list[bytes]:
-    """Return what must not be kept, the longest first; `told` is a JSON list."""
+    """Return what must not be kept, the longest first.
+
+    The argument is a JSON list.
+    """
     if not told:
         return []
     import json  # noqa: PLC0415 - only a run with secrets pays for it
@@ -374,12 +377,15 @@ def _kill(pid: int) -> None:
 
 
 def _head(descriptor: int) -> bytes:
-    """Return the first line of a file, as far as it could be a notice."""
+    """Return the first line of a file, if it could be a notice.
+
+    No more is read than a notice can have.
+    """
     return os.pread(descriptor, _SMALLEST // 2, 0).partition(b"\n")[0]
 
 
 def _noted(line: bytes) -> int:
-    """Return the number of bytes that a notice reports; 0 if `line` is none."""
+    """Return how many bytes a notice reports; 0 if `line` is none."""
     number, mark, _ = line.removeprefix(b"--- ").partition(_MARK)
     return int(number) if mark and number.isdigit() and len(number) < 20 else 0
 

@@ -59,7 +59,7 @@ def _start(channel: socket.socket, run_dir: str, workers: int) -> ForkServerProc
 
 
 def _end_as(code: int) -> None:
-    """End as the runner did, by the same signal if it was one.
+    """End as the runner did, by the same signal if any.
 
     The client reports how its agent ended.
     """

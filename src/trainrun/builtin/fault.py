@@ -134,7 +134,7 @@ def usage() -> str:
 
 
 def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
-    """Explain why the fault cannot happen in such a run, if it cannot."""
+    """Explain why the fault cannot happen in such a run, if so."""
     if fault.rank and isinstance(workers, int) and fault.rank >= workers:
         return f"fault {fault.text!r}: there is no rank {fault.rank}, launch.workers is {workers}"
     if fault.process == "server" and start != "warm":
@@ -143,7 +143,7 @@ def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
 
 
 def injected(run_dir: Path) -> Path:
-    """Return the folder in which each fault makes a file before it happens."""
+    """Return the folder in which a fault makes a file before it happens."""
     return run_dir / "attempts" / "injected"
 
 

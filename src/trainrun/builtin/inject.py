@@ -144,9 +144,9 @@ class Inject:
         return first or fault.always
 
     def reach_stage(self, stage: str, step: int, run: Run) -> None:
-        """Inject faults when a save of `step` has come to a phase in `fault.SAVING`.
+        """Inject faults when a save has come to a phase in `fault.SAVING`.
 
-        Called on the save's thread, but for "copy".
+        Called on the save's thread, but for "copy". step: that of the save.
         """
         self._reach(run, stage, step)
 
@@ -200,7 +200,7 @@ def _due(fault: Fault, run: Run, step: int) -> bool:
 
 
 def _signal_client(fault: Fault, run: Run) -> None:
-    """Send the signal, and continue only when the client has reacted to it.
+    """Send the signal, and continue only when the client has reacted.
 
     A few steps could be over before that.
     """

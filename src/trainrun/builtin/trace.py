@@ -135,7 +135,7 @@ def _shown(names: tuple[str, ...], arguments: tuple[Any, ...]) -> str:
 
 
 def shape(value: Any, depth: int = 0) -> str:
-    """Return the type of a value, and of a tensor shape and dtype.
+    """Return the type of a value; of a tensor, shape and dtype.
 
     Never what it holds.
     """

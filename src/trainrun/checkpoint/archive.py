@@ -1,7 +1,7 @@
 """The files that `torch.save` writes, looked at without torch, before torch reads them.
 
-torch believes what a file says of its own sizes: it unpacks what was packed, takes memory that lies behind a record
-for a part of it, and makes a tensor of 2^40 elements out of one. So all sizes are compared with the file's first.
+torch believes what a file says of its own sizes. It unpacks what was packed, and takes memory that lies behind a record
+for a part of it. It makes a tensor of 2^40 elements out of one. So all sizes are compared with the file's first.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ class _Storage(NamedTuple):
 
 
 def check_values(path: Path) -> None:
-    """Raise BadCheckpoint if a file of plain values and tensors contradicts itself, or would grow.
+    """Raise BadCheckpoint if a file of values contradicts itself, or would grow.
 
-    Every tensor must have its own elements in the file: all values together are not larger than the file is.
+    The values are plain values and tensors. Every tensor must have its own elements in the file: all values together
+    are not larger than the file is.
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
@@ -94,7 +95,10 @@ def check_values(path: Path) -> None:
 
 
 def check_tensor(file: IO[bytes], start: int, length: int, dtype: str, size: Sequence[int]) -> None:
-    """Raise an exception unless a part of a file is this tensor, whole and in one piece."""
+    """Raise an exception unless a part of a file is this tensor.
+
+    It must be whole and in one piece.
+    """
     found = _tensor(_Archive(_Window(file, start, length)).value)
     if found is None or (found.dtype, found.size) != (dtype, tuple(size)):
         what = "no tensor" if found is None else f"a tensor of {found.dtype} with the size {found.size}"
@@ -133,9 +137,9 @@ class _Archive:
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return the tensor that a value stands for, with all its elements in its storage.
+    """Return the tensor that a value stands for, or None.
 
-    None if it stands for another thing.
+    All its elements must be in its storage.
     """
     if not isinstance(value, Made) or value.maker not in {_REBUILD, _REBUILD_TYPED}:
         return None
@@ -152,9 +156,9 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def whole_numbers(value: Any) -> tuple[int, ...]:
-    """Return a tuple of integers from 0 on, also for a value that stands for a `torch.Size`.
+    """Return a tuple of integers from 0 on.
 
-    Raises TypeError for anything else.
+    The value may stand for a `torch.Size`. Raises TypeError for all other values.
     """
     if isinstance(value, Made) and value.maker == Name("torch", "Size"):
         (value,) = value.arguments

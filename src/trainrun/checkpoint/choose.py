@@ -32,8 +32,8 @@ def choose(checkpoints: Path) -> Choice:
 
     Every file of it was read, and what it keeps is finite. Bad ones that are newer are renamed to `bad-…`.
 
-    Raises `BadCheckpoint` with every reason if there are checkpoints, also ones that were renamed earlier, and none is
-    good: nothing is renamed then, and a run never starts over because its checkpoints were lost.
+    Raises `BadCheckpoint` with every reason if there are checkpoints and none is good. Those that were renamed earlier
+    count too. Nothing is renamed then, and a run never starts over because its checkpoints were lost.
     """
     path, rejected = _newest_good(checkpoints)
     if path is not None:

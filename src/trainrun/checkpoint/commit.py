@@ -27,7 +27,7 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def begin(checkpoints: Path, step: int, attempt: int) -> Path:
-    """Make the folder that the checkpoint of `step` is written into; return its path.
+    """Make the folder for the checkpoint of `step`; return its path.
 
     The folder is for this user only. Raises `BadCheckpoint` if that step is published already, and OSError if nothing
     can be written.
@@ -47,9 +47,9 @@ def begin(checkpoints: Path, step: int, attempt: int) -> Path:
 
 
 def reserve(checkpoints: Path, step: int, attempt: int) -> Path:
-    """Make an empty folder with a temporary name that no other process has got.
+    """Make an empty folder with a temporary name of its own.
 
-    Raises OSError.
+    No other process has got the name. Raises OSError.
     """
     for _ in range(_TRIES):
         temp = checkpoints / temporary_name(step, attempt, secrets.token_hex(4))

@@ -42,7 +42,7 @@ def digest(path: Path) -> FileRecord:
 def open_plain(path: Path) -> int:
     """Return a descriptor to read a plain file.
 
-    Raises OSError for anything else: links, pipes, devices, folders.
+    Raises OSError for other kinds: links, pipes, devices, folders.
     """
     descriptor = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -20,9 +20,9 @@ def problems(folder: Path) -> list[str]:
 
 
 def _look(folder: Path) -> list[str]:
-    """Look at the tensors in a process of its own, because this one does not import torch.
+    """Look at the tensors in a process of its own.
 
-    If that process cannot decide, the workers look before they begin.
+    This process does not import torch. If the other one cannot decide, the workers look before they begin.
     """
     # -P: a file called torch.py in the folder that the command is called from must not be imported.
     command = [*PYTHON, "-m", "trainrun.worker.checkpoint.examine", str(folder)]

@@ -71,7 +71,7 @@ def read_index(folder: Path) -> dict[str, Stored]:
 
 
 def check_chunks(folder: Path, chunks: Sequence[tuple[str, Chunk]]) -> None:
-    """Raise BadCheckpoint if the files hold other tensors at the places of these chunks.
+    """Raise BadCheckpoint if the files hold other tensors at these places.
 
     dtype, chunk: of each.
     """
@@ -112,7 +112,7 @@ def _tensors(metadata: Mapping[str, Any], files: Mapping[str, int]) -> dict[str,
 
 
 def _places(told: Mapping[Any, Any], files: Mapping[str, int]) -> dict[tuple[str, tuple[int, ...]], Place]:
-    """Return the place of each part, by the tensor's name and the offsets in it.
+    """Return the place of each part, by tensor name and offsets.
 
     No two share a byte.
     """
@@ -181,9 +181,9 @@ _Box = tuple[tuple[int, int], ...]  # for each dimension from where to where
 
 
 def _uncovered(size: Sequence[int], chunks: Sequence[Chunk]) -> str | None:
-    """Explain why the chunks do not make up a tensor of this size, each element once.
+    """Explain why the chunks do not make up a tensor, or return None.
 
-    None if they do.
+    Each element of a tensor of this size must be there once.
     """
     boxes: list[_Box] = []
     for chunk in chunks:

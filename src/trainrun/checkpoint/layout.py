@@ -33,7 +33,7 @@ def folder_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """Return the step of a published checkpoint by the name of its folder.
+    """Return the step of a published checkpoint by its folder's name.
 
     None for every other name.
     """
@@ -43,7 +43,7 @@ def step_of(name: str) -> int | None:
 
 
 def temporary_name(step: int, attempt: int, nonce: str) -> str:
-    """Return the name of a folder that is no checkpoint yet, or no longer one."""
+    """Return the name of a folder that is not, or no longer, a checkpoint."""
     return f".tmp-{step:06}-{attempt}-{nonce}"
 
 
@@ -53,15 +53,15 @@ def is_temporary(name: str) -> bool:
 
 
 def aside_name(kind: str, name: str, number: int = 1) -> str:
-    """Return the name of a checkpoint that was put aside, as `BAD` or `SUPERSEDED`.
+    """Return the name of a checkpoint that was put aside.
 
-    number: of several with one name.
+    kind: `BAD` or `SUPERSEDED`. number: of several with one name.
     """
     return f"{kind}-{name}" if number == 1 else f"{kind}-{name}-{number}"
 
 
 def is_aside(name: str, *kinds: str) -> bool:
-    """Return whether this is the name of a checkpoint that was put aside.
+    """Return whether this names a checkpoint that was put aside.
 
     kinds: only as one of these.
     """
@@ -82,7 +82,7 @@ def plugin_file(name: str, rank: int | None = None) -> str:
 
 
 def plugin_of(file: str) -> tuple[str, int | None] | None:
-    """Return the plugin, and the rank if it is one's own, of a file.
+    """Return the plugin of a file, and the rank if it is one's own.
 
     The file is in the folder of plugins; None for every other name.
     """

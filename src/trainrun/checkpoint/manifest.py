@@ -236,9 +236,9 @@ def _file(name: str, value: Any) -> FileRecord:
 
 
 def is_inside(name: str) -> bool:
-    """Return whether `name` is the relative path of a file within a checkpoint.
+    """Return whether `name` is a path of a file within a checkpoint.
 
-    It must be written in the one way in which it can be.
+    The path is relative, and must be written in the one way in which it can be.
     """
     parts = name.split("/")
     plain = all(part not in {"", ".", ".."} for part in parts) and "\0" not in name

@@ -1,6 +1,6 @@
 """Reading a pickle as plain data: what it names is noted, and never imported, called or changed.
 
-Python's own unpickler in Python: the one in C makes room for any sizes that a pickle states, before it looks how long
+Python's own unpickler in Python. The one in C makes room for any sizes that a pickle states, before it looks how long
 the file is.
 """
 
@@ -44,7 +44,9 @@ Persistent = Callable[[Any], Any]
 
 
 def load(data: bytes, allowed: Callable[[Name], bool], persistent: Persistent | None = None) -> Any:
-    """Return the value in a pickle, with a `Name` or a `Made` for all that is not plain.
+    """Return the value in a pickle.
+
+    A `Name` or a `Made` stands for all that is not plain.
 
     allowed: whether the pickle may name that. persistent: returns what stands for a persistent id; without it there may
     be none. Any error in the pickle is raised as it comes: callers must catch `Exception`.
@@ -173,7 +175,7 @@ def reason(error: Exception) -> str:
 def fields(value: Any, kind: Name) -> Mapping[str, Any]:
     """Return the attributes of an object of that class.
 
-    Raises TypeError for anything else.
+    Raises TypeError for all other values.
     """
     if not isinstance(value, Made) or value.maker != kind or not isinstance(value.state, dict):
         raise TypeError(f"expected a {kind.name}, got {described(value)}")

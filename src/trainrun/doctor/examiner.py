@@ -19,7 +19,7 @@ from trainrun.doctor.finding import Finding, Settings, skipped
 from trainrun.rundir.process import PYTHON
 
 _CHILD = "from trainrun.doctor.process import main; main()"
-_AFTERLIFE = 1.0  # seconds for faulthandler to write where the process hangs
+_AFTERLIFE = 1.0  # seconds for faulthandler to write the place at which the process hangs
 _LEAVE = 3.0  # seconds for a killed process to be gone
 _KEPT = 20_000  # characters of its output that are searched for the place at which it hung
 _FRAME = re.compile(r'^ *File "([^<][^"]*)", line (\d+)', re.MULTILINE)  # as faulthandler writes it, innermost first
@@ -61,7 +61,7 @@ class Examiner:
             self._child = None
 
     def findings(self, examination: Examination, settings: Settings) -> Iterator[Finding]:
-        """Yield one finding for each name of the examination, also after a failure.
+        """Yield a finding for each name of the examination, also after failures.
 
         Each comes within `settings.timeout` seconds.
         """
@@ -169,7 +169,7 @@ class _Child:
                 return _End(f"it cannot be examined: {what}", _advice(what))
 
     def end(self) -> None:
-        """Kill the process and all that it has started, and remove what it made.
+        """Kill the process and all that it started; remove what it made.
 
         A process that does not die is left.
         """
@@ -232,7 +232,7 @@ def _remove(folders: Sequence[str]) -> None:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Return what a launch gives its workers, and a limit for each plugin.
+    """Return what a launch gives its workers, and a limit per plugin.
 
     Several plugins together can stay below the limit.
     """

@@ -80,7 +80,10 @@ def size(count: float) -> str:
 
 
 def _parsed(line: str) -> Mount | None:
-    """Parse one line: `ID PARENT DEVICE ROOT POINT OPTIONS [TAGS …] - KIND SOURCE SUPER_OPTIONS`."""
+    """Parse one line of the table of mounts.
+
+    It is `ID PARENT DEVICE ROOT POINT OPTIONS [TAGS …] - KIND SOURCE SUPER_OPTIONS`.
+    """
     left, _, right = line.partition(" - ")
     before, after = left.split(), right.split()
     if len(before) < 6 or not after:

@@ -50,7 +50,7 @@ class Verdict:
         self._advice.append(advice)
 
     def fail(self, what: str, advice: str) -> None:
-        """Something with which a run cannot work, and what to do about it."""
+        """Add a fault with which a run cannot work, and its remedy."""
         self._status = "failed"
         self._findings.append(what)
         self._advice.append(advice)
@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     """What is asked for, and what earlier checks have found out.
 
     The fields from `run_dir` on are the recipe's, or trainrun's defaults if there is no recipe. `timeout` is the number
-    of seconds that a check may take, `preload_path` holds folders in which modules of `preload` are found too,
+    of seconds that a check may take. `preload_path` holds folders in which modules of `preload` are found too.
     `threads` is the workers' OMP_NUM_THREADS, and `gpus` how many of them torch can use.
     """
 
@@ -88,7 +88,10 @@ class Settings(NamedTuple):
     gpus: int = 0
 
     def updated(self, facts: Mapping[str, Any]) -> Settings:
-        """Return the settings with what a check has put under `settings` in its facts."""
+        """Return the settings with those in a check's facts.
+
+        They stand under `settings` there.
+        """
         return self._replace(**facts.get("settings", {}))
 
 

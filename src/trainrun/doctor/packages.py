@@ -83,7 +83,7 @@ def requirements() -> Iterator[Requirement]:
 
 
 def installed(name: str) -> str | None:
-    """Return the version of an installed distribution; None if it is not installed."""
+    """Return the version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

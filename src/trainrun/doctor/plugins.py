@@ -87,7 +87,10 @@ def _judge_placement(verdict: Verdict, path: str, resolved: Resolved) -> str | N
 
 
 def _settings(resolved: Resolved) -> dict[str, Any]:
-    """Return what other checks need to know of the recipe, as far as it can be read."""
+    """Return what other checks need to know of the recipe.
+
+    It is returned as far as it can be read.
+    """
     keys = {
         "run_dir": (("run", "dir"), str),
         "start": (("launch", "start"), str),

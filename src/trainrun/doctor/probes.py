@@ -32,7 +32,10 @@ def _modes(folder: Path) -> None:
 
 
 def _flock(folder: Path) -> None:
-    """Check that a second lock on a file is refused: a run has one owner."""
+    """Check that a second lock on a file is refused.
+
+    A run has one owner.
+    """
     first, second = (os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2))
     try:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,7 +50,7 @@ def _flock(folder: Path) -> None:
 
 
 def _fifo(folder: Path) -> None:
-    """Write and read through a named pipe, as the output of workers goes."""
+    """Write and read through a named pipe, as for workers' output."""
     path = folder / "pipe"
     os.mkfifo(path, 0o600)
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -59,7 +62,7 @@ def _fifo(folder: Path) -> None:
 
 
 def _rename(folder: Path) -> None:
-    """Records are replaced, so that readers see the old one or the new one."""
+    """Replace a file, so that readers see the old or the new one."""
     old, new = folder / "record", folder / "record.tmp"
     old.write_bytes(b"old")
     new.write_bytes(b"new")
@@ -83,7 +86,10 @@ def _append(folder: Path) -> None:
 
 
 def _fsync(folder: Path) -> None:
-    """Sync a file and the folder that names it, for what must outlive a power failure."""
+    """Sync a file and the folder that names it.
+
+    A run does so with what must outlive a power failure.
+    """
     for path, flags in ((folder / "synced", os.O_WRONLY | os.O_CREAT), (folder, os.O_RDONLY)):
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         try:

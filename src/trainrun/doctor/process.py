@@ -1,7 +1,7 @@
 """The process in which checks run, so that one that hangs or crashes does so here.
 
 Reads a JSON line for each job on stdin: `{"target": "module:function", "settings": {…}}`. Writes JSON lines to the
-descriptor that it is given: `doing` before something that may not end, `made` for a folder to clear away, `finding`
+descriptor that it is given: `doing` before a call that may not end, `made` for a folder to clear away. `finding` comes
 for each result, and at last `done` or `error`.
 """
 

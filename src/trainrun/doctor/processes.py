@@ -94,7 +94,7 @@ def has_pidfd() -> bool:
 
 
 def ptrace_note(scope: Path = _SCOPE) -> str | None:
-    """Explain whether the stacks of a hanging process can be read from outside.
+    """Explain whether another process can read the stacks of a hanging one.
 
     py-spy does so.
     """

@@ -19,9 +19,9 @@ _INDENT = " " * 9
 
 
 def lines_of(finding: Finding, width: int | None) -> Iterator[tuple[str, str]]:
-    """Yield status and text of a finding, then its advice under an empty status.
+    """Yield status and text of a finding, then its advice.
 
-    Each is folded to `width` columns.
+    The advice has an empty status. Each is folded to `width` columns.
     """
     private = Private()
     head = f"{finding.check:<{_NAMES}} "
@@ -43,7 +43,7 @@ def _folded(text: str, width: int | None, used: int) -> list[str]:
 
 
 def summary(findings: Sequence[Finding], seconds: float) -> str:
-    """Return the number of findings of each status, and the time that it took."""
+    """Return how many findings have each status, and the time taken."""
     counts = {"ok": "ok", "warning": "warnings", "failed": "failed", "skipped": "skipped"}
     found = {word: sum(finding.status == status for finding in findings) for status, word in counts.items()}
     return ", ".join(f"{count} {word}" for word, count in found.items() if count) + f" in {seconds:.1f} s"
@@ -113,7 +113,10 @@ class Private:
             self._rules.append((re.compile(rf"(?<=/){re.escape(name)}(?![\w.-])"), "$USER"))
 
     def hide(self, text: str) -> str:
-        """Return the text without them; paths still mean the same to a shell."""
+        """Return the text without private data.
+
+        Paths still mean the same to a shell.
+        """
         for pattern, instead in self._rules:
             text = pattern.sub(instead, text)
         return text

@@ -26,7 +26,10 @@ _SHM = Path("/dev/shm")  # noqa: S108 - by that name other processes find it
 
 
 def run_directory(context: Context) -> Iterator[Finding]:
-    """Try in a new folder what a run does in its own, and look at its file system."""
+    """Try in a new folder what a run does in its own.
+
+    The file system is looked at too.
+    """
     settings = context.settings
     context.doing(f"looking at {settings.run_dir}")
     verdict = Verdict("run directory")

@@ -44,7 +44,10 @@ class Options(PluginOptions):
 
 @hookimpl
 def build_model(run: Run) -> nn.Module:
-    """Two convolutions, each followed by a 2 by 2 maximum, then two linear layers."""
+    """Return two convolutions, each with max pooling, then two linear layers.
+
+    The pooling is 2 by 2.
+    """
     options = run.options
     channels = options.channels
     return nn.Sequential(
@@ -64,9 +67,9 @@ def build_model(run: Run) -> nn.Module:
 
 @hookimpl
 def build_dataset(split: str) -> TensorDataset | None:
-    """Return pairs of an image (1 by 8 by 8, from 0 to 1) and its digit.
+    """Return pairs of an image and its digit.
 
-    There are the splits "train" and "eval".
+    An image is 1 by 8 by 8, from 0 to 1. There are the splits "train" and "eval".
     """
     if split not in ("train", "eval"):
         return None

@@ -60,7 +60,10 @@ def __getattr__(name: str) -> Any:
 
 @pytest.fixture
 def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Iterator[RunRecipe]:
-    """Call it with a recipe to train in this process, as the only rank. See `trainrun.testing.RunRecipe`."""
+    """Call it with a recipe to train in this process, as the only rank.
+
+    See `trainrun.testing.RunRecipe`.
+    """
     from trainrun.testing.running import RunRecipe  # noqa: PLC0415 - every import in this file waits for its use
     from trainrun.testing.settings import kept_settings  # noqa: PLC0415
 
@@ -73,7 +76,10 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: 
 
 @pytest.fixture
 def fork_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Iterator[ForkRecipe]:
-    """Call it with a recipe to train on two ranks forked from this process. See `trainrun.testing.ForkRecipe`."""
+    """Call it with a recipe to train on two ranks forked from here.
+
+    See `trainrun.testing.ForkRecipe`.
+    """
     from trainrun.testing.running import ForkRecipe  # noqa: PLC0415
     from trainrun.testing.settings import kept_settings, one_thread  # noqa: PLC0415
 
@@ -106,7 +112,10 @@ def hook_recorder() -> type[HookRecorder]:
 
 @pytest.fixture
 def install_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DistributionInstaller]:
-    """Call it to install a throw-away distribution with entry points until the end of the test."""
+    """Call it to install a throw-away distribution with entry points.
+
+    It is there until the end of the test.
+    """
     from trainrun.testing.distribution import DistributionInstaller  # noqa: PLC0415
 
     installer = DistributionInstaller(tmp_path / "installed", monkeypatch)
@@ -116,8 +125,8 @@ def install_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(scope="session")
 def trainrun_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the plugin cache between the runs of a session.
+    """Return the folder of the plugin cache of a session.
 
-    It is apart from the user's own cache.
+    The runs of the session share it. It is apart from the user's own cache.
     """
     return tmp_path_factory.mktemp("trainrun-cache")

@@ -271,7 +271,7 @@ def _note(source: Run | Launch | None, hook: str, /, **arguments: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold, or the type's name of any other value.
+    """Return a value that JSON can hold, otherwise its type's name.
 
     Reading a tensor would wait for it.
     """

@@ -41,13 +41,13 @@ class Result:
         return read_calls(self.paths)
 
     def series(self, name: str) -> dict[int, float]:
-        """Return the values of one metric by step; empty if it was never logged."""
+        """Return one metric's values by step; empty if never logged."""
         return {record["step"]: record[name] for record in self.metrics if name in record}
 
     def hooks(self, rank: int | None = 0) -> list[str]:
-        """Return the names of the recorded hooks on one rank, in the order of the calls.
+        """Return the names of the recorded hooks on one rank.
 
-        For None, those of the client.
+        They are in the order of the calls. For None, those of the client.
         """
         return [call.hook for call in self.calls if call.rank == rank]
 

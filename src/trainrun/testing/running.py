@@ -170,7 +170,10 @@ class Prepared:
 
 
 def next_attempt(paths: RunPaths) -> int:
-    """Number an attempt that resumes, and decide from which checkpoint, as a client does."""
+    """Number an attempt that resumes, and choose its checkpoint.
+
+    A client does the same.
+    """
     attempt = next(number for number in itertools.count(2) if not paths.attempt(number).exists())
     paths.attempt(attempt).mkdir(parents=True)
     checkpoint = choose(paths.checkpoints).path
@@ -208,7 +211,10 @@ class LaunchRecipe:
 
 
 def write_recipe(folder: Path, recipe: RecipeLike) -> Path:
-    """Return the path of the recipe; text and dicts are written into `folder`."""
+    """Return the path of the recipe.
+
+    Text and dicts are written into `folder`.
+    """
     if isinstance(recipe, Path):
         return recipe
     text = recipe if isinstance(recipe, str) else "".join(_lines(recipe))

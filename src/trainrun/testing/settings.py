@@ -34,7 +34,10 @@ def kept_settings() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have torch use no threads of its own, which would not survive a fork."""
+    """Have torch use no threads of its own.
+
+    They would not survive a fork.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

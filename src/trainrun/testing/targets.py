@@ -46,7 +46,10 @@ class LivePlugins:
         monkeypatch.setattr(sys, "path", list(sys.path))  # loading by path adds the folder
 
     def target(self, plugin: object) -> str:
-        """Return a target that loads to `plugin`: a class, a module, or an instance."""
+        """Return a target that loads to `plugin`.
+
+        The plugin is a class, a module, or an instance.
+        """
         attribute = f"plugin_{len(vars(self._module))}"
         found = plugin if isinstance(plugin, type | ModuleType) else _class_for(plugin)
         setattr(self._module, attribute, found)
@@ -79,7 +82,7 @@ def _names(plugin: type | ModuleType) -> tuple[str, str]:
 
 
 def _is_importable(module: str, file: Path) -> bool:
-    """Return whether a new process would find this file under the module's name.
+    """Return whether a new process would find this file by the module's name.
 
     Not under the names pytest gives to tests.
     """

@@ -57,7 +57,10 @@ class TrackedRun:
         return self._senders[-1]
 
     def end(self, state: str = "finished", code: int = 0) -> Delivery:
-        """Report the end of the run to the process, and wait for what it could deliver."""
+        """Report the end of the run to the process.
+
+        Wait for what it could deliver, and return it.
+        """
         outcome = Outcome(state, code, f"it {state}", step=9)  # type: ignore[arg-type]
         self._senders[-1].end(outcome)
         return self._senders[-1].join()

@@ -38,7 +38,10 @@ class Cursor:
         return Position(self.step, self.count)
 
     def move(self, position: Position, records: int = 0) -> None:
-        """Note that everything up to `position` was delivered, `records` of it just now."""
+        """Note that everything up to `position` was delivered.
+
+        records: how many of it just now.
+        """
         self.step, self.count = position
         self.sent += records
 

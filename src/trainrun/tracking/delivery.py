@@ -72,7 +72,7 @@ class TrackerProcess:
         self._write(order.to_line())
 
     def end(self, outcome: Outcome | None) -> None:
-        """Have the process send what is left and how the run has ended.
+        """Have the process send the rest and how the run has ended.
 
         It leaves within its deadline. Does not wait.
         """
@@ -85,7 +85,10 @@ class TrackerProcess:
             self._process.stdin.close()
 
     def join(self) -> Delivery:
-        """Wait until it has left, not beyond its deadline; return what it has done."""
+        """Wait until it has left; return what it has done.
+
+        Waits not beyond its deadline.
+        """
         try:
             self._process.wait(self._deadline + _SLACK)
         except subprocess.TimeoutExpired:
@@ -98,7 +101,10 @@ class TrackerProcess:
         return self._process.pid
 
     def kill(self) -> None:
-        """End it now; what it was about to note may be sent again."""
+        """End it now.
+
+        What it was about to note may be sent again.
+        """
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -49,9 +49,9 @@ class RunFacts:
         return cls(paths.run_id, name, paths, text, flatten(data), resumed, read_json(paths.manifest) or {})
 
     def files(self, globs: Iterable[str]) -> list[Path]:
-        """Return the files of the run that fit any of the globs, each once, sorted.
+        """Return the files of the run that fit any of the globs.
 
-        A link that leads out of it does not fit.
+        Each is there once, and they are sorted. A link that leads out of the run does not fit.
         """
         root = self.paths.root.resolve()
         found = {path for glob in globs for path in self.paths.root.glob(glob)}

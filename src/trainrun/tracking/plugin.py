@@ -32,8 +32,8 @@ _SPOOL = "metrics"  # the built-in plugin that writes what is sent
 class TrackerPlugin:
     """The base of tracker plugins: a subclass says how its tracker is made, and what it needs.
 
-    Everything runs in the client and in a process next to it, so that training knows nothing of the tracker, and the
-    client imports nothing of its package.
+    Everything runs in the client and in a process next to it. So training knows nothing of the tracker, and the client
+    imports nothing of its package.
     """
 
     Options: ClassVar[type[TrackerOptions]] = TrackerOptions
@@ -61,7 +61,7 @@ class TrackerPlugin:
 
     @classmethod
     def place(cls, options: Any, recipe: Recipe) -> str | None:
-        """Describe where an instance with these options writes to.
+        """Describe the destination of an instance with these options.
 
         Two must not say the same. None: it never clashes. `options` is an `Options` of the same class. What they leave
         out is said as what it comes to, by `recipe`.
@@ -91,7 +91,10 @@ class TrackerPlugin:
             yield f"{' and '.join(names)} would both write to {place}; give each a place of its own, or leave out one"
 
     def _instances(self, recipe: Recipe) -> Iterator[tuple[str, TrackerOptions]]:
-        """Name and options of all instances of this plugin that are certainly on."""
+        """Yield name and options of all instances that are certainly on.
+
+        They are instances of this plugin.
+        """
         for name, table in recipe.plugins.items():
             use = table.use or name
             if table.enabled is True and (use == self.plugin or use.endswith(f":{type(self).__qualname__}")):

@@ -1,8 +1,8 @@
 """The process that sends to one tracker: `python -m trainrun.tracking`, started by the client.
 
-A process of its own, because the packages of trackers start threads and processes, take over exit and signals, and wait
-for their server when Python ends. It receives JSON lines on its standard input: first an `Order`, at the end how the
-run has ended. When the client dies, its input ends, and it leaves within its deadline, too.
+The packages of trackers start threads and processes, take over exit and signals, and wait for their server when Python
+ends. So this is a process of its own. It receives JSON lines on its standard input: first an `Order`, at the end how
+the run has ended. When the client dies, its input ends, and it leaves within its deadline, too.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the input has ended, at most so long; whether it has."""
+        """Wait until the input has ended; return whether it has.
+
+        There is a limit on the waiting.
+        """
         return self._over.wait(seconds)
 
     def _read(self) -> None:

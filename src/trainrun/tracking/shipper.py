@@ -45,7 +45,7 @@ class Shipper:
         return self._wait > 0
 
     def turn(self, *, final: bool = False, ending: Ending | None = None) -> float:
-        """Send what there is; return 0, or the seconds to wait before the next turn.
+        """Send what there is; return 0, or seconds until the next turn.
 
         There is a wait only after trouble. final: nothing will be added to the spool. ending: the run has ended like
         this, and the tracker is to know.
@@ -97,7 +97,10 @@ class Shipper:
             self.cursor.write(self._path)
 
     def _failed(self, error: Exception) -> float:
-        """Close, so that the next turn begins anew, and wait longer each time."""
+        """Close, so that the next turn begins anew.
+
+        The wait is longer each time.
+        """
         self._wait = min(_LONGEST_WAIT, self._wait * 2 or _FIRST_WAIT)
         reason = _text(error)
         self.close()

@@ -120,7 +120,7 @@ class Spool:
             self._bytes -= self._waiting.popleft()[1]
 
     def _lines(self) -> Iterator[tuple[Record, int]]:
-        """Yield each whole line from where reading stopped.
+        """Yield each whole line from the point at which reading stopped.
 
         One without its end is left for the next call.
         """

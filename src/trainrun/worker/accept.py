@@ -18,7 +18,10 @@ _TORCH = "torch.optim."
 
 
 def require_optimizer(optimizer: object, provider: Instance | None) -> None:
-    """Raise TrainingError unless `optimizer` is one plain optimizer, whose state a checkpoint holds completely."""
+    """Raise TrainingError unless `optimizer` is one plain optimizer.
+
+    A checkpoint must hold its state completely.
+    """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TaskError(
             f"build_optimizer of {_named(provider)} returned {_shown(optimizer)}; return one torch.optim.Optimizer,"

@@ -51,7 +51,10 @@ class Built:
         self.trains = trainable(model)
 
     def notice(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-        """Record groups that were added since, and let them take part in the schedule."""
+        """Record groups that were added since.
+
+        They take part in the schedule from now on.
+        """
         if len(optimizer.param_groups) == self.count:
             return
         self.groups += list(settings(optimizer))[self.count :]

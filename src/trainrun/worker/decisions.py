@@ -38,7 +38,7 @@ class Decision:
     """A decision of a plugin, a signal or trainrun itself on one rank at `step`, and why.
 
     `origin` says what asked for it: `plugin` alone does not, because a plugin may be called like a signal. `data` holds
-    what else all ranks must know; `reason` is for people, and is never read back.
+    the other values that all ranks must know; `reason` is for people, and is never read back.
     """
 
     kind: DecisionKind

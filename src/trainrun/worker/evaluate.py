@@ -19,11 +19,11 @@ from trainrun.worker.session import Session
 
 
 def evaluate(session: Session) -> bool:
-    """Evaluate every split that has data, and log all metrics, which are the same on all ranks.
+    """Evaluate every split that has data, and log all metrics.
 
-    Training is left as it was: random generators, the modes of the model's parts, and the metrics that wait for the
-    next log. Within, the generators depend on seed, step and rank alone. Return False if a stop broke it off: then
-    nothing is logged, and the evaluation does not count as made.
+    The metrics are the same on all ranks. Training is left as it was: random generators, the modes of the model's
+    parts, and the metrics that wait for the next log. Within, the generators depend on seed, step and rank alone.
+    Returns False if a stop interrupted it: then nothing is logged, and the evaluation does not count as made.
     """
     state = session.state
     if not session.evaluation:

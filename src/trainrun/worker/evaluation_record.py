@@ -91,9 +91,9 @@ class EvaluationRecord:
             self.add(source, {name: value})
 
     def _warn_of_differences(self, ranks: list[Rows]) -> None:
-        """Warn of metrics of which a rank has another value than rank 0.
+        """Warn of metrics that a rank has otherwise than rank 0.
 
-        It may have none.
+        It may have another value or none.
         """
         first, unlike = {name: value for _, name, value in ranks[0]}, dict[str, list[int]]()
         for rank, rows in enumerate(ranks):

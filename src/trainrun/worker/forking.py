@@ -115,9 +115,9 @@ def _be_worker(job: Job, rank: int, parent: int, seconds: float) -> NoReturn:
 
 
 def _end(pid: int, descriptor: int) -> bool:
-    """Wait for a worker that has ended or was killed; return whether it failed.
+    """Wait for a worker's end; return whether it failed.
 
-    Nothing that it started is left.
+    It has ended or was killed. Nothing that it started is left.
     """
     wait([descriptor])
     with suppress(ProcessLookupError):  # while its number is still taken: loader processes outlive it by seconds

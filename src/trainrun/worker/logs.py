@@ -88,7 +88,7 @@ def _dropped(path: Path) -> int:
 
 
 def make_logger(path: Path, limit: int = _LIMIT, **bound: object) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger that appends to `path`, each line written out at once.
+    """Return a logger that appends to `path`, each line at once.
 
     `bound` is part of every record. limit: bytes that are kept; when half of them are written, the file is renamed and
     a new one begun.

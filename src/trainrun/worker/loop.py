@@ -199,7 +199,10 @@ def _fetch(session: Session) -> Any:
 
 
 def _loss(outputs: Any, hooks: Dispatcher) -> tuple[torch.Tensor, Any, Extra]:
-    """Return the loss, its weight if the task returned one, and its other values."""
+    """Return the loss, its weight, and the task's other values.
+
+    The weight is there if the task returned one.
+    """
     loss: Any
     weight: Any = None
     extra = _NO_EXTRA

@@ -1,6 +1,6 @@
 """Whether a loss comes from the model, before its backward.
 
-A loss that does not is trained on in silence by one worker, and puts several out of step: this rank's backward ends
+One worker would train on a loss that does not, in silence. It puts several out of step: this rank's backward ends
 without the gradient reduction that the others wait in.
 """
 
@@ -19,8 +19,8 @@ def depends_on(loss: torch.Tensor, parameters: Container[int], *, sharded: bool 
     """Return whether a backward of `loss` reaches a parameter.
 
     parameters: the `id` of each that may be trained. The search ends at the first one, in practice after a few nodes. A
-    node written in Python, such as one of reentrant activation checkpointing or of a compiled model, may hide
-    parameters, so that it counts as one.
+    node written in Python may hide parameters, so that it counts as one. Reentrant activation checkpointing and
+    compiled models have such nodes.
     sharded: every `nn.Parameter` counts too, because FSDP puts others in the place of those that it shards.
     """
     if loss.grad_fn is None:
@@ -43,7 +43,7 @@ def depends_on(loss: torch.Tensor, parameters: Container[int], *, sharded: bool 
 
 
 def explain(loss: torch.Tensor) -> str:
-    """Say why a backward of `loss` reaches no parameter, and what to return instead."""
+    """Explain why `loss` reaches no parameter, and what to return instead."""
     how = "its graph holds no parameter of the model" if loss.requires_grad else "it requires no gradient"
     return (
         f"the loss that training_step returned does not come from the model: {how}; return a loss computed from"

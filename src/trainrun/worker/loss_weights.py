@@ -54,7 +54,7 @@ class LossWeights:
         return bool(self._used)
 
     def take(self, weight: object, *, counts: bool) -> Units | None:
-        """Return the weight that the task gave as units, None if it gives none.
+        """Return the task's weight as units; None if it gives none.
 
         counts: False for padding. Raises TrainingError for what is no weight, and unless the task returns a weight
         always, on all ranks, or never.
@@ -117,9 +117,9 @@ class LossWeights:
         return loss if share == 1 else loss * share
 
     def complete(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Multiply the gradients of a complete update by what was not known before.
+        """Multiply a complete update's gradients by the missing factor.
 
-        Such an update has several micro-batches.
+        It was not known before. Such an update has several micro-batches.
         """
         total, self.incomplete = self._sum, False
         if self._reduction is not None:
@@ -161,7 +161,10 @@ def _quotient(part: Units, whole: Units) -> Units:
 
 
 def _power_of_two(units: Units, times: int) -> Units:
-    """Return a power of two near units * times, by which a division is exact."""
+    """Return a power of two near units * times.
+
+    A division by it is exact.
+    """
     if isinstance(units, torch.Tensor):
         return torch.ldexp(torch.ones_like(units), torch.frexp(units * times)[1])
     return math.ldexp(1.0, math.frexp(units * times)[1])

@@ -107,7 +107,7 @@ def _recorded(run_dir: str, attempt: int, problem: str | None) -> ExitCode:
 
 
 def _end_late(record: Record, beat: Beat) -> NoReturn:
-    """End, from a thread, if the main thread does not come to the end of its step."""
+    """End, from a thread, if the main thread does not finish its step."""
     try:
         record.update(beat.phase, beat.step)
         record.fail(Terminated(f"it did not stop in time, and was still {beat.place}", beat.instance, beat.hook))
@@ -238,7 +238,7 @@ class Record:
         self._write(replace(self._record, phase="finished", step=outcome.step, stop=outcome.stop))
 
     def fail(self, error: BaseException) -> ExitCode:
-        """Write the error record; return the exit code that the error asks for."""
+        """Write the error record; return the error's exit code."""
         code = error.exit_code if isinstance(error, TrainrunError) else ExitCode.TRAINING_FAILED
         blamed = error if isinstance(error, HookFailed | Terminated) else None
         raised = error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error
@@ -268,7 +268,7 @@ class Record:
 
 
 def _ends(text: str) -> str:
-    """Return the text, or both ends of one that is too long for a record."""
+    """Return the text, or both ends of one too long for a record."""
     if len(text) <= _LONG:
         return text
     half = _LONG // 2

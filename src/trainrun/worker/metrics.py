@@ -64,7 +64,10 @@ class Series:
     weights: list[Value] = field(default_factory=list)
 
     def add(self, value: Value, weight: Value) -> None:
-        """Keep one value; tensors must not require gradients, nor be written to afterwards."""
+        """Keep one value.
+
+        Tensors must not require gradients, nor be written to afterwards.
+        """
         self.values.append(value)
         self.weights.append(weight)
         if len(self.values) >= _FOLD:

@@ -12,11 +12,12 @@ from trainrun.worker.replicas import listed
 
 
 def begin_training(model: torch.nn.Module) -> list[str]:
-    """Put `model` into training mode, except for parts that the task put into evaluation mode.
+    """Put `model` into training mode, except for parts in evaluation mode.
 
-    A part in training mode within one in evaluation mode, such as an adapter in a frozen backbone, stays so too. A
-    model that is in evaluation mode as a whole, as loaders of pretrained models return it, is trained as a whole.
-    Returns the names of the parts that stay in evaluation mode and have parts themselves and parameters to train.
+    The task has put these into it. A part in training mode within one in evaluation mode, such as an adapter in a
+    frozen backbone, stays so too. A model that is in evaluation mode as a whole, as loaders of pretrained models return
+    it, is trained as a whole. Returns the names of the parts that stay in evaluation mode and have parts themselves and
+    parameters to train.
     """
     module = unwrapped(model)
     before = [(part, part.training) for part in module.modules()]
@@ -59,8 +60,9 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 def _restore(before: list[tuple[torch.nn.Module, bool]]) -> None:
     """Restore each part's mode; parents come first.
 
-    If the mode has changed this is done by `train`, because a module may do more in it than set the mode: adapters that
-    are merged into weights for evaluation are taken out again. Then one by one, because `train` sets inner modules too.
+    If the mode has changed this is done by `train`, because a module may do more in it than set the mode. For example,
+    adapters that are merged into weights for evaluation are taken out again. Then one by one, because `train` sets
+    inner modules too.
     """
     try:
         for part, training in before:

@@ -29,10 +29,11 @@ def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
 def make_optimizer(
     model: torch.nn.Module, name: str, settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> torch.optim.Optimizer:
-    """Build the optimizer called `name` for all parameters of `model` that require gradients.
+    """Build the optimizer called `name` for all parameters to train.
 
-    settings: keyword arguments of the class. groups: each holds `match`, glob patterns of parameter names, and the
-    settings that differ for the parameters that match; the first group that matches a parameter has it.
+    These are the parameters of `model` that require gradients. settings: keyword arguments of the class. groups: each
+    holds `match`, glob patterns of parameter names, and the settings that differ for the parameters that match. The
+    first group that matches a parameter has it.
 
     Raises RecipeError for unknown names, settings that the class does not take, and patterns that match nothing.
     """

@@ -35,13 +35,19 @@ def redirect(paths: RunPaths, attempt: int, rank: int) -> None:
 
 
 def limit(paths: RunPaths) -> int:
-    """Return how many bytes of a worker's output into one log are kept, by the run's recipe."""
+    """Return how many bytes of a worker's output a log keeps.
+
+    The run's recipe sets it.
+    """
     table = tomli.loads(paths.recipe.read_text(encoding="utf-8")).get("launch", {})
     return int(table.get("output_limit", _LIMIT)) * _MIB
 
 
 def _pipe(paths: RunPaths, attempt: int, rank: int) -> int | None:
-    """Return the pipe, open for writing; None if it is missing or has no reader."""
+    """Return the pipe, open for writing.
+
+    None if it is missing or has no reader.
+    """
     try:
         descriptor = os.open(paths.output_pipe(attempt, rank), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -18,7 +18,7 @@ from trainrun.worker.world import World
 
 
 def choose_device(asked: str, world: World) -> torch.device:
-    """Return the device of this worker: a GPU of its own, or the CPU.
+    """Return this worker's device: a GPU of its own, or the CPU.
 
     Raises EnvironmentProblem for too few GPUs.
     """
@@ -61,9 +61,9 @@ class Collectives:
         self.barrier()  # gloo connects lazily: a peer that is missing shows here, not in the middle of a step
 
     def apart(self) -> Collectives:
-        """Return the same ranks on a process group of their own, for another thread.
+        """Return the same ranks on a process group of their own.
 
-        Call it on all ranks alike.
+        It is for another thread. Call it on all ranks alike.
         """
         other = copy(self)
         if self.world.size > 1:
@@ -72,7 +72,10 @@ class Collectives:
         return other
 
     def share(self, value: object) -> list[object]:
-        """Give a JSON value to all ranks; return the values of all, in the order of ranks."""
+        """Give a JSON value to all ranks; return the values of all.
+
+        They are in the order of ranks.
+        """
         return self._gather_objects(value) if self.world.size > 1 else [value]
 
     def barrier(self) -> None:
@@ -112,7 +115,10 @@ class Collectives:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's, torch's and the devices' random generators, and NumPy's if it is imported."""
+    """Seed Python's, torch's and the devices' random generators.
+
+    NumPy's is seeded if it is imported.
+    """
     random.seed(seed)
     rng.seed_numpy(seed)
     torch.manual_seed(seed)

@@ -10,11 +10,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel send SIGKILL to this process when the thread that started it ends.
+    """Have the kernel kill this process when its parent thread ends.
 
-    parent: the pid that the parent had, if it is known: it may have gone before the request was made. In a container
-    that may be 1, which elsewhere means that the parent has gone. Linux only; elsewhere this does nothing, and the
-    client's sweep has to find what is left.
+    It sends SIGKILL. parent: the pid that the parent had, if it is known: it may have gone before the request was made.
+    In a container that may be 1, which elsewhere means that the parent has gone. Linux only; elsewhere this does
+    nothing, and the client's sweep has to find what is left.
     """
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl

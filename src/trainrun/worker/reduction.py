@@ -66,7 +66,10 @@ class Reduction:
         return _UNCHANGED if self.ddp is None else _advising()
 
     def require_complete(self, step: int, replicas: Replicas) -> None:
-        """Raise TrainingError if DDP has not reduced this rank's gradients in the step."""
+        """Raise TrainingError if DDP has not reduced this rank's gradients.
+
+        step: the one that was made.
+        """
         if self.ddp is None:
             return
         if not self._forwarded:

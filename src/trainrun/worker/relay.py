@@ -1,8 +1,8 @@
 """How decisions come from one node to the others: through the job's store, which torchrun's first agent hosts.
 
-A rank that posts also puts the entry into the store. The leader of each node, its first rank, asks the store at
-every step whether there is anything new, one round trip, and copies entries of other nodes into a ring in its
-node's shared memory. So the ranks of those nodes see an entry one delay of the reduction later than the leader.
+A rank that posts also puts the entry into the store. The leader of each node, its first rank, asks the store at every
+step for new entries, one round trip. It copies entries of other nodes into a ring in its node's shared memory. So the
+ranks of those nodes see an entry one delay of the reduction later than the leader.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ class Store(Protocol):
 
 
 def connect(prefix: str, environment: Mapping[str, str] = os.environ) -> Store:
-    """Return a connection of this worker's own to the job's store, for keys under `prefix`.
+    """Return a connection of this worker's own to the job's store.
 
-    Its own, because torch's may wait long for a key. Raises EnvironmentProblem if no store can be reached. torch bounds
-    waiting for a key and for the connection. A call to a host that no longer replies, but has not closed the
-    connection, is not bounded, like a collective with that host: the client ends the attempt.
+    It is for keys under `prefix`. Its own, because torch's may wait long for a key. Raises EnvironmentProblem if no
+    store can be reached. torch bounds waiting for a key and for the connection. A call to a host that no longer
+    replies, but has not closed the connection, is not bounded. A collective with that host is not either: the client
+    ends the attempt.
     """
     host, port = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "")
     if not host or not port.isdecimal():
@@ -59,9 +60,9 @@ def connect(prefix: str, environment: Mapping[str, str] = os.environ) -> Store:
 
 
 def room(world: World) -> int:
-    """Return how many bytes the ring for entries of other nodes should have.
+    """Return the size of the ring for entries of other nodes.
 
-    As much as their ranks' own, up to 64 MiB.
+    It is in bytes. As much as their ranks' own, up to 64 MiB.
     """
     return min(world.size - world.local_size, _MOST_AREAS) * AREA
 
@@ -82,7 +83,10 @@ class Relay:
         self._sent: deque[tuple[int, int]] = deque()  # step and number
 
     def send(self, entry: bytes, step: int) -> None:
-        """Put an entry posted at `step` into the store, for the other nodes."""
+        """Put an entry into the store for the other nodes.
+
+        step: at which it was posted.
+        """
         with _store_needed():
             # The number first: counting waits for the store's reply and setting a key does not. Once this returns
             # every leader that asks sees the number, and then waits for the key if it must.
@@ -93,9 +97,9 @@ class Relay:
                 self._store.delete_key(str(self._sent.popleft()[1]))
 
     def fetch(self) -> None:
-        """Copy what other nodes have posted since the last call to the node's ranks.
+        """Copy what other nodes have posted to the node's ranks.
 
-        Only on the leader.
+        Copies what was posted since the last call. Only on the leader.
         """
         if not self._leads:
             return

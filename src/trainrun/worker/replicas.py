@@ -1,13 +1,13 @@
 """Whether all ranks train the same parameters, and hold the same values.
 
 DDP reduces the gradients of the parameters that required one when it was made. A parameter that begins to require a
-gradient afterwards would be trained by each rank for itself, and one that ceases to would leave a reduction without its
+gradient afterwards would be trained by each rank for itself. One that ceases to would leave a reduction without its
 end. So the flags are compared at the start of each step, and the model is wrapped anew if one has changed. So it is if
 parameters were put into the model, such as a new head or adapters. torch reports when a module registers something, so
 that the model is only gone through again after that.
 
-A rank that finds a change asks the others whether they have found the same, through the store that the process group
-was made with: a collective would meet the ones of a rank that has found none.
+A rank that finds a change asks the others whether they have found the same. It asks through the store that the process
+group was made with: a collective would meet the ones of a rank that has found none.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class Replicas:
         return zip(self.names, self.parameters, strict=True)
 
     def warn_left_out(self) -> None:
-        """Warn of parameters that require gradients and are in no group of the optimizer.
+        """Warn of parameters to train that no optimizer group has.
 
-        Each is warned of once.
+        They require gradients. Each is warned of once.
         """
         held = {id(one) for group in self._optimizer.param_groups for one in group["params"]}
         left = [
@@ -250,9 +250,9 @@ def _is_sharded(parameter: torch.Tensor) -> bool:
 
 
 def _wrapped_again(model: DistributedDataParallel, *, sync: bool) -> DistributedDataParallel:
-    """Return the module of `model` in a new DDP with the same settings and hooks.
+    """Return the module of `model` in a new DDP with the same settings.
 
-    The hooks are communication hooks. sync: whether all ranks get the values that rank 0 has.
+    It has the same communication hooks. sync: whether all ranks get the values that rank 0 has.
     """
     # Versions of torch differ in how they name whether a forward begins with rank 0's buffers.
     buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if hasattr(model, name))

@@ -168,7 +168,7 @@ class Run:
             rank's last value and takes that of the lowest rank; `"zero"` takes rank 0's last value and
             ignores other ranks, for what only rank 0 computes.
 
-        Raises ValueError or TypeError for anything else. Call it from the training thread.
+        Raises ValueError or TypeError for other values. Call it from the training thread.
         """
         if isinstance(value, torch.Tensor):
             value = value.detach().clone()  # the plugin may write into its tensor again
@@ -179,7 +179,7 @@ class Run:
 
         Any rank may ask, from any thread; all ranks stop at one step, as for `should_stop`.
 
-        reason: a non-empty string, here and in the other requests; anything else is a TypeError.
+        reason: a non-empty string, here and in the other requests; any other value raises a TypeError.
         """
         self._request("stop", "request_stop", reason)
 

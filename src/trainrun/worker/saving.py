@@ -100,7 +100,7 @@ class Saving:
             self._ended(session, saved)
 
     def at_end(self, session: Session) -> None:
-        """Wait for a running save at the end of training, and save the last step.
+        """Wait for a running save when training ends; save the last step.
 
         It is saved if it was not before. Training has ended or was stopped. Raises TrainingError if all steps were made
         and the last of them could not be saved.
@@ -134,7 +134,10 @@ class Saving:
             )
 
     def ended(self, session: Session, decision: Decision) -> None:
-        """Apply the end of a save in the background, now that all ranks learn of it."""
+        """Apply the end of a save in the background.
+
+        All ranks learn of it now.
+        """
         if decision.kind == "saved":
             self.committed(session, session.state.paths.checkpoints / decision.hook, decision.data["seconds"])
         else:
@@ -202,7 +205,10 @@ def _shown(session: Session) -> Iterator[None]:
 
 
 def decision(saved: Saved, step: int) -> Decision:
-    """Return the end of a save as a decision, for the ranks and the events."""
+    """Return the end of a save as a decision.
+
+    The ranks and the events receive it as such.
+    """
     kind: DecisionKind = "unsaved" if saved.path is None else "saved"
     reason = f"after {saved.seconds:.3f} s" if saved.problem is None else saved.problem
     data = {"step": saved.step, "seconds": saved.seconds, "finite": saved.finite}

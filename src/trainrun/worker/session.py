@@ -167,9 +167,9 @@ class Session:
             self.saving.at_step(self)
 
     def interrupted(self) -> bool:
-        """Return whether a stop was agreed, so that the result is not needed.
+        """Return whether a stop was agreed.
 
-        Call it after an evaluation batch, on all ranks alike.
+        Then the result of the evaluation is not needed. Call it after an evaluation batch, on all ranks alike.
         """
         if self.interruption.is_asked(here=self.inbox.pending):
             self.look_outside()
@@ -250,7 +250,10 @@ class Session:
             )
 
     def keep(self, loss: torch.Tensor, extra: Mapping[str, Any], units: Units) -> None:
-        """Keep a micro-batch's loss, and the scalars returned with it, for the next log."""
+        """Keep a micro-batch's loss and scalars for the next log.
+
+        The scalars are those that were returned with it.
+        """
         self._loss.add(loss.detach(), units)
         if not extra:
             return
@@ -265,7 +268,10 @@ class Session:
         return sharding.whole(torch.nn.utils.get_total_norm(gradients))
 
     def skip_update(self, reasons: Sequence[tuple[str, str]]) -> str:
-        """Leave model, optimizer and scheduler as they are; return the reasons as one text."""
+        """Leave the training state as it is; return the reasons as text.
+
+        That is the state of model, optimizer and scheduler. The reasons make one text.
+        """
         if self.state.scaler is not None:
             self.state.scaler.update()
         for name, reason in reasons:
@@ -292,7 +298,7 @@ class Session:
             self.hooks.on_stop_requested(stop.reason, stop.source)
 
     def record(self, *group: Decision) -> None:
-        """Record a decision, and the ranks that took it, in the run's events."""
+        """Record a decision and the ranks that took it as an event."""
         first = group[0]
         self.record_event(
             {

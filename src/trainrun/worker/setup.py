@@ -134,7 +134,10 @@ class Worker:
         return model
 
     def _build_optimizer(self, model: torch.nn.Module) -> None:
-        """Build optimizer and scheduler, and record what with, for a resume that changes it."""
+        """Build optimizer and scheduler, and record their settings.
+
+        A resume may change these.
+        """
         recipe, state, hooks = self.recipe, self.state, self.hooks
         optimizer = _required(hooks, "build_optimizer")(model, recipe)
         require_optimizer(optimizer, hooks.provider("build_optimizer"))
@@ -175,7 +178,7 @@ class Worker:
         return reach
 
     def _go_on(self, session: Session) -> None:
-        """Load a checkpoint's state into what was built, if the attempt has a checkpoint.
+        """Load the attempt's checkpoint, if any, into what was built.
 
         The client chose it.
         """
@@ -318,7 +321,10 @@ def _total_steps(recipe: Recipe, train: SampledBatches | ForeignBatches) -> int 
 
 
 def _compare_plugins(loaded: Sequence[Loaded], collectives: Collectives) -> None:
-    """Raise EnvironmentProblem if ranks have other plugins, versions or sources than rank 0."""
+    """Raise EnvironmentProblem if ranks have other plugins than rank 0.
+
+    Versions and sources are compared too.
+    """
     if collectives.gather_objects is None:
         return
     mine = {one.instance.name: _identity(one) for one in loaded}

@@ -115,7 +115,7 @@ def shards(model: nn.Module) -> list[FSDPModule]:
 
 @contextmanager
 def unreduced(modules: Sequence[FSDPModule]) -> Iterator[None]:
-    """Backwards in here add up gradients on each rank, and do not reduce them."""
+    """Add up gradients on each rank, without reducing them, for the body."""
     _set_reduction(modules, on=False)
     try:
         yield
@@ -138,9 +138,9 @@ def free(modules: Sequence[FSDPModule]) -> None:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a DTensor's full value as a plain tensor; other tensors as they are.
+    """Return a DTensor's full value as a plain tensor.
 
-    Call it on all ranks alike.
+    Other tensors are returned as they are. Call it on all ranks alike.
     """
     full: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full

@@ -10,11 +10,12 @@ from trainrun.rundir import scratch
 
 
 def make_room() -> Path | None:
-    """Give multiprocessing another folder if the temporary one's path is too long for sockets.
+    """Give multiprocessing another folder if paths are too long for sockets.
 
-    The fork server, processes that load data, and those that a task starts have it from their parent: call this before
-    the first of them is started. Returns the folder if one was made: a process that leaves without Python's own end has
-    to remove it. Raises EnvironmentProblem if there is no other folder. Python 3.14 does the same.
+    That is the case if the folder of temporary files has too long a path. The fork server, processes that load data,
+    and those that a task starts have the folder from their parent. Call this before the first of them is started.
+    Returns the folder if one was made: a process that leaves without Python's own end has to remove it. Raises
+    EnvironmentProblem if there is no other folder. Python 3.14 does the same.
     """
     if _config().get("tempdir") is not None or (short := elsewhere()) is None:
         return None

@@ -42,9 +42,9 @@ def tie(paths: RunPaths, attempt: int, rank: int, end: Callable[[Beat], None]) -
 
 
 def _tell_of_stacks(paths: RunPaths, attempt: int, rank: int) -> None:
-    """Have the stacks of all threads written, on request of the client and in a crash.
+    """Have the stacks of all threads written on request and in crashes.
 
-    It is done in the signal itself, so also if a thread in C never lets another one run.
+    The request is the client's. It is done in the signal itself, so also if a thread in C never lets another one run.
     """
     file = paths.stacks(attempt, rank).open("w", encoding="utf-8")
     faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)  # keeps the file

@@ -53,6 +53,9 @@ class Job:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Job:
-        """Recognise a Slurm job by its environment; anything else is no scheduler."""
+        """Recognise a Slurm job by its environment.
+
+        Any other job has no scheduler.
+        """
         job_id = environment.get("SLURM_JOB_ID")
         return cls(socket.gethostname(), "slurm" if job_id else None, job_id)

@@ -40,7 +40,10 @@ class Averages:
 
     @torch.no_grad()
     def update(self, weight: float) -> None:
-        """Move the averages by `weight` (0 to 1) of the way to the current parameters."""
+        """Move the averages towards the current parameters.
+
+        weight: the part of the way, from 0 to 1.
+        """
         if not self._offload:
             self._blend(self._current, weight)
             return
@@ -92,13 +95,19 @@ class Averages:
         return torch.empty_like(tensor, dtype=dtype)
 
     def _stage(self) -> None:
-        """Have the GPU copy the parameters to the host, when it comes to that."""
+        """Have the GPU copy the parameters to the host later.
+
+        It does so when it comes to that.
+        """
         torch._foreach_copy_(self._staged, self._current, non_blocking=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record()
 
     def _catch_up(self) -> None:
-        """Average what was staged at the last update: its copies have long been made."""
+        """Average what was staged at the last update.
+
+        Its copies have long been made.
+        """
         if self._copied is not None and self._waiting is not None:
             self._copied.synchronize()
             self._blend(self._staged, self._waiting)

@@ -194,7 +194,7 @@ class BestCheckpoint:
         """Make links and files on rank 0 as the ranking says.
 
         What fails is tried again at the next save or evaluation. In a resumed run, weights which the ranking does not
-        know may be those of later steps, or of another metric: they get another name, and are not removed.
+        know may be those of later steps, or of another metric. They get another name, and are not removed.
         """
         if run.world.rank > 0:
             return

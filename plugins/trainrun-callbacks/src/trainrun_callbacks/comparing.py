@@ -79,7 +79,10 @@ def _gathered(names: Sequence[str], device: torch.device) -> list[list[str]]:
 
 
 def _apart(everybody: Sequence[Sequence[str]]) -> list[str]:
-    """Describe which names are there on some ranks only, or that their order differs."""
+    """Describe which names only some ranks have.
+
+    If all ranks have all names, their order differs.
+    """
     known = dict.fromkeys(name for theirs in everybody for name in theirs)
     found = []
     for name in known:
@@ -90,5 +93,5 @@ def _apart(everybody: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _grouped(groups: Sequence[Sequence[int]]) -> str:
-    """Describe the ranks that agree, and those that do not: `ranks 0, 2 against 1`."""
+    """Describe which ranks agree: `ranks 0, 2 against 1`."""
     return "ranks " + " against ".join(", ".join(map(str, group)) for group in groups)

@@ -93,7 +93,10 @@ def _has_value(module: torch.nn.Module, name: str) -> bool:
 
 
 def described(batch: Any) -> dict[str, str]:
-    """Describe the tensors of a batch by name: type, shape and device of each."""
+    """Describe the tensors of a batch by name.
+
+    The description has type, shape and device of each.
+    """
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
         for name, tensor in named_tensors(batch)

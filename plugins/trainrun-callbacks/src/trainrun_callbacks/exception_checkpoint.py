@@ -203,7 +203,10 @@ def _is_finite(folder: Path) -> bool:
 
 
 def _attempt(folder: Path) -> int:
-    """Return the attempt that a rank's folder names, also while it is written."""
+    """Return the attempt that a rank's folder names.
+
+    The folder may still be being written.
+    """
     return int(folder.name.split("-")[1])
 
 

@@ -113,9 +113,9 @@ class Repository(NamedTuple):
         }
 
     def difference(self) -> str | None:
-        """Return what has changed since the last commit, as a patch for `git apply`.
+        """Return what has changed since the last commit as a patch.
 
-        None if git gives none.
+        `git apply` takes it. None if git gives none.
         """
         return _git(self.root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
 

@@ -13,7 +13,7 @@ _RESERVED = ("step-", "bad-step-", "superseded-step-")  # how checkpoints are ca
 
 
 def problem(name: str) -> str | None:
-    """Return what is wrong with the name of a link, besides its characters."""
+    """Return what is wrong with a link's name, besides its characters."""
     if name.startswith(_RESERVED):
         return f"link = {name!r} could be taken for a checkpoint; give it another name"
     if _RANKED.search(name):
@@ -39,9 +39,10 @@ def point(link: Path, target: str) -> bool:
 
 
 def point_ranked(folder: Path, name: str, targets: Sequence[str], suffix: str = "") -> None:
-    """Make `name`, `name-2`, `name-3` … lead to the targets, and remove those that are too many.
+    """Make `name`, `name-2`, `name-3` … lead to the targets.
 
-    Raises OSError. From the last to the first: what moves down a place is never without a link, which is what keeps it.
+    Those that are too many are removed. Raises OSError. From the last to the first: what moves down a place is never
+    without a link, which is what keeps it.
     """
     names = [f"{name}{suffix}", *(f"{name}-{place}{suffix}" for place in range(2, len(targets) + 1))][: len(targets)]
     for one, target in reversed(list(zip(names, targets, strict=True))):

@@ -59,7 +59,7 @@ class MemorySnapshot:
 
 
 def ran_out(error: BaseException | None) -> bool:
-    """Return whether an error means that a device has run out of memory.
+    """Return whether a device has run out of memory.
 
     The error or what it came from may say so.
     """

@@ -67,11 +67,14 @@ class Monitor:
         return None
 
     def is_of(self, splits: Sequence[str]) -> bool:
-        """Return whether the metric has the name of one of `splits` before its own."""
+        """Return whether the metric's name begins with one of `splits`."""
         return any(self.name.startswith(f"{split}/") for split in splits)
 
     def stopped(self) -> None:
-        """Training was stopped: that the metric never came may be because of that."""
+        """Note that training was stopped.
+
+        That the metric never came may be because of that.
+        """
         self._stopped = True
 
     def require_seen(self) -> None:
@@ -87,9 +90,9 @@ class Monitor:
         return {"name": self.name, "mode": self._mode, "seen": self._seen, "missed": self._missed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Load the state if it is of this very metric, and good in the same sense.
+        """Load the state if it is of this metric, in the same sense.
 
-        Returns whether it is; otherwise the state is left.
+        The sense is whether lower or higher is good. Returns whether it is; otherwise the state is left.
         """
         same = (state["name"], state["mode"]) == (self.name, self._mode)
         if same:
@@ -97,7 +100,10 @@ class Monitor:
         return same
 
     def gain(self, value: float, reference: float) -> float:
-        """Return how much better one value is than another; negative if it is worse."""
+        """Return how much better `value` is than `reference`.
+
+        Negative if it is worse.
+        """
         return value - reference if self._mode == "max" else reference - value
 
     def better(self, value: float, reference: float | None, by: float = 0.0) -> bool:

@@ -71,7 +71,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def free(path: Path) -> Path:
-    """Return `path`, or if it is taken, a free path next to it.
+    """Return `path`, or a free path if it is taken.
 
     It is `NAME-2.json` and so on: the file of a launch before is kept.
     """

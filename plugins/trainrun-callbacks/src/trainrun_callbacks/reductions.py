@@ -47,9 +47,9 @@ def of_any_rank(flags: torch.Tensor) -> torch.Tensor:
 
 
 def means_over_ranks(sums: Sequence[tuple[torch.Tensor, int]]) -> list[float]:
-    """Divide each sum of a scalar over all ranks by its number of samples on all ranks.
+    """Divide each sum by its number of samples, both over all ranks.
 
-    Waits for the device, once. A collective if there are several ranks.
+    The sums are those of scalars. Waits for the device, once. A collective if there are several ranks.
     """
     if not sums:
         return []

@@ -76,9 +76,10 @@ class Result:
 
 
 def read_results(runs: Path) -> list[dict[str, Any]]:
-    """Return what is in the `result.json` of each run in a folder, oldest launch first.
+    """Return the contents of each `result.json` in a folder of runs.
 
-    Links to runs do not count, and neither do runs that have no result. Raises ValueError if one is no JSON.
+    The run that was launched first comes first. Links to runs do not count, and neither do runs that have no result.
+    Raises ValueError if one is no JSON.
     """
     files = [path / FILE for path in runs.glob("*") if not path.is_symlink()]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
@@ -86,7 +87,7 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
 
 
 def _metrics(path: Path, modes: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the last value of each metric with its step, and the best of some."""
+    """Return each metric's last value and step, and some best values."""
     last: dict[str, Any] = {}
     best: dict[str, dict[str, Any]] = {}
     for record in records.read(path):

@@ -18,7 +18,10 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor; of one that is not sharded, all."""
+    """Return what this rank holds of a tensor.
+
+    Of one that is not sharded, that is all.
+    """
     if not is_sharded(tensor):
         return tensor
     part: Any = tensor
@@ -63,5 +66,8 @@ class OverRanks:
 
 
 def _sharding(tensor: Any) -> list[tuple[int, Any]]:
-    """Return the dimensions of the mesh along which a DTensor is cut, each with the mesh."""
+    """Return the mesh dimensions along which a DTensor is cut.
+
+    Each comes with the mesh.
+    """
     return [(number, tensor.device_mesh) for number, how in enumerate(tensor.placements) if how.is_shard()]

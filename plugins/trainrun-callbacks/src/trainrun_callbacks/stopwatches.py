@@ -23,9 +23,9 @@ class Stopwatch(Protocol):
         """
 
     def take(self) -> dict[str, list[float]]:
-        """Return the seconds of each step by name, as far as they are known by now.
+        """Return the seconds of each step by name.
 
-        The others are for the next call.
+        They are those that are known by now; the others are for the next call.
         """
 
 
@@ -85,6 +85,9 @@ def _event() -> Any:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest of `values` that is at least as great as `share` of them."""
+    """Return the percentile of `values` for a share from 0 to 1.
+
+    It is the smallest of the values that is at least as great as `share` of them.
+    """
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -20,18 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file of a database; None if it is a server, in memory, or has options."""
+    """Return the file of a database, or None.
+
+    None if it is a server, in memory, or has options.
+    """
     if not uri.startswith(SQLITE) or "?" in uri or uri == f"{SQLITE}:memory:":
         return None
     return Path(uri.removeprefix(SQLITE)).absolute()
 
 
 def prepare(file: Path, make: Callable[[str], object]) -> None:
-    """Have a database that MLflow can use. make: has MLflow make the database of a URI.
+    """Make a database that MLflow can use.
 
-    Its tables are made by dozens of migrations, which take seconds; a process that was ended meanwhile, as at the
-    deadline of a tracker, left a database that MLflow never opened again. A new one is made under another name. One
-    that cannot be opened and holds no run is put aside.
+    make: has MLflow make the database of a URI. Its tables are made by dozens of migrations, which take seconds. A
+    process that was ended meanwhile, as at the deadline of a tracker, left a database that MLflow never opened again. A
+    new one is made under another name. One that cannot be opened and holds no run is put aside.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with _sole(file):
@@ -62,7 +65,10 @@ def _problem(file: Path) -> str | None:
 
 
 def _holds_nothing(file: Path) -> bool:
-    """Return whether this is a database of MLflow's without a run, as far as it goes."""
+    """Return whether this is a database of MLflow's without a run.
+
+    It is read as far as it goes.
+    """
     try:
         with closing(sqlite3.connect(file)) as database:
             kinds = database.execute("SELECT type, name FROM sqlite_master")

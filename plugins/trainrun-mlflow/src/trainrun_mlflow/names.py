@@ -53,7 +53,7 @@ class MetricNames:
         self._plain = self._taken - set(self._given.values())
 
     def get(self, name: str) -> tuple[str, dict[str, str]]:
-        """Return the metric's name in MLflow, and the tags that must be set before it is used."""
+        """Return the metric's name in MLflow, and tags to set first."""
         own = inline(name)[:_VALUE]  # as a tag can hold it
         if own in self._given:
             return self._given[own], {}

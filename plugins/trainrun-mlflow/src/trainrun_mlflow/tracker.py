@@ -133,7 +133,10 @@ class MLflowTracker:
             self._log_all("tags", tags[start : start + _FEW])
 
     def _log_all(self, kind: str, entries: Sequence[Any]) -> None:
-        """Log the entries; if MLflow refuses one of them for what it is, all others."""
+        """Log the entries.
+
+        If MLflow refuses one of them for what it is, all others are logged.
+        """
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         try:

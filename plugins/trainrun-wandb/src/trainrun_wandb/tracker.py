@@ -91,9 +91,9 @@ class WandbTracker:
         wandb.teardown(1)  # ends W&B's own process, which would call the run's id taken after an `init` that failed
 
     def _merged(self, step: int, records: Iterator[Record]) -> tuple[dict[str, Any], float]:
-        """Return one row of all records of a step, and when it was logged first.
+        """Return one row of all records of a step.
 
-        The row has the step's histograms.
+        The row has the step's histograms. It comes with the time at which it was logged first.
         """
         row: dict[str, Any] = {}
         time = 0.0

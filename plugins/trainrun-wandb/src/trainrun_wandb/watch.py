@@ -47,9 +47,9 @@ class WandbWatch:
 
     @hookimpl
     def check_recipe(self, recipe: Recipe) -> str | None:
-        """Refuse a recipe that watches and has nothing to send what is seen.
+        """Refuse a recipe that watches without a plugin that sends.
 
-        Plugins of `-p` are not known here.
+        Nothing would send what is seen. Plugins of `-p` are not known here.
         """
         if recipe.run.autoload or not _has(recipe, _SELF) or _has(recipe, _SENDER):
             return None
@@ -57,7 +57,7 @@ class WandbWatch:
 
     @hookimpl(ranks="zero")
     def on_train_start(self, run: Run) -> None:
-        """Drop what an earlier attempt has left of steps that are made again.
+        """Drop what an earlier attempt left of steps made again.
 
         Continue behind its last look.
         """
@@ -123,9 +123,9 @@ def _step(line: bytes) -> int:
 
 
 def _histogram(tensor: torch.Tensor, bins: int) -> torch.Tensor:
-    """Return smallest value, largest value, and the counts of `bins` equal parts between.
+    """Return smallest value, largest value, and counts between them.
 
-    Does not wait for the device. Values that are not finite are left out.
+    The counts are those of `bins` equal parts. Does not wait for the device. Values that are not finite are left out.
     """
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     values = local.flatten().float()

@@ -69,7 +69,7 @@ def tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def values(state: State) -> dict[str, Any]:
-    """Return the other state of the training that is equal on all ranks.
+    """Return the training's other state that is equal on all ranks.
 
     It consists of plain values and small tensors. Raises TrainingError if the model or the scheduler holds anything of
     another kind.
@@ -147,9 +147,9 @@ def require_same_model(model: torch.nn.Module, stored: Mapping[str, torch.Size])
 def optimizer_places(
     state: State, saved: Mapping[str, Any], stored: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
-    """Return empty tensors for the optimizer's part of a checkpoint, and a function.
+    """Return empty tensors for the optimizer's state, and a function.
 
-    Once the tensors are filled, the function gives them to the optimizer.
+    Once the tensors are filled from the checkpoint, the function gives them to the optimizer.
 
     saved: the `values` of the checkpoint. Raises TrainingError if it is of another optimizer.
     """
@@ -218,7 +218,10 @@ def _require_same_optimizer(
 
 
 def _unlike(mine: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]) -> str:
-    """Describe the first group that differs, and the parameters that one side lacks."""
+    """Describe the first group that differs.
+
+    The parameters that one side lacks are named.
+    """
     for place, (here, there) in enumerate(zip_longest(mine, theirs)):
         if there is None:
             return f"{len(theirs)} groups there, {len(mine)} here: group {place} ({_listed(here)}) is not in it"

@@ -48,7 +48,7 @@ def _of_settings(scheduler: Any, settings: Sequence[tuple[str, Any, Any]], lengt
 
 
 def _of_length(changes: Changes, scheduler: Any, length: str) -> Iterator[str]:
-    """Say of a scheduler that the task built whether it follows another length."""
+    """Say whether a scheduler of the task follows another length."""
     was, now = changes.steps
     if was == now or scheduler is None or isinstance(scheduler, Schedule):
         return

@@ -69,9 +69,9 @@ def compare(a: Path, b: Path) -> Iterator[Component]:
 
 
 def difference(a: Any, b: Any, place: str = "") -> Difference | None:
-    """Return the first place at which two values differ in a bit, or None.
+    """Return the first place at which two values differ, or None.
 
-    The values are plain values, or hold tensors.
+    The values are plain values, or hold tensors. They are compared bit by bit.
     """
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return _of_tensors(a, b, place)

@@ -93,12 +93,15 @@ def _ratio(rate: Any, base: Any) -> float:
 
 
 def scaled(rate: Any, old: Any, new: Any) -> Any:
-    """Return `rate`, which came of a base rate `old`, for a base rate `new`."""
+    """Return `rate` for a base rate `new`; it came of `old`."""
     return rate * (float(new) / float(old)) if float(old) else new
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two settings are equal: tensors by their numbers, lists and tuples alike."""
+    """Return whether two settings are equal.
+
+    Tensors are compared by their numbers, lists and tuples alike.
+    """
     if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
         tensor, side = (one, other) if isinstance(one, torch.Tensor) else (other, one)
         if not isinstance(side, int | float | torch.Tensor):

@@ -1,7 +1,7 @@
 """`python -m trainrun.worker.checkpoint.examine CHECKPOINT`: print what is not finite in it, and nothing if all is.
 
 For checkpoints of versions that did not look before they saved. Without the model it is not known what was not finite
-before training: a buffer or a frozen parameter may hold -inf, as attention masks do, but no NaN and no inf.
+before training. A buffer or a frozen parameter may hold -inf, as attention masks do, but no NaN and no inf.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _AT_ONCE = 2**30  # bytes of tensors that are read together
 
 
 def examine(checkpoint: Path) -> str | None:
-    """Describe what in a checkpoint is not finite and must be, or return None.
+    """Describe what in a checkpoint must be finite and is not.
 
-    Raises BadCheckpoint.
+    Returns None if all is. Raises BadCheckpoint.
     """
     training = reader.read_values(checkpoint / layout.TRAINING)
     source = reader.Tensors(checkpoint)

@@ -43,7 +43,7 @@ class Losses:
         self._update.append((loss.detach(), units))
 
     def end_update(self, *, applied: bool) -> None:
-        """Count the losses of an applied update; forget those of a skipped one."""
+        """Count the losses of an applied update, and forget a skipped one's."""
         if applied:
             for loss, units in self._update:
                 self._applied.add(loss, units)
@@ -81,7 +81,7 @@ def untrained(model: torch.nn.Module) -> frozenset[str]:
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of the tensors that hold a NaN or an infinity.
+    """Return the names of tensors that hold a NaN or an infinity.
 
     Of a sharded tensor this rank's shard counts.
     """
@@ -91,9 +91,9 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 def unfit(
     shards: Sequence[Shard], training: Mapping[str, Any], plugins: Mapping[str, Any], claims: Claims
 ) -> list[str]:
-    """Return what of a snapshot is not finite and must be, on this rank.
+    """Return what of a snapshot must be finite and is not.
 
-    It looks at the snapshot's host copies.
+    It looks at this rank's host copies of the snapshot.
     """
     found = []
     loss, weight = claims.loss
@@ -128,7 +128,10 @@ def must_be_finite(name: str, size: torch.Size, weights: Mapping[str, torch.Size
 def kept_weights(
     plugins: Mapping[str, Any], weights: Mapping[str, torch.Size], exempt: frozenset[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of plugins that have the name and size of a weight."""
+    """Yield the tensors of plugins that look like weights.
+
+    They have the name and size of a weight.
+    """
 
     def walk(value: Any, place: str) -> Iterator[tuple[str, torch.Tensor]]:
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -154,7 +157,10 @@ def rates(training: Mapping[str, Any]) -> list[str]:
 
 
 def describe(names: Sequence[str]) -> str:
-    """Name the first few tensors that are not finite, and their total number."""
+    """Name the first few tensors that are not finite.
+
+    Their total number is said too.
+    """
     shown = [_described(name) for name in names[:_SHOWN]]
     more = f" and {len(names) - _SHOWN} more ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(shown) + more
@@ -164,7 +170,10 @@ _SHOWN = 5
 
 
 def of_ranks(found: Sequence[Sequence[str]]) -> str | None:
-    """Describe what the ranks have found, in their order; None if that is nothing."""
+    """Describe what the ranks have found, in their order.
+
+    None if that is nothing.
+    """
     names = list(dict.fromkeys(name for rank in found for name in rank))
     if not names:
         return None

@@ -130,7 +130,7 @@ def _local(value: Any) -> Any:
 
 
 def _opaque(value: Any, place: str) -> Iterator[str]:
-    """Yield the place and the type of each object without contents to compare."""
+    """Yield place and type of each object without contents to compare."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _opaque(item, f"{place}.{key}".lstrip("."))

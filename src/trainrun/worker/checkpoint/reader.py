@@ -103,9 +103,9 @@ class Tensors:
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Return all tensors whose names begin with `prefix`, by the rest of the name.
+    """Return all tensors whose names begin with `prefix`.
 
-    They are whole, in host memory.
+    The keys are the rest of the names. The tensors are whole, in host memory.
     """
     source = Tensors(checkpoint)
     found = {name: one for name, one in source.stored.items() if name.startswith(prefix)}

@@ -19,7 +19,9 @@ Fire = Callable[[Sequence[SavedGroup]], None]
 
 
 def rebuild(state: State, saved: Mapping[str, Any], fire: Fire | None) -> None:
-    """Let plugins add missing groups of the checkpoint, then mark what is trained.
+    """Let plugins add the checkpoint's missing groups.
+
+    Then mark what is trained.
 
     fire: calls the hook with the saved groups. A setting that a plugin leaves out is the one that the group was first
     added with, and not the optimizer's default.
@@ -38,7 +40,7 @@ def rebuild(state: State, saved: Mapping[str, Any], fire: Fire | None) -> None:
 
 
 def saved_groups(saved: Mapping[str, Any]) -> list[SavedGroup]:
-    """Return the `names` of the parameters and the `settings` of each saved group.
+    """Return the parameters' `names` and the `settings` of each saved group.
 
     The settings are those that the group was built or added with.
     """

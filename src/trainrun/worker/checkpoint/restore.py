@@ -44,9 +44,9 @@ class Start:
 
 
 def find(paths: RunPaths, attempt: int, collectives: Collectives) -> Start | None:
-    """Return where the attempt starts; None for the beginning.
+    """Return the checkpoint from which the attempt starts.
 
-    Raises EnvironmentProblem if ranks see different things.
+    None for the beginning. Raises EnvironmentProblem if ranks see different things.
     """
     told = read_json(paths.start(attempt)) or {}
     name = told.get("checkpoint")
@@ -183,7 +183,10 @@ def _unheard(differences: Mapping[str, Any]) -> list[str]:
 
 
 def _plugins(checkpoint: Path, manifest: Manifest, rank: int) -> dict[str, Any]:
-    """Return the state of each plugin: this rank's own if it has one, otherwise rank 0's."""
+    """Return the state of each plugin.
+
+    It is this rank's own if it has one, otherwise rank 0's.
+    """
     found = {}
     for file in manifest.files:
         folder, _, name = file.rpartition("/")

@@ -40,9 +40,9 @@ _DTYPES: dict[torch.dtype, str] = {
 
 
 def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-    """Write dense tensors in host memory, with notes for people, into an open file.
+    """Write dense tensors in host memory into an open file.
 
-    Raises UsageError for a tensor of a kind that the format does not have.
+    notes: for people. Raises UsageError for a tensor of a kind that the format does not have.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps each one aligned
     header = {"__metadata__": dict(notes), **dict(_entries(order, tensors))}

@@ -53,9 +53,9 @@ class Saver:
         self._running: Future[Saved] | None = None
 
     def save(self, session: Session, reason: str) -> float:
-        """Copy the state and write it in the background; return the seconds of waiting.
+        """Copy the state and write it in the background.
 
-        These are the seconds that training has waited.
+        Returns the seconds that training has waited.
         """
         began = perf_counter()
         self.wait(session)
@@ -106,5 +106,5 @@ class Saver:
 
 
 def folder(step: int) -> str:
-    """Return the key by which decisions about the save of a step are known."""
+    """Return the key of decisions about the save of a step."""
     return layout.folder_name(step)

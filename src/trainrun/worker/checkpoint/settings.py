@@ -187,7 +187,10 @@ def _require_same_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
 def _load(
     scheduler: Any, built: Built, then: Mapping[str, Any], saved: Mapping[str, Any], groups: Sequence[Group], step: int
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Give the scheduler its state; yield the changed settings as name, was and is."""
+    """Give the scheduler its state; yield the changed settings.
+
+    Each is yielded as name, was and is.
+    """
     told = saved["scheduler"]
     if scheduler is None:
         if told is not None:

@@ -59,9 +59,9 @@ def plan(of_ranks: Sequence[Sequence[Row]]) -> tuple[Metadata, list[list[Row]]]:
 
 
 def write(folder: Path, rank: int, shards: Sequence[Shard], wanted: Sequence[Row]) -> list[Row]:
-    """Write those of `shards` that are `wanted` into a file of this rank, synced.
+    """Write the `wanted` ones of `shards` into a file of this rank.
 
-    Returns the position of each shard in the file.
+    The file is synced. Returns the position of each shard in it.
     """
     if not wanted:
         return []
@@ -88,7 +88,10 @@ def finish(folder: Path, metadata: Metadata, of_ranks: Sequence[Sequence[Row]]) 
 
 class _Writer(FileSystemWriter):
     def storage_meta(self) -> None:
-        """Return None: the path would be that of the writing, which differs by now."""
+        """Return None.
+
+        It would be the path at which the checkpoint was written, which is another one by now.
+        """
 
 
 def _writer(folder: Path) -> _Writer:

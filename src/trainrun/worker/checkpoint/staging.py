@@ -1,7 +1,7 @@
 """Copies of tensors in host memory, which is kept from one save to the next.
 
-Memory that is allocated anew for each save costs more to touch for the first time than to copy into, and
-is given back late by allocators with a heap for each thread.
+Memory that is allocated anew for each save costs more to touch for the first time than to copy into. Allocators with a
+heap for each thread give it back late.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ class Staging:
         self._used: set[Hashable] = set()
 
     def begin(self) -> None:
-        """Begin a new round of copies; those of the last one are not needed any more."""
+        """Begin a new round of copies.
+
+        Those of the last one are not needed any more.
+        """
         self._used.clear()
 
     def copy(self, key: Hashable, tensor: torch.Tensor) -> torch.Tensor:
@@ -36,7 +39,10 @@ class Staging:
         return buffer.copy_(tensor.detach(), non_blocking=True)
 
     def copy_all(self, key: Hashable, value: Any) -> Any:
-        """`value` with all tensors in it copied; lists, tuples and dicts are made anew."""
+        """Return `value` with all tensors in it copied.
+
+        Lists, tuples and dicts are made anew.
+        """
         if isinstance(value, torch.Tensor):
             return self.copy(key, value)
         if isinstance(value, dict):
@@ -46,7 +52,7 @@ class Staging:
         return value
 
     def finish(self) -> None:
-        """Wait for the copies, and free the memory of what this round did not copy."""
+        """Wait for the copies; free what this round did not copy."""
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.current_stream().synchronize()
         self._buffers = {key: buffer for key, buffer in self._buffers.items() if key in self._used}

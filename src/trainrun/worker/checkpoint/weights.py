@@ -21,9 +21,9 @@ from trainrun.worker.sharding import whole
 
 
 def gather(model: torch.nn.Module, rank: int) -> dict[str, torch.Tensor]:
-    """Return the whole model's tensors in host memory on rank 0, nothing on the others.
+    """Return the whole model's tensors on rank 0, nothing on the others.
 
-    Call it on all ranks alike.
+    They are in host memory. Call it on all ranks alike.
     """
     found = {}
     for name, tensor in model_tensors(model).items():
@@ -34,10 +34,10 @@ def gather(model: torch.nn.Module, rank: int) -> dict[str, torch.Tensor]:
 
 
 def own(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return this rank's part of the model in host memory, and its place in the whole.
+    """Return this rank's part of the model, and its place.
 
-    Asks no other rank. Of a part there is its `shape` in the whole and the `offset` of its first element; whole tensors
-    have none.
+    Asks no other rank. The tensors are in host memory. Of a part there is its `shape` in the whole and the `offset` of
+    its first element; whole tensors have none.
     """
     tensors = model_tensors(model)
     sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor)}

@@ -54,9 +54,9 @@ class Writer:
     """Writes the checkpoints of one rank together with the other ranks.
 
     share: gives a JSON value to all ranks and returns the values of all, in the order of ranks.
-    stages: called with how far a save is and its step, to inject faults: "copy" on the training thread, before the
-    state is copied; then "write" (this rank's tensors are written), "commit" (nothing but the rename is left to do),
-    "committed" (it is done) and "retention" (before old checkpoints are removed).
+    stages: called with how far a save is and its step, to inject faults. "copy" comes on the training thread, before
+    the state is copied. Then come "write" (this rank's tensors are written), "commit" (nothing but the rename is left
+    to do), "committed" (it is done) and "retention" (before old checkpoints are removed).
     """
 
     def __init__(

@@ -42,9 +42,10 @@ class Collate:
 
 
 def bind_collate(loader: Any, hook: Detached) -> bool:
-    """Have a loader ask `hook` first for its batches; return False if it is not trainrun's own.
+    """Have a loader ask `hook` first for its batches.
 
-    Raises TrainingError if the hook cannot be sent to the loader's processes.
+    Returns False if the loader is not trainrun's own. Raises TrainingError if the hook cannot be sent to the loader's
+    processes.
     """
     inner = getattr(loader, "loader", loader)
     places = (getattr(inner, "collate_fn", None), getattr(getattr(inner, "dataset", None), "collate", None))
@@ -70,9 +71,9 @@ def _require_pickle(hook: Detached, method: str) -> None:
 
 
 def unequal(loader: Any, error: Exception) -> str:
-    """Explain what to do if samples of different shapes made a custom loader fail.
+    """Explain what to do about samples of different shapes.
 
-    Returns an empty string if they did not.
+    Returns an empty string if they did not make the custom loader fail.
     """
     if getattr(loader, "collate_fn", None) is not default_collate or "equal size" not in message_of(error):
         return ""

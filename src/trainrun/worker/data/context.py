@@ -1,9 +1,9 @@
 """How a loader's processes are made, and how they send what they have loaded.
 
-A worker has several threads when it forks a loader's process. `fork` copies the memory but only one thread, so that a
-lock that another thread holds in C at that moment is never released in the new process: about one fork in 35,000 has
-been seen to stand still before it came back to Python. It has done nothing by then. So each new process reports when
-it is about to load, and one that does not report in time is killed and forked again, with the same work.
+A worker has several threads when it forks a loader's process. `fork` copies the memory but only one thread. So a lock
+that another thread holds in C at that moment is never released in the new process. About one fork in 35,000 has been
+seen to stand still before it came back to Python. It has done nothing by then. So each new process reports when it is
+about to load, and one that does not report in time is killed and forked again, with the same work.
 
 The queues turn what cannot be pickled into an error. Python's own print it and drop the batch, and the loader waits
 forever.
@@ -183,7 +183,7 @@ class _ForkedProcess(_Reporting, ForkProcess):
 
 
 def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
-    """Yield the arguments, and those that are bound to a function among them."""
+    """Yield the arguments, and those bound to functions among them."""
     for argument in arguments:
         yield argument
         if isinstance(argument, functools.partial):

@@ -36,9 +36,9 @@ _MOST = 8  # parts that a warning names
 
 
 def batch_size(batch: Any) -> int | None:
-    """Return the number of samples in a batch, by the rules of this module.
+    """Return the number of samples in a batch.
 
-    None if no part shows it, or parts disagree.
+    It follows the rules of this module. None if no part shows it, or parts disagree.
     """
     if _is_sequence(batch) and any(isinstance(item, torch.Tensor) and item.ndim for item in batch):
         readings = _common(batch)
@@ -59,7 +59,7 @@ class SampleCounter:
         self._warn: Callable[[str], None] | None = warn
 
     def count(self, batch: Any) -> int | None:
-        """Return the number of samples in `batch`, None if it is not known."""
+        """Return the number of samples in `batch`; None if unknown."""
         size = batch_size(batch)
         if size is None and self._warn is not None:
             warn, self._warn = self._warn, None
@@ -92,7 +92,10 @@ def dimensions(part: Any) -> list[int]:
 
 
 def describe(batch: Any) -> str:
-    """Name the parts of a batch that count, with path and shape or length: `x (4, 3), names[4]`."""
+    """Name the parts of a batch that count, with shape or length.
+
+    For example, `x (4, 3), names[4]`, with the path of each.
+    """
     parts = list(islice(_counted(batch, ""), _MOST + 1))
     return ", ".join(parts[:_MOST]) + (", …" if len(parts) > _MOST else "")
 
@@ -120,7 +123,10 @@ def _common(parts: Any) -> Readings:
 
 
 def _size(part: Any) -> int | None:
-    """Return the number of rows of a part that is one whole, None of any other."""
+    """Return the number of rows of a part that is one whole.
+
+    None of any other.
+    """
     if isinstance(part, torch.Tensor):
         return part.size(0) if part.ndim else None
     if part is None or isinstance(part, _PLAIN):
@@ -144,7 +150,10 @@ def _said(part: Any) -> int | None:
 
 
 def _record(part: Any) -> Mapping[Any, Any] | None:
-    """Return the values of a record by name; None for any other object."""
+    """Return the values of a record by name, or None.
+
+    None for any other object.
+    """
     if isinstance(part, type):
         return None
     if isinstance(part, Mapping):

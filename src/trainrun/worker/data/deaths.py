@@ -36,7 +36,10 @@ def fetched(batches: Iterator[Any], processes: int) -> Any:
 
 
 def is_death(error: BaseException) -> bool:
-    """Return whether an error from a `DataLoader` says that a process of its own has died."""
+    """Return whether an error means that a loader's process has died.
+
+    The error is one from a `DataLoader`.
+    """
     if is_told(error):  # what a dataset raised there
         return False
     if isinstance(error, RuntimeError):
@@ -46,9 +49,9 @@ def is_death(error: BaseException) -> bool:
 
 
 def died_ahead(loader: DataLoader[Any]) -> str:
-    """Describe how far ahead of the current batch the process may have been.
+    """Describe how far ahead of the current batch the process was.
 
-    The text is added to what names that batch.
+    It may have been. The text is added to what names that batch.
     """
     most = loader.num_workers * (loader.prefetch_factor or 0)
     return f" or one of the {most} micro-batches after them: one of the processes that load ahead died"

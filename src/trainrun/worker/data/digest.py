@@ -12,7 +12,10 @@ _ENOUGH = 1 << 14  # bytes of each tensor
 
 
 def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two digests are of different batches, as far as they show."""
+    """Return whether two digests are of different batches.
+
+    It is known as far as the digests show.
+    """
     return bool(one["versions"] == other["versions"] and one["hash"] != other["hash"])
 
 

@@ -21,7 +21,7 @@ from trainrun.worker.data.update import NOTHING
 def evaluation_batches(
     loader: Iterable[Any], gather: Callable[[int], list[int]] | None, counter: SampleCounter
 ) -> Iterator[tuple[Any, int]]:
-    """Yield this rank's batches of a split, each with its number of samples that count.
+    """Yield this rank's batches of a split, each with its counted samples.
 
     All ranks get equally many; padding counts 0. A batch whose size `counter` does not find counts like the one before
     it, or as one sample.

@@ -47,14 +47,14 @@ class Failure(ExceptionWrapper):
         return cls(kind.__name__, _last(kind, trace), trace, wrapper.where)
 
     def reraise(self) -> NoReturn:
-        """Raise an exception with the name and the text of the one that was caught."""
+        """Raise an exception with the name and text of the caught one."""
         kind = type(self.name, (LoadingError,), {})
         caught = f"{_CAUGHT}{self.name} {self.where}.\nOriginal {self.trace}".rstrip()
         raise kind(f"{self.text}\n{caught}" if self.text else caught)
 
 
 def is_told(error: BaseException) -> bool:
-    """Return whether an error was raised in a loader's process and sent from there."""
+    """Return whether an error was sent from a loader's process."""
     return isinstance(error, LoadingError) or message_of(error).startswith(_CAUGHT)
 
 

@@ -16,9 +16,9 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Return a sentence on how the data differs from the checkpoint's, or None.
+    """Return how the data differs from the checkpoint's, or None.
 
-    Takes two fingerprints.
+    It is a sentence. Takes two fingerprints.
     """
     changes = [
         f"{what} was {old[key]} and is {new.get(key)}"
@@ -34,7 +34,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 def length_of(sized: Any) -> int | None:
-    """Return the length of an object; None if the object does not know it."""
+    """Return the length of an object; None if it is unknown."""
     try:
         return len(sized)
     except (TypeError, NotImplementedError):  # an iterable, or a loader or sampler over one, without a length

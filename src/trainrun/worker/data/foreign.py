@@ -29,8 +29,8 @@ class ForeignBatches:
     Loaders may differ in length over ranks: a rank that has run out repeats its last batch with weight zero. If all
     know their length the ranks compare them once an epoch; otherwise they exchange before each update how many batches
     they have. All batches of an update are fetched before its first forward, and the ranks exchange how many samples
-    they have: batches count by their size. If the size of one is not known (the run says so once), those of its update
-    count alike, and a full update is taken to hold `batch_size` samples over all ranks.
+    they have: batches count by their size. The size of one may be unknown; the run says so once. Then those of its
+    update count alike, and a full update is taken to hold `batch_size` samples over all ranks.
 
     The position in the data is each rank's own, and only the same number of ranks can resume from it.
 
@@ -92,9 +92,9 @@ class ForeignBatches:
         return self._loaded is not None and self._loaded["batches"] > 0
 
     def progress(self) -> float | None:
-        """Return the used share of the epoch, from 0 to 1; None without lengths.
+        """Return the used share of the epoch, from 0 to 1.
 
-        Only updates that were counted are part of it.
+        None without lengths. Only updates that were counted are part of it.
         """
         longest = max(self._lengths, default=0)
         return min(1.0, self._done / longest) if longest and min(self._lengths) >= 0 else None
@@ -116,14 +116,14 @@ class ForeignBatches:
         return self._by_length(self._lengths) if min(self._lengths) >= 0 else self._by_asking()
 
     def take_warning(self) -> str | None:
-        """Return, once, that the size of a batch was not known, if that is so."""
+        """Return, once, that the size of a batch was unknown, if so."""
         if self._warned or not self._warnings:
             return None
         self._warned = True
         return self._warnings[0]
 
     def take_duplicates(self) -> str | None:
-        """Return, once, that ranks have begun with the same samples, if that is so."""
+        """Return, once, that ranks began with the same samples, if so."""
         found, self._duplicates = self._duplicates, None
         return found
 
@@ -197,10 +197,10 @@ class ForeignBatches:
         self._counts = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's position after the updates counted so far, as plain values and tensors.
+        """Return this rank's position after the updates counted so far.
 
-        Call it on all ranks at once: without lengths this shows whether the epoch is over. Raises TrainingError if the
-        loader's own state holds anything else.
+        It consists of plain values and tensors. Call it on all ranks at once: without lengths this shows whether the
+        epoch is over. Raises TrainingError if the loader's own state holds values of other types.
         """
         if self._loaded is not None:
             return dict(self._loaded)
@@ -221,10 +221,10 @@ class ForeignBatches:
         return here | state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from what `state_dict` returned on this rank, when its epoch is begun.
+        """Resume from what `state_dict` returned, when its epoch is begun.
 
-        Call it before `begin`. Raises TrainingError if this loader, or this number of ranks or processes, cannot resume
-        from there.
+        The state is one of this rank. Call it before `begin`. Raises TrainingError if this loader, or this number of
+        ranks or processes, cannot resume from there.
         """
         name = described(self._loader)
         if state.get("kind") != self._reader.kind:

@@ -37,18 +37,27 @@ Gather = Callable[[object], list[object]]
 
 
 def said(*parts: Any, name: str = "sharded") -> bool | None:
-    """Return the first bool that one of `parts` has as the attribute `name`, or None."""
+    """Return the first bool that a part has as the attribute `name`.
+
+    None if none has.
+    """
     found = (getattr(part, name, None) for part in parts)
     return next((value for value in found if isinstance(value, bool)), None)
 
 
 def consumers(world: World, processes: int) -> int:
-    """Return how many would read a dataset: each rank, or each of its loader processes."""
+    """Return how many would read a dataset.
+
+    That is each rank, or each of its loader processes.
+    """
     return world.size * max(1, processes)
 
 
 def require_said(sharded: bool | None, dataset: Any, world: World, processes: int, where: str) -> None:
-    """Raise TrainingError if several would read an iterable dataset that does not say how."""
+    """Raise TrainingError unless an iterable dataset says how it is shared.
+
+    It must say so if several would read it.
+    """
     count = consumers(world, processes)
     if sharded is not None or count == 1:
         return
@@ -68,9 +77,9 @@ def items(dataset: Any, plan: Plan, collate: Any = None) -> Items:
 
 
 def whole_length(loader: Any) -> int | None:
-    """Return the length of a loader's dataset if each rank must have the whole of it.
+    """Return the length of a dataset that each rank must have whole.
 
-    None if not, or if the length is not known.
+    It is that of a loader. None if each rank need not have the whole of it, or if the length is not known.
     """
     if isinstance(loader, SampledLoader):
         return len(loader.loader.dataset)  # type: ignore[arg-type]
@@ -159,10 +168,10 @@ class Giver:
         self._gather = gather
 
     def given(self, loader: Any, where: str, runs: int) -> Any:
-        """Return a loader of this rank's share: `loader` itself, or one like it.
+        """Return a loader of this rank's share: `loader`, or one like it.
 
-        Raises TrainingError if it is unknown whether `loader` is one of a share, or if ranks have datasets of different
-        lengths, of which they would not have one share each.
+        Raises TrainingError if it is unknown whether `loader` is one of a share. It raises it too if ranks have
+        datasets of different lengths, of which they would not have one share each.
         """
         if self._gather is not None:
             require_one_length(self._gather(whole_length(loader)), where)

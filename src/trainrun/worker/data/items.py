@@ -43,7 +43,10 @@ class Share:
         return self.world * self.runs * self.size
 
     def owner(self, position: int) -> tuple[int, int]:
-        """Return the rank of the item at `position`, and the number of its run on that rank."""
+        """Return the rank of the item at `position`, and its run there.
+
+        The second number is that of the run on that rank.
+        """
         update, offset = divmod(position, self.update)
         rank, within = divmod(offset, self.runs * self.size)
         return rank, update * self.runs + within // self.size
@@ -222,9 +225,9 @@ class _Held:
 
 
 def _looks_batched(item: Any, size: int) -> tuple[bool | None, str | None]:
-    """Return whether an item looks like a micro-batch of `size` samples, and why.
+    """Return whether an item looks like a micro-batch, and why.
 
-    None if it may be either.
+    None if it may be either. size: the samples of a micro-batch.
     """
     rows, shapes = batch_size(item), dimensions(item)
     single, deep = any(count == 0 for count in shapes), any(count > 1 for count in shapes)

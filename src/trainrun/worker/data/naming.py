@@ -11,7 +11,7 @@ from trainrun.worker.data.sampled import SampledLoader
 
 
 def described(loader: Any) -> str:
-    """Return the loader's class, and that of the dataset under it if there is one."""
+    """Return the loader's class, and that of its dataset if any."""
     dataset = getattr(loader, "dataset", None)
     return type(loader).__name__ + ("" if dataset is None else f" over {type(bare(dataset)).__name__}")
 
@@ -33,9 +33,9 @@ def keeper(loader: Any) -> Any:
 
 
 def resumable(loader: Any) -> str | None:
-    """Explain what a resume does if the position of a train loader cannot be saved.
+    """Explain what a resume does if the loader's position cannot be saved.
 
-    None if it can be saved.
+    The loader is a train loader. None if its position can be saved.
     """
     if isinstance(loader, SampledLoader | list | tuple) or keeper(loader) is not None:
         return None

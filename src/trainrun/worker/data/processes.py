@@ -13,9 +13,9 @@ from trainrun.worker.data.shield import Shielded
 
 
 def prepare_processes(loader: Any, warn: Callable[[str], None]) -> None:
-    """Have the processes of a `DataLoader` made so that training never waits for them forever.
+    """Have a `DataLoader` make processes that training never waits for forever.
 
-    They ignore SIGTERM and SIGINT: a signal to a whole process group means the worker, which needs its data until the
+    They ignore SIGTERM and SIGINT. A signal to a whole process group means the worker, which needs its data until the
     end of its step. `loader` is trainrun's or the user's. warn: called with a sentence on each process that had to be
     replaced.
     """

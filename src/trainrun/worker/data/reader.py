@@ -92,7 +92,10 @@ class Reader:
         return {"taken": self.taken, "begun": self._begun, "random": generator_state()}
 
     def mark(self, last: Any) -> dict[str, Any]:
-        """Return what else `resume` needs within an epoch, of the last batch that was used."""
+        """Return what `resume` needs, besides the position, within an epoch.
+
+        last: the last batch that was used.
+        """
         raise NotImplementedError
 
     def end(self) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class Reader:
         self.begin(epoch)
 
     def _start(self, epoch: int) -> None:
-        """Pass the epoch to everything that depends on it, before an iterator is made."""
+        """Pass the epoch to what depends on it, before an iterator is made."""
         self._epoch = epoch
         self.taken, self._exhausted, self._begun = 0, False, generator_state()
         self._reseed(epoch)

@@ -30,7 +30,7 @@ def row_digests(batch: Any) -> list[str] | None:
 
 
 def _columns(part: Any, size: int) -> Iterator[list[bytes]]:
-    """Yield the parts that have one row for each sample, as the bytes of the rows."""
+    """Yield the rows' bytes of each part with one row a sample."""
     if isinstance(part, torch.Tensor) or hasattr(part, "tobytes"):
         if getattr(part, "ndim", 0) and part.shape[0] == size:
             yield _rows(part, size)

@@ -67,7 +67,10 @@ class SampledBatches:
         return self._sampler.position > 0
 
     def progress(self) -> float | None:
-        """Return the used share of the epoch, from 0 to 1, by the counted updates."""
+        """Return the used share of the epoch, from 0 to 1.
+
+        Only updates that were counted are part of it.
+        """
         return (self._sampler.position + self._used) / self._sampler.samples
 
     def begin(self, epoch: int) -> Iterator[Update]:
@@ -107,7 +110,10 @@ class SampledBatches:
         return f"{found}{died_ahead(self._loader.loader) if died else ''})"
 
     def use(self, update: Update) -> None:
-        """Count an update that was made: the loader itself may be some batches ahead."""
+        """Count an update that was made.
+
+        The loader itself may be some batches ahead.
+        """
         self._used += update.samples
         self._fetched = 0
 

@@ -91,7 +91,10 @@ class TrainSampler(Sampler[list[int]]):
             yield self._full if full and self._full is not None else self._make_update(start)
 
     def indices(self, start: int, micro_batch: int) -> list[int]:
-        """Return the dataset indices of one micro-batch of the update that begins at `start`."""
+        """Return the dataset indices of one micro-batch.
+
+        It is one of the update that begins at `start`.
+        """
         first, size = self._parts(start)[micro_batch]
         return self._order()(first, size) if size else self._order()(start, 1)
 
@@ -110,9 +113,9 @@ class TrainSampler(Sampler[list[int]]):
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _order(self) -> Callable[[int, int], list[int]]:
-        """Return a function of the dataset indices at a run of positions of this epoch.
+        """Return a function that gives dataset indices at positions.
 
-        It takes the first position and the number of positions.
+        It takes the first position of a run in this epoch, and the number of positions.
         """
         if not self._shuffle:
             return lambda first, size: list(range(first, first + size))
@@ -134,7 +137,10 @@ class TrainSampler(Sampler[list[int]]):
         return [(at, max(0, min(self._micro, end - at))) for at in range(first, first + largest, self._micro)]
 
     def _used_of(self, batch_size: int) -> int:
-        """Return the samples of an epoch in batches of this size, over all ranks."""
+        """Return how many samples an epoch uses, over all ranks.
+
+        batch_size: of its batches.
+        """
         if not self._drop_last:
             return self._total
         if self._total < batch_size:
