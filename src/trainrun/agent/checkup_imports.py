@@ -80,7 +80,10 @@ def _no_torch(error: Exception) -> Iterator[Finding]:
 
 
 def torch_itself(torch: Any, seconds: float) -> Finding:
-    """Version and build; seconds: how long it took to import it."""
+    """Report version and build of torch.
+
+    seconds: how long it took to import it.
+    """
     verdict = Verdict("torch")
     version = str(torch.__version__)
     cuda, hip = torch.version.cuda, torch.version.hip

@@ -39,7 +39,7 @@ def run(backend: str, folder: str, seconds: float) -> None:
 
 
 def _measure(backend: str, seconds: float) -> dict[str, Any]:
-    import torch  # noqa: PLC0415 - this module is imported where torch is not yet wanted
+    import torch  # noqa: PLC0415 - torch is not yet wanted when this module is imported
     import torch.distributed as dist  # noqa: PLC0415
 
     device = torch.device("cpu")

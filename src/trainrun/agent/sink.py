@@ -4,9 +4,9 @@ Run by its path, as `python -I -S sink.py LIMIT RUN NODE [PIPE FILE OLD]...`: wi
 there in some milliseconds and stays small. LIMIT is in bytes, for each FILE and OLD together. The pipes exist already.
 RUN and NODE are what the run's processes on this node carry in their environment, each as NAME=VALUE.
 
-Any byte over stdin says that the attempt is over. Then the pipes are read to their end, which is there when the last
-process that prints is gone, but for no longer than some seconds. The client that starts this holds signals back from it
-(`launch.output`): it has to outlive the workers, to have their last words.
+Any byte over stdin says that the attempt is over. Then the pipes are read to their end, but for no longer than some
+seconds. The end is there when the last process that prints is gone. The client that starts this holds signals back from
+it (`launch.output`): it has to outlive the workers, to have their last words.
 
 The end of stdin alone says that the client was killed. Workers die with the client by themselves, but not their loader
 processes and what plugins have started: these are killed from here.
@@ -356,7 +356,7 @@ def _environment(pid: str) -> set[bytes]:
 
 
 def _started(pid: str) -> float:
-    """Seconds since boot."""
+    """Return the start of a process in seconds since boot."""
     fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return int(fields[19]) / os.sysconf("SC_CLK_TCK") if len(fields) > 19 else float("inf")
 

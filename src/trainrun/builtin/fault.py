@@ -83,7 +83,10 @@ class Fault(NamedTuple):
 
     @property
     def is_code(self) -> bool:
-        """Whether it is an exception of the code, as a mistake in it raises: it would come back in another attempt."""
+        """Whether it is an exception of the code, as a mistake in it raises.
+
+        It would come back in another attempt.
+        """
         return self.kind in {"raise", "exit", "nan"}
 
     @property
@@ -143,7 +146,7 @@ def impossible(fault: Fault, workers: int | str, start: str) -> str | None:
 
 
 def injected(run_dir: Path) -> Path:
-    """Return the folder in which a fault makes a file before it happens."""
+    """Return the folder for the file that a fault makes beforehand."""
     return run_dir / "attempts" / "injected"
 
 

@@ -100,7 +100,10 @@ class Progress:
         self._written = time.monotonic()
 
     def _durations(self, run: Run) -> dict[str, Any] | None:
-        """Seconds of this attempt's steps and evaluations; None before training began."""
+        """Return the seconds of this attempt's steps and evaluations.
+
+        None before training began.
+        """
         if self._began is None:
             return None
         now, evaluation = time.perf_counter(), sum(self._evaluations)

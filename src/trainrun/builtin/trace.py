@@ -55,7 +55,7 @@ class Trace:
     def intercept_hookimpl(
         self, plugin: str, hook: str, function: Callable[..., Any], run: Run | None
     ) -> Callable[..., Any]:
-        """Stand around a hookimpl. `run` is None in the client."""
+        """Wrap a hookimpl. `run` is None in the client."""
         own = getattr(function, "__self__", None) is self
         if own or not {hook, ALL} & set(self._options.hooks):
             return function

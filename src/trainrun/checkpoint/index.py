@@ -177,11 +177,11 @@ def _dtype(properties: Any) -> str:
 
 # --- every element once ---
 
-_Box = tuple[tuple[int, int], ...]  # for each dimension from where to where
+_Box = tuple[tuple[int, int], ...]  # for each dimension its bounds
 
 
 def _uncovered(size: Sequence[int], chunks: Sequence[Chunk]) -> str | None:
-    """Explain why the chunks do not make up a tensor, or return None.
+    """Explain why the chunks do not make up a tensor, if so.
 
     Each element of a tensor of this size must be there once.
     """

@@ -38,11 +38,11 @@ T = TypeVar("T")
 class Manifest:
     """The contents of a checkpoint.
 
-    `created` is in seconds since the epoch and `seconds` is how long the save took. `recipe` is resolved, with
-    secrets redacted. `plugins` maps an instance to its plugin, distribution, version and hash; `missing` maps one to
-    why its state is not in; `disabled` are those that were turned off. `finite`: all weights were checked
-    and are finite; older versions did not look. `files` maps each file but the manifest, by
-    its path relative to the checkpoint, to its record.
+    `created` is in seconds since the epoch and `seconds` is how long the save took. `recipe` is resolved, with secrets
+    redacted. `plugins` maps an instance to its plugin, distribution, version and hash. `missing` maps one to why its
+    state is not in. `disabled` are those that were turned off. `finite`: all weights were checked and are finite; older
+    versions did not look. `files` maps each file but the manifest, by its path relative to the checkpoint, to its
+    record.
     """
 
     version: int = VERSION

@@ -71,7 +71,7 @@ def space_of(folder: Path) -> Space:
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """Return bytes as people read them."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"

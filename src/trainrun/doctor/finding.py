@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`."""
+        """Return plain values for `json.dump`."""
         return {**self._asdict(), "facts": dict(self.facts)}
 
 
@@ -39,11 +39,11 @@ class Verdict:
         self._advice: list[str] = []
 
     def say(self, text: str) -> None:
-        """Something that is as it should be, or only worth knowing."""
+        """Add what is as it should be, or only worth knowing."""
         self._findings.append(text)
 
     def warn(self, what: str, advice: str) -> None:
-        """Something that can make trouble, and what to do about it."""
+        """Add what can make trouble, and what to do about it."""
         if self._status == "ok":
             self._status = "warning"
         self._findings.append(what)

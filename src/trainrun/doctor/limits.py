@@ -77,7 +77,7 @@ def memory(_: Context) -> Iterator[Finding]:
 
 
 def meminfo(table: Path = Path("/proc/meminfo")) -> tuple[int, int]:
-    """Bytes of memory in all, and available."""
+    """Return the bytes of memory in all, and available."""
     fields = dict(line.partition(":")[::2] for line in table.read_text().splitlines())
     total, available = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     return total, available

@@ -26,7 +26,7 @@ def _timed(probe: Callable[[Path], None]) -> Callable[[Path], float]:
 
 
 def _modes(folder: Path) -> None:
-    """Runs are for their user only."""
+    """Check that the folder is private: runs are for their user only."""
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         raise OSError(errno.EPERM, "everybody can read what is made there")
 
@@ -62,7 +62,7 @@ def _fifo(folder: Path) -> None:
 
 
 def _rename(folder: Path) -> None:
-    """Replace a file, so that readers see the old or the new one."""
+    """Replace a file, so that readers see the old or new one."""
     old, new = folder / "record", folder / "record.tmp"
     old.write_bytes(b"old")
     new.write_bytes(b"new")
@@ -73,7 +73,10 @@ def _rename(folder: Path) -> None:
 
 
 def _append(folder: Path) -> None:
-    """Several processes add lines to one file."""
+    """Append to a file through two descriptors.
+
+    In a run, several processes add lines to one file.
+    """
     path = folder / "lines"
     first, second = (os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2))
     try:

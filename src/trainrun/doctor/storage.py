@@ -53,7 +53,10 @@ def run_directory(context: Context) -> Iterator[Finding]:
 
 
 def temporary(context: Context) -> Iterator[Finding]:
-    """Python's temporary directory: the agent's socket lies there, and what torch compiles."""
+    """Check Python's temporary directory.
+
+    The agent's socket lies there, and what torch compiles.
+    """
     verdict = Verdict("temporary directory")
     hint = "set TMPDIR to another folder"
     try:

@@ -195,7 +195,10 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def write(model: GPT, prompt: str, length: int, temperature: float, generator: torch.Generator) -> str:
-    """`prompt` and the `length` bytes that `model` writes after it, as text."""
+    """Return `prompt` and the bytes that `model` writes after it, as text.
+
+    length: the number of these bytes.
+    """
     was_training = model.training
     model.eval()
     device = model.tokens.weight.device

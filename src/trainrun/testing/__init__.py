@@ -4,9 +4,9 @@
         result = run_recipe(RECIPE, StepCounter)
         assert result.series("step-counter/steps")[4] == 4
 
-Fixtures: `run_recipe` trains in the test's own process, `fork_recipe` on several ranks forked from it,
-`launch_recipe` with two real workers, `hook_recorder` is a plugin for any of them that writes down every hook call,
-and `install_distribution` stands in for pip.
+Fixtures: `run_recipe` trains in the test's own process, `fork_recipe` on several ranks forked from it, `launch_recipe`
+with two real workers. `hook_recorder` is a plugin for any of them that writes down every hook call.
+`install_distribution` stands in for pip.
 
 pytest imports this module in every session in which trainrun is installed, so it imports nothing heavy.
 """
@@ -60,9 +60,9 @@ def __getattr__(name: str) -> Any:
 
 @pytest.fixture
 def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Iterator[RunRecipe]:
-    """Call it with a recipe to train in this process, as the only rank.
+    """Call it to train with a recipe in this process.
 
-    See `trainrun.testing.RunRecipe`.
+    The process is the only rank. See `trainrun.testing.RunRecipe`.
     """
     from trainrun.testing.running import RunRecipe  # noqa: PLC0415 - every import in this file waits for its use
     from trainrun.testing.settings import kept_settings  # noqa: PLC0415
@@ -76,9 +76,9 @@ def run_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: 
 
 @pytest.fixture
 def fork_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainrun_cache: Path) -> Iterator[ForkRecipe]:
-    """Call it with a recipe to train on two ranks forked from here.
+    """Call it to train with a recipe on two ranks.
 
-    See `trainrun.testing.ForkRecipe`.
+    They are forked from this process. See `trainrun.testing.ForkRecipe`.
     """
     from trainrun.testing.running import ForkRecipe  # noqa: PLC0415
     from trainrun.testing.settings import kept_settings, one_thread  # noqa: PLC0415

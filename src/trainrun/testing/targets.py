@@ -82,7 +82,7 @@ def _names(plugin: type | ModuleType) -> tuple[str, str]:
 
 
 def _is_importable(module: str, file: Path) -> bool:
-    """Return whether a new process would find this file by the module's name.
+    """Return whether a new process would find this file by its module name.
 
     Not under the names pytest gives to tests.
     """

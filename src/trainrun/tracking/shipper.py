@@ -65,7 +65,7 @@ class Shipper:
         self._wait = 0.0
 
     def close(self) -> None:
-        """Let go of tracker and spool."""
+        """Close tracker and spool."""
         self._open = False
         self._spool.close()
         try:

@@ -82,4 +82,4 @@ class Tracker(Protocol):
         """Report how the run ended; everything has been sent."""
 
     def close(self) -> None:
-        """Let go of everything; the tracker may be in any state."""
+        """Close everything; the tracker may be in any state."""

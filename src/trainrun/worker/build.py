@@ -100,7 +100,7 @@ class Defaults:
 
 
 def micro_batch_size(recipe: Recipe, world: World) -> int:
-    """Samples of one forward and backward on one worker."""
+    """Return the samples of one forward and backward on one worker."""
     return recipe.train.micro_batch_size or max(1, recipe.train.batch_size // world.size)
 
 
@@ -118,7 +118,7 @@ def train_sampler(recipe: Recipe, length: int, world: World) -> TrainSampler:
 
 
 def micro_batches(recipe: Recipe, world: World) -> int:
-    """Micro-batches of one update on one worker."""
+    """Return the number of micro-batches of one update on one worker."""
     return recipe.train.batch_size // (world.size * micro_batch_size(recipe, world)) or 1
 
 
@@ -148,7 +148,7 @@ def _stream(run: Run, dataset: Any, split: str, world: World) -> DataLoader[Any]
 
 
 def evaluation_size(recipe: Recipe, world: World) -> int:
-    """Samples of a batch that one worker evaluates."""
+    """Return the samples of a batch that one worker evaluates."""
     return recipe.evaluate.batch_size or micro_batch_size(recipe, world)
 
 

@@ -1,12 +1,12 @@
 """Decisions that any rank may take and all ranks apply at the same step, without a collective of their own.
 
-Each rank has an append-only log in memory shared by the workers of a node. A decision posted at step k is in
-the log before its rank enters the gradient reduction of step k+1, and no rank leaves that reduction before
-all have entered it. So at the start of step k+2 every rank sees it, and all apply it there. On CUDA the
-host runs ahead of the device: it waits for the reduction of the step before last, and the lag is two steps, not one.
-Between nodes there is a second hop: at the start of step k+2 the leader of another node fetches the decision, before
-it enters the reduction of that step, and its node's ranks see it at the start of step k+3. So with a lag of L the
-delay is L+1 steps on one node and 2L+1 with several.
+Each rank has an append-only log in memory shared by the workers of a node. A decision posted at step k is in the log
+before its rank enters the gradient reduction of step k+1, and no rank leaves that reduction before all have entered it.
+So at the start of step k+2 every rank sees it, and all apply it there. On CUDA the host runs ahead of the device: it
+waits for the reduction of the step before last, and the lag is two steps, not one.
+Between nodes there is a second hop. At the start of step k+2 the leader of another node fetches the decision, before it
+enters the reduction of that step. Its node's ranks see it at the start of step k+3. So with a lag of L the delay is L+1
+steps on one node and 2L+1 with several.
 At the end of an evaluation and of the run a barrier settles everything posted so far at once.
 """
 

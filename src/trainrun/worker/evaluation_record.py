@@ -14,7 +14,7 @@ from trainrun.errors import TaskError
 from trainrun.worker.metrics import Metrics, as_number
 from trainrun.worker.session import Session
 
-Rows = list[tuple[str, str, float]]  # where a metric comes from, its name, its value
+Rows = list[tuple[str, str, float]]  # the source of a metric, its name, its value
 
 
 class EvaluationRecord:

@@ -1,11 +1,11 @@
 """The mean over units, such as tokens, for any cut of an update into micro-batches and ranks.
 
-A task that returns `{"loss": mean, "weight": units}` says over how many units its loss is a mean. With u units and the
-loss l in each micro-batch of each of R ranks, the update's loss is the sum of u * l over the sum of u. Strategies
+A task that returns `{"loss": mean, "weight": units}` says over how many units its loss is a mean. Let each micro-batch
+of each of R ranks have u units and the loss l. Then the update's loss is the sum of u * l over the sum of u. Strategies
 average gradients over ranks, so that each loss is to be multiplied by u * R / U, with U as the sum over all.
 
 With one micro-batch in the update, U is known before the backward: one all-reduce of a number. With several, it is
-known after the last forward only; losses are then multiplied by u / c with a power of two c, and the gradients once by
+known after the last forward only. Losses are then multiplied by u / c with a power of two c, and the gradients once by
 c * R / U. Weights on an accelerator stay there, so that the host waits for nothing.
 """
 

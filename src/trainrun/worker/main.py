@@ -107,7 +107,10 @@ def _recorded(run_dir: str, attempt: int, problem: str | None) -> ExitCode:
 
 
 def _end_late(record: Record, beat: Beat) -> NoReturn:
-    """End, from a thread, if the main thread does not finish its step."""
+    """End, from a thread, if the main thread does not finish.
+
+    It would have to come to the end of its step.
+    """
     try:
         record.update(beat.phase, beat.step)
         record.fail(Terminated(f"it did not stop in time, and was still {beat.place}", beat.instance, beat.hook))
@@ -268,7 +271,10 @@ class Record:
 
 
 def _ends(text: str) -> str:
-    """Return the text, or both ends of one too long for a record."""
+    """Return the text, or both ends of one that is too long.
+
+    A record has room for a text of limited length.
+    """
     if len(text) <= _LONG:
         return text
     half = _LONG // 2

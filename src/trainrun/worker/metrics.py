@@ -1,8 +1,8 @@
 """Metrics: kept on the device during training, reduced over steps and ranks when they are logged.
 
-Between logs `add` only keeps a reference. At a log the values of this rank go to the host in one transfer, and one
-gather carries every rank's sums to all; the ranks' lists of names are compared in the same gather. A metric that only
-some ranks have logged is reduced over those, with a warning.
+Between logs `add` only keeps a reference. At a log the values of this rank go to the host in one transfer. One gather
+carries every rank's sums to all; the ranks' lists of names are compared in the same gather. A metric that only some
+ranks have logged is reduced over those, with a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CELLS = 64  # how many metrics one gather has room for; grows on demand, on all
 
 
 def as_number(value: object) -> torch.Tensor | float:
-    """Return a real number as a float, one of a tensor in its tensor.
+    """Return a real number as a float, or a tensor's as a tensor.
 
     Numbers of NumPy and fractions are real numbers too. Raises TypeError or ValueError, which say what it is instead.
     """
@@ -236,7 +236,10 @@ class Metrics:
         }
 
     def _over_unlike_ranks(self, rows: list[tuple[str, Reduce, float, float]]) -> dict[str, float]:
-        """Ranks logged different names: exchange them too. Slower, and rare."""
+        """Exchange the names too, because ranks logged different ones.
+
+        Slower, and rare.
+        """
         assert self._gather_objects is not None
         found: dict[str, tuple[Reduce, list[tuple[float, float]]]] = {}
         largest, gathered = 0, self._gather_objects(rows)

@@ -54,7 +54,7 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     if type(value) is dict or _same(value.values(), items.values()):
         return items if type(value) is dict else value
     if isinstance(value, MutableMapping):
-        new = copy.copy(value)  # keeps what else it holds: a default factory, attributes
+        new = copy.copy(value)  # keeps its other contents: a default factory, attributes
         for key, item in items.items():
             new[key] = item
         return new

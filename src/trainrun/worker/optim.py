@@ -85,7 +85,7 @@ def _grouped(model: torch.nn.Module, groups: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _tupled(value: Any) -> Any:
-    """TOML's lists as the tuples that optimizers take, such as `betas`."""
+    """Return TOML's lists as the tuples that optimizers take, such as `betas`."""
     return tuple(value) if isinstance(value, list) else value
 
 

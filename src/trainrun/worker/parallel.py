@@ -85,7 +85,10 @@ class Collectives:
 
     @property
     def gather(self) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
-        """A function that gathers a host tensor of equal shape from all ranks; None for a single worker."""
+        """A function that gathers a host tensor of equal shape from all ranks.
+
+        None for a single worker.
+        """
         return self._gather if self.world.size > 1 else None
 
     @property

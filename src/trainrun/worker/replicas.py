@@ -250,7 +250,7 @@ def _is_sharded(parameter: torch.Tensor) -> bool:
 
 
 def _wrapped_again(model: DistributedDataParallel, *, sync: bool) -> DistributedDataParallel:
-    """Return the module of `model` in a new DDP with the same settings.
+    """Return the module of `model` in a new DDP with equal settings.
 
     It has the same communication hooks. sync: whether all ranks get the values that rank 0 has.
     """

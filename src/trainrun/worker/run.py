@@ -86,7 +86,10 @@ class Run:
 
     @property
     def total_steps(self) -> int | None:
-        """The last step of the training as planned; None if it cannot be known beforehand."""
+        """The last step of the training as planned.
+
+        None if it cannot be known beforehand.
+        """
         return self._state.total_steps
 
     @property
@@ -101,7 +104,10 @@ class Run:
 
     @property
     def epoch_progress(self) -> float | None:
-        """The used share of the epoch's training data, from 0 to 1; None if its loader has no length."""
+        """The used share of the epoch's training data, from 0 to 1.
+
+        None if its loader has no length.
+        """
         return self._state.epoch_progress()
 
     @property
@@ -160,13 +166,14 @@ class Run:
         return self._state.hooks
 
     def log(self, name: str, value: SupportsFloat, reduce: Reduce = "mean") -> None:
-        """Log a number under `name`, such as `"train/accuracy"`; it appears in the next `on_log`.
+        """Log a number under `name`; it appears in the next `on_log`.
 
+        name: such as `"train/accuracy"`.
         value: a real number, such as a float or a scalar of NumPy, or a tensor with one element, which stays on its
-            device until then.
-        reduce: how values are combined over steps and ranks: `"mean"`, `"sum"`, `"min"`, `"max"`; `"last"` keeps each
-            rank's last value and takes that of the lowest rank; `"zero"` takes rank 0's last value and
-            ignores other ranks, for what only rank 0 computes.
+        device until then.
+        reduce: how values are combined over steps and ranks: `"mean"`, `"sum"`, `"min"`, `"max"`, `"last"` or `"zero"`.
+        `"last"` keeps each rank's last value and takes that of the lowest rank. `"zero"` takes rank 0's last value and
+        ignores other ranks, for what only rank 0 computes.
 
         Raises ValueError or TypeError for other values. Call it from the training thread.
         """
@@ -197,12 +204,13 @@ class Run:
         self._state.decisions.post(kind, self.name, function, reason, origin="request")
 
     def save_weights(self, path: str | Path, *, local: bool = False) -> None:
-        """Write the model's parameters and persistent buffers to `path` as safetensors, and wait for the disk.
+        """Write the model's weights to `path` as safetensors; wait for the disk.
 
-        Call it on all ranks at the same step, because under fsdp the parts are gathered. Rank 0 writes, the others
-        continue as soon as it has what it needs. The file is there whole or not at all, and replaces one of its name.
-        local: no other rank is asked, and this one writes what it has: under fsdp its parts, with their places in the
-        file's notes. For when others may be gone.
+        These are its parameters and persistent buffers. Call it on all ranks at the same step, because under fsdp the
+        parts are gathered. Rank 0 writes, the others continue as soon as it has what it needs. The file is there whole
+        or not at all, and replaces one of its name.
+        local: no other rank is asked, and this one writes what it has. Under fsdp these are its parts, with their
+        places in the file's notes. For when others may be gone.
 
         Weights that are not finite never replace a file: with `train.nonfinite` = "warn" that is a warning, otherwise
         an error. With `local` they are written, and the file's notes name them in `not_finite`.

@@ -372,7 +372,10 @@ class Session:
     # --- rates ---
 
     def samples_per_second(self) -> float:
-        """Samples over all ranks since the last call or `restart_clock`."""
+        """Return the samples per second over all ranks.
+
+        They count since the last call or `restart_clock`.
+        """
         before, samples = self.logged_at
         now = time.perf_counter()
         self.logged_at = (now, self.state.samples_seen)

@@ -21,7 +21,7 @@ class SharedLog:
     A ring has one writer: its rank's training thread, or for the last ring the node's leader. Each rank reads all
     rings. It says in the shared memory how far it has read, so that no writer overwrites what a rank still needs.
 
-    An entry carries a checksum, because a reader may look while the writer's stores become visible out of order: such
+    An entry carries a checksum, because a reader may look while the writer's stores become visible out of order. Such
     an entry is read again the next time. The checksum includes the position: what a ring held before does not pass.
     """
 
@@ -84,7 +84,7 @@ class SharedLog:
         return found
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         for view in (self._written, *self._read_by, self._counters):
             view.release()
         self._memory.close()

@@ -1,7 +1,7 @@
 """Signals in a worker: a handler only takes note; the ranks then agree on the step at which they stop.
 
 What a signal asks for may stand in a file: the client adds a line to the attempt's requests before it signals. SIGTERM
-and SIGINT always ask for a stop; a line says who wanted it. `REQUEST_SIGNAL` means no more than its line.
+and SIGINT always ask for a stop; a line gives the origin of the request. `REQUEST_SIGNAL` means no more than its line.
 """
 
 from __future__ import annotations

@@ -62,6 +62,6 @@ class State:
         return self.step % self.recipe.train.log_every == 0 or self.step == self.total_steps
 
     def enter(self, phase: str) -> None:
-        """Go over to another phase."""
+        """Change to another phase."""
         self.phase = phase
         self.pulse.enter(phase)

@@ -1,4 +1,4 @@
-"""Who this worker is among the others."""
+"""The place of this worker among the others."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _HALF = (torch.float16, torch.bfloat16)
 class Averages:
     """The averages of the parameters in `named`, next to them or, with `offload`, in pinned memory of the host.
 
-    Nothing here waits for a GPU but `swap_in`, `state` and `load`: parameters are copied to the host while the next
+    Nothing here waits for a GPU but `swap_in`, `state` and `load`. Parameters are copied to the host while the next
     update is made, and averaged there after that.
     """
 

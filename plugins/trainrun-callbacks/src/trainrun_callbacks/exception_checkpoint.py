@@ -132,7 +132,7 @@ class _Writing:
 
     @property
     def folder(self) -> Path:
-        """Where it is when it is complete."""
+        """The path of the complete checkpoint."""
         return self.run.paths.root / FOLDER / f"attempt-{self.run.attempt}-rank-{self.run.world.rank}"
 
     def run_all(self) -> None:

@@ -98,7 +98,10 @@ class Repository(NamedTuple):
         return None if listed is None else [entry[3:] for entry in listed.split("\0") if entry]
 
     def describe(self, *, untracked: bool) -> dict[str, Any]:
-        """Commit, branch, remote and changed files; None for what git cannot say."""
+        """Return commit, branch, remote and changed files.
+
+        None for what git cannot say.
+        """
         changed = self.changed(untracked=untracked)
         remote = _line(self.root, "config", "--get", "remote.origin.url")
         return {

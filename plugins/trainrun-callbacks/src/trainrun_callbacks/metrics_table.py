@@ -147,7 +147,7 @@ class MetricsTable:
 
 
 class Table:
-    """Rows of text under headers. A column stays where it is; new ones come after it, under a new header."""
+    """Rows of text under headers. A column keeps its place; new ones come after it, under a new header."""
 
     def __init__(self) -> None:
         self._columns: list[str] = []

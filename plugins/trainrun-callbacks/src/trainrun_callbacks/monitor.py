@@ -31,7 +31,7 @@ class MonitorOptions(WatchOptions):
 
 
 class Monitor:
-    """Reads the metric out of each evaluation. mode: whether `"min"` or `"max"` is better, for those who compare."""
+    """Reads the metric out of each evaluation. mode: whether `"min"` or `"max"` is better, for comparisons."""
 
     def __init__(self, options: WatchOptions, mode: Mode = "min") -> None:
         self._options = options
@@ -90,7 +90,7 @@ class Monitor:
         return {"name": self.name, "mode": self._mode, "seen": self._seen, "missed": self._missed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Load the state if it is of this metric, in the same sense.
+        """Load the state if it is of this metric and sense.
 
         The sense is whether lower or higher is good. Returns whether it is; otherwise the state is left.
         """

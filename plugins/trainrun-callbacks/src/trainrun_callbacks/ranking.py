@@ -59,7 +59,7 @@ class Ranking:
 
 
 def rows(entries: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Plain values for a checkpoint."""
+    """Return plain values for a checkpoint."""
     return [one._asdict() for one in entries]
 
 

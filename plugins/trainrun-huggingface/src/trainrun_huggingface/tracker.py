@@ -82,7 +82,7 @@ class HubTracker:
     # --- what is sent ---
 
     def _files(self, facts: RunFacts, scratch: Path) -> Iterator[tuple[str, Path]]:
-        """Names in the repository, and where to find what goes there."""
+        """Yield names in the repository, and the files that go there."""
         for path in facts.files(self._options.artifacts):
             yield path.relative_to(facts.paths.root).as_posix(), path
         if self._options.code:

@@ -40,7 +40,7 @@ class Component(NamedTuple):
     first: Difference | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"name": self.name, "first": None if self.first is None else self.first._asdict()}
 
 

@@ -121,7 +121,7 @@ def _attributes(optimizer: Any) -> dict[str, Any]:
 
 
 def _local(value: Any) -> Any:
-    """`value` with this rank's parts of sharded tensors in their place."""
+    """Return `value` with this rank's parts in place of sharded tensors."""
     if isinstance(value, DTensor):
         return value.to_local()
     if isinstance(value, dict):

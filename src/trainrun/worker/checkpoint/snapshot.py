@@ -87,7 +87,7 @@ def _is_of_model(name: str) -> bool:
 
 
 def pack(value: Any) -> bytes:
-    """Plain values and tensors as the contents of a file."""
+    """Return plain values and tensors as the contents of a file."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

@@ -55,8 +55,8 @@ class Writer:
 
     share: gives a JSON value to all ranks and returns the values of all, in the order of ranks.
     stages: called with how far a save is and its step, to inject faults. "copy" comes on the training thread, before
-    the state is copied. Then come "write" (this rank's tensors are written), "commit" (nothing but the rename is left
-    to do), "committed" (it is done) and "retention" (before old checkpoints are removed).
+    the state is copied. Then comes "write": this rank's tensors are written. At "commit" nothing but the rename is left
+    to do, and at "committed" it is done. "retention" comes before old checkpoints are removed.
     """
 
     def __init__(

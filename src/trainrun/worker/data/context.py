@@ -145,7 +145,7 @@ class _Reporting:
 
 
 def _await_end(indices: LoaderQueue) -> None:
-    """Live until the loader has taken what was sent.
+    """Wait until the loader has taken what was sent.
 
     It takes a process that has ended for one that has died.
     """

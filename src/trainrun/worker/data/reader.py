@@ -5,9 +5,9 @@ So is a `DataLoader` that loads in this process from an `IterableDataset` that h
 from the beginning of the epoch, which leads to the same batches only if it makes the same draws.
 
 So a loader has a random stream of its own, begun anew in each epoch. What it draws from torch's global generator is a
-function of the run's seed, the rank and the epoch, and does not advance that generator. (A `DataLoader` draws a number
-for each iterator that it makes, and a random sampler another one for its first batch.) To give it one in place of
-Python's generator too would take 70 µs a batch; so the state of that is noted, when an epoch begins and with each
+function of the run's seed, the rank and the epoch, and does not advance that generator. A `DataLoader` draws a number
+for each iterator that it makes, and a random sampler another one for its first batch. To give it one in place of
+Python's generator too would take 70 µs a batch. So the state of that is noted, when an epoch begins and with each
 position.
 """
 
@@ -111,7 +111,10 @@ class Reader:
         self.begin(epoch)
 
     def _start(self, epoch: int) -> None:
-        """Pass the epoch to what depends on it, before an iterator is made."""
+        """Pass the epoch to what depends on it.
+
+        This is done before an iterator is made.
+        """
         self._epoch = epoch
         self.taken, self._exhausted, self._begun = 0, False, generator_state()
         self._reseed(epoch)

@@ -1,10 +1,10 @@
 """Which samples each rank sees in each update, by arithmetic on the global sample position.
 
 An epoch is one permutation of the dataset, a function of seed and epoch alone. Update u of an epoch takes the positions
-from u * batch_size on, with any number of ranks; each rank takes an equal run of them and cuts it into micro-batches.
-So each sample is seen exactly once an epoch, a position is reached without walking to it, and another number of ranks
+from u * batch_size on, with any number of ranks. Each rank takes an equal run of them and cuts it into micro-batches.
+So each sample is seen exactly once an epoch. A position is reached without walking to it, and another number of ranks
 resumes from the same position. If the last update of an epoch leaves a rank without samples it runs a batch of weight
-zero, because every rank must enter every gradient reduction.
+zero. The reason is that every rank must enter every gradient reduction.
 """
 
 from __future__ import annotations

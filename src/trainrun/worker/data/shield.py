@@ -44,9 +44,9 @@ def iterate(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def close(batches: Iterator[Any]) -> None:
-    """End the processes of an iterator that is not read to its end.
+    """End the processes of an iterator before its end.
 
-    Other objects may still hold the iterator.
+    It is not read further. Other objects may still hold the iterator.
     """
     shut_down = getattr(batches, "_shutdown_workers", None)  # of torch's iterators
     if shut_down is not None and not getattr(batches, "_persistent_workers", False):
