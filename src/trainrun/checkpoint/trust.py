@@ -15,8 +15,8 @@ _KINDS = ((stat.S_IWGRP, stat.S_IXGRP, "its group"), (stat.S_IWOTH, stat.S_IXOTH
 def distrust(folder: Path) -> list[str]:
     """Explain why other users may have written what is in `folder`.
 
-    Others are all but this user and root. Nothing if they cannot have. Judged by owners and modes. A file that others
-    may write to does not count in a folder that they cannot enter.
+    Others are all but this user and root. The list is empty if they cannot have. Judged by owners and modes. A file
+    that others may write to does not count in a folder that they cannot enter.
     """
     try:
         top = folder.stat()

@@ -23,8 +23,9 @@ _OWN_FOLDERS = frozenset({STATE, PLUGINS})
 def verify(folder: Path) -> list[str]:
     """Return every reason not to trust the contents of `folder`.
 
-    None if it is what was saved. All files are read. The manifest's own checksum is compared, and names, kinds, sizes
-    and SHA-256 of the others. Then it is checked that what the files hold makes up every tensor, each element once.
+    The list is empty if it is what was saved. All files are read. The manifest's own checksum is compared, and names,
+    kinds, sizes and SHA-256 of the others. Then it is checked that what the files hold makes up every tensor, each
+    element once.
     """
     try:
         manifest = read_manifest(folder)

@@ -108,7 +108,7 @@ def _judge(verdict: Verdict, requirement: Requirement, version: str | None) -> N
 
 
 def _same_length(*numbers: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Return the numbers with equal lengths: 2.10 is 2.10.0."""
+    """Yield the versions with equal lengths: 2.10 is 2.10.0."""
     longest = max(map(len, numbers))
     return (one + (0,) * (longest - len(one)) for one in numbers)
 

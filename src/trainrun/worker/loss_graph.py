@@ -43,7 +43,10 @@ def depends_on(loss: torch.Tensor, parameters: Container[int], *, sharded: bool 
 
 
 def explain(loss: torch.Tensor) -> str:
-    """Explain why `loss` reaches no parameter, and what to return instead."""
+    """Explain why a backward of `loss` reaches no parameter.
+
+    What to return instead is said too.
+    """
     how = "its graph holds no parameter of the model" if loss.requires_grad else "it requires no gradient"
     return (
         f"the loss that training_step returned does not come from the model: {how}; return a loss computed from"

@@ -292,7 +292,7 @@ def _kind(error: BaseException) -> ErrorKind:
 def _traceback(error: BaseException) -> str:
     """Return the traceback of what the user's code raised.
 
-    Nothing for errors that one sentence describes.
+    It is empty for errors that one sentence describes.
     """
     cause = error.__cause__ if isinstance(error, HookFailed | PluginProblem) and error.__cause__ else error
     if isinstance(cause, TrainrunError):

@@ -25,7 +25,7 @@ _TEXTS = re.compile(
 
 
 def origin(error: BaseException) -> ErrorOrigin:
-    """Return whether an error comes from the "machine" or from the "code".
+    """Classify an error as one of the "machine" or of the "code".
 
     "machine" if `error`, or what it was raised from, is a failure of memory, GPU, network or another process. Every
     other exception of Python code is "code": a second attempt from the same checkpoint computes the same and raises it

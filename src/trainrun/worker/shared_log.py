@@ -26,7 +26,10 @@ class SharedLog:
     """
 
     def __init__(self, path: Path, place: int, size: int, relayed: int = 0) -> None:
-        """place: this rank's among the node's `size` ranks. relayed: bytes of the ring for other nodes, 0 for none."""
+        """Open the log of a node.
+
+        place: this rank's among the node's `size` ranks. relayed: bytes of the ring for other nodes, 0 for none.
+        """
         self._place = place
         self._rings = _rings(size, relayed)
         with path.open("r+b") as file:

@@ -61,7 +61,7 @@ def is_told(error: BaseException) -> bool:
 def _last(kind: Any, trace: str) -> str:
     """Return the exception's text, which is the end of its traceback.
 
-    Nothing if the traceback has another form.
+    It is empty if the traceback has another form.
     """
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     head = f"{module}{kind.__qualname__}: "
