@@ -32,16 +32,7 @@ WORDS = {
 MOST: dict[str, dict[str, int]] = {
     "pages": {},
     "messages": {},
-    "docstrings": {
-        "answers": 60,
-        "goes on": 39,
-        "tells": 74,
-        "somebody": 50,
-        "where": 204,
-        "else": 45,
-        "beside": 19,
-        "so many": 5,
-    },
+    "docstrings": {"answers": 5, "goes on": 1, "tells": 7, "somebody": 2, "where": 6, "else": 2, "beside": 1},
 }
 
 
