@@ -107,7 +107,7 @@ class BadCheckpoint(EnvironmentProblem):
 
 
 class TrainingError(TrainrunError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
     exit_code = ExitCode.TRAINING_FAILED
 
@@ -138,7 +138,7 @@ class HookFailed(TrainingError):
 
 
 class HookInterrupted(HookFailed, KeyboardInterrupt):
-    """A hookimpl raised KeyboardInterrupt. No policy survives it, and where Ctrl-C ends a program this does too."""
+    """A hookimpl raised KeyboardInterrupt. No policy survives it: it ends a program as Ctrl-C does."""
 
 
 def blame(instance: str, hook: str, error: BaseException) -> str:
@@ -150,7 +150,7 @@ def blame(instance: str, hook: str, error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the text of an exception, whatever its `__str__` does."""
+    """Return the text of an exception, also if its `__str__` raises."""
     try:
         return str(error)
     except BaseException as problem:  # it is the user's code, and the run must still be able to say what failed

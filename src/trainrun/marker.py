@@ -1,6 +1,6 @@
-"""The two decorators: `hookspec` declares a hook, `hookimpl` marks a plugin's answer to one.
+"""The two decorators: `hookspec` declares a hook, `hookimpl` marks a function that implements one.
 
-Both are pluggy's markers with trainrun's own options put beside pluggy's. A leaf: it imports only pluggy.
+Both are pluggy's markers with options of trainrun. A leaf: it imports only pluggy.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ def _no_option(name: str) -> str:
 
 
 def spec_options(function: object) -> SpecOptions | None:
-    """The options of a function marked with `hookspec`, else None."""
+    """Return the options of a function marked with `hookspec`, or None."""
     options = getattr(function, _SPEC, None)
     return options if isinstance(options, SpecOptions) else None
 
 
 def impl_options(function: object) -> ImplOptions | None:
-    """The options of a function marked with `hookimpl`, else None."""
+    """Return the options of a function marked with `hookimpl`, or None."""
     options = getattr(function, _IMPL, None)
     return options if isinstance(options, ImplOptions) else None

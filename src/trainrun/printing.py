@@ -1,7 +1,7 @@
 """Text that is not trainrun's own, on its way to a terminal: names, metrics, messages, logs, a run directory.
 
-A terminal obeys control characters: they set its title, hide text, or type for its user. Whatever a command, the live
-line or the summary shows goes through `escape`, and what is shown in one line through `inline`.
+A terminal obeys control characters: they set its title, hide text, or type for its user. All that a command, the
+live line or the summary shows goes through `escape`, and what is shown in one line through `inline`.
 """
 
 from __future__ import annotations

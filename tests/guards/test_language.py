@@ -32,7 +32,7 @@ WORDS = {
 MOST: dict[str, dict[str, int]] = {
     "pages": {},
     "messages": {},
-    "docstrings": {"answers": 5, "goes on": 1, "tells": 7, "somebody": 2, "where": 6, "else": 2, "beside": 1},
+    "docstrings": {"answers": 4, "tells": 7, "where": 4},
 }
 
 

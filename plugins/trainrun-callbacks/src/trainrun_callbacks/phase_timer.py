@@ -1,4 +1,4 @@
-"""Log where the time of a step goes."""
+"""Log the time that each phase of a step takes."""
 
 from __future__ import annotations
 
