@@ -108,7 +108,7 @@ def test_one_hook_with_its_manual(trainrun: Trainrun, recipe: Path) -> None:
     ("arguments", "message"),
     [
         (["--hook", "on_step_end", "--hook", "on_steps_end"], "did you mean 'on_step_end'?"),
-        (["-p", "watcher"], "name one"),
+        (["-p", "watcher"], "give its path"),
         (["missing.toml"], "missing.toml"),
         (["train.toml", "-p", "wacther"], "-p #1: plugin 'wacther' is not installed; did you mean 'watcher'?"),
         (["train.toml", "-o", "train.stepps=3"], "did you mean 'steps'?"),
