@@ -126,10 +126,7 @@ class CappedFile:
             self._file = -1
 
     def _fitting(self, data: memoryview) -> memoryview:
-        """Return what of `data` goes into this file.
-
-        These are whole lines, unless one is longer than the file; nothing when full.
-        """
+        """Return the part of `data` for this file: whole lines, unless one is longer; nothing when full."""
         room = self._half - self._size
         if len(data) <= room:
             return data
@@ -251,10 +248,7 @@ class Source:
         self._file.flush()
 
     def remove(self) -> None:
-        """Close the pipe, and remove it.
-
-        A careless reader would wait at a pipe that is left.
-        """
+        """Close the pipe, and remove it: a reader would wait at one that is left."""
         self._file.flush()
         os.close(self.reader)
         try:
@@ -276,10 +270,7 @@ class Sink:
             self._poller.register(descriptor, select.POLLIN)
 
     def follow(self) -> bool:
-        """Read until the attempt is over, or the client is gone.
-
-        Returns whether the client is there.
-        """
+        """Read until the attempt is over or the client is gone; return whether the client is there."""
         told = False
         while os.getppid() == self._parent:
             ready = self._ready(_LOOK)
@@ -327,10 +318,7 @@ def main(arguments: list[str]) -> None:
 
 
 def secrets(told: str) -> list[bytes]:
-    """Return what must not be kept, the longest first.
-
-    The argument is a JSON list.
-    """
+    """Return what must not be kept, a JSON list, the longest first."""
     if not told:
         return []
     import json  # noqa: PLC0415 - only a run with secrets pays for it
@@ -391,10 +379,7 @@ def _noted(line: bytes) -> int:
 
 
 def _content(path: str) -> int:
-    """Return how many bytes of output are in a file.
-
-    The notice at its beginning is left out.
-    """
+    """Return how many bytes of output are in a file, without the notice at its beginning."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -75,10 +75,7 @@ class Resolved:
 
     @cached_property
     def shown(self) -> dict[str, Any]:
-        """Return `data` as it may be shown and kept.
-
-        Secrets, by name or by type, are replaced.
-        """
+        """Return `data` as it may be shown and kept: with secrets, by name or by type, replaced."""
         shown: dict[str, Any] = redact(self.data, self.schema)
         return shown
 
@@ -123,9 +120,7 @@ def resolve(
     refresh: bool = False,
     tell: Callable[[str], None] | None = None,
 ) -> Resolved:
-    """Read a recipe, and find, describe, check and order its plugins.
-
-    Raises RecipeError only if the recipe cannot be read at all.
+    """Read a recipe, and find, check and order its plugins. Raises RecipeError if it cannot be read.
 
     recipe: the path of its file, or the recipe itself as a mapping.
     plugins: `NAME` turns a plugin on and `no:NAME` off, as `-p` does.
@@ -156,10 +151,7 @@ def resolve_document(
 
 
 def known_schema(path: Path | str) -> Schema:
-    """Return the schema of a recipe, its task and plugins.
-
-    Includes the tables that the cache knows. Nothing is imported.
-    """
+    """Return a recipe's schema with the tables that the cache knows. Nothing is imported."""
     document, installed, base = recipes.read(path, ()), discover(), recipe_schema()
     enabled = enable(document, installed, base, ())
     targets = [request.target for request in enabled.requests]
@@ -168,10 +160,7 @@ def known_schema(path: Path | str) -> Schema:
 
 
 def recipe_schema() -> Schema:
-    """Return the JSON Schema of a recipe without plugins.
-
-    It is remembered, because pydantic's models are slow to import.
-    """
+    """Return the JSON Schema of a recipe without plugins; cached, because pydantic is slow to import."""
     store, folder = Store(cache_folder()), Path(recipes.__file__).parent
     key = ("recipe-schema", str(folder))  # two checkouts of one version need not have the same
     schema: Schema | None = store.get(*key)
@@ -236,10 +225,7 @@ class _Resolving:
         )
 
     def _scrubbed(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        """Return the problems without secrets.
-
-        A line of the recipe, or a validator's message, may hold one.
-        """
+        """Return the problems without the secrets that a line of the recipe or a validator may show."""
         packed = secrets.pack({"recipe": (self._data, redact(self._data, self._schema))})
 
         def clean(text: str | None) -> str | None:
@@ -262,10 +248,7 @@ class _Resolving:
         return recipes.merge(base, task, usable)
 
     def _effective(self, request: Request) -> Instance:
-        """Return the instance with its options.
-
-        The table's values win over those of the class.
-        """
+        """Return the instance with its options; the table's values override those of the class."""
         instance, table = request.instance, self._table(request)
         description = self._descriptions[instance.target]
         options = {key: value for key, value in table.items() if key not in RESERVED}
@@ -292,10 +275,7 @@ class _Resolving:
         return form
 
     def _with_tables(self) -> Document:
-        """Return the document with a table for each plugin of `-p`.
-
-        A plugin without a table gets an empty one, to see what it lacks.
-        """
+        """Return the document with an empty table for each plugin without one, to see what it lacks."""
         written = self._document.data.get("plugins", {})
         if not isinstance(written, dict):
             return self._document
@@ -307,10 +287,7 @@ class _Resolving:
         return ("task",) if request.instance.role == "task" else ("plugins", request.wish.name)
 
     def _validated(self, checked: Sequence[Problem]) -> Iterator[Problem]:
-        """Yield what the plugins' own validators report.
-
-        They check only tables in which no other problem was found.
-        """
+        """Yield what the plugins' own validators report of tables without other problems."""
         for request in self._requests:
             description = self._descriptions[request.instance.target]
             table = re.compile(re.escape(".".join(self._key(request))) + r"[.: =]")  # not that of a longer name
@@ -338,10 +315,7 @@ class _Resolving:
         return frozenset(known | (set(tables) if isinstance(tables, dict) else set()))
 
     def _unknown_neighbours(self) -> Iterator[Problem]:
-        """Yield the names in `before` and `after` of tables that nothing has.
-
-        Plugins that are off have their names too.
-        """
+        """Yield the names in `before` and `after` of tables that no plugin has, on or off."""
         known = self._names
         for request in self._requests:
             for direction in ("before", "after"):
@@ -387,10 +361,7 @@ class _Resolving:
             )
 
     def _leave_out_evaluation(self) -> bool:
-        """Turn evaluation off if no plugin could evaluate.
-
-        Returns whether that is so. It stays on if the recipe asks for it.
-        """
+        """Turn evaluation off, and return True, if no plugin could and the recipe does not ask for it."""
         table = self._data.get("evaluate")
         own = self._document.data.get("evaluate")
         asked = isinstance(own, dict) and "splits" in own
@@ -405,10 +376,7 @@ class _Resolving:
         return table if isinstance(table, dict) else {}
 
     def _unknown_declared(self, instance: Instance, description: Description) -> Iterator[str]:
-        """Yield the names in a class's own `before` and `after` that nothing has.
-
-        A plugin may name one that is not installed.
-        """
+        """Yield names in a class's `before` and `after` that no plugin has; these may be of absent plugins."""
         for direction, names in (("before", description.before), ("after", description.after)):
             for name in names:
                 if name not in self._names:
