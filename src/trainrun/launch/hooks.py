@@ -60,8 +60,8 @@ def require_no_veto(hooks: Dispatcher, recipe: Recipe, *, quiet: bool = False) -
         return
     problems, wrong = [], []
     with waiting(hooks, "check_recipe", quiet=quiet):
-        answers = hooks.check_recipe(recipe)
-    for name, returned in answers:
+        votes_of_plugins = hooks.check_recipe(recipe)
+    for name, returned in votes_of_plugins:
         try:
             problems += [Problem(f"plugin {name}", text) for text in votes.problems(returned)]
         except WrongReturn as error:
